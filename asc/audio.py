@@ -1,0 +1,87 @@
+"""A sound file to a wave: one channel, one sample rate, and a sentence where that cannot be."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from asc.errors import InputError
+
+
+@cache
+def resampler(orig_rate: int, new_rate: int) -> Resample:
+    """Windowed-sinc resampling by torchaudio, whose kernel is worth keeping between clips."""
+    return Resample(orig_rate, new_rate)
+
+
+def probe(path: Path) -> float:
+    """Duration in seconds by the file's header alone.
+
+    Raises:
+        InputError: no sound file, an empty one, or a WAV that ends before its header says.
+    """
+    with _open(path) as sound:
+        return sound.frames / sound.samplerate
+
+
+def read_wave(path: Path, sample_rate: int, channel: int | str = 0) -> Tensor:
+    """Wave (samples,), float32 in [-1, 1], of any file that libsndfile reads (WAV, FLAC, OGG, MP3...).
+
+    Args:
+        path: the sound file.
+        sample_rate: Hz to resample to.
+        channel: index from 0, or "mean" for the mean of all channels. A mono file has one choice.
+
+    Raises:
+        InputError: the file is missing, damaged, empty, lacks the channel or holds values that are not numbers.
+    """
+    with _open(path) as sound:
+        try:
+            samples = sound.read(dtype="float32", always_2d=True)  # (samples, channels)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
+        if len(samples) < sound.frames:
+            raise InputError(f"{path} is cut off: its header promises more sound; replace or remove it")
+        rate = sound.samplerate
+    wave = torch.from_numpy(_one_channel(samples, channel, path))
+    if not torch.isfinite(wave).all():
+        raise InputError(f"{path} holds samples that are not finite numbers (NaN or infinity): replace or remove it")
+    return resampler(rate, sample_rate)(wave) if rate != sample_rate else wave
+
+
+def fit_length(wave: Tensor, samples: int) -> Tensor:
+    """The first `samples` of wave (n,); a shorter sound is repeated, as silence would be a scene of its own."""
+    return wave.repeat(-(-samples // len(wave)))[:samples]
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist: check the path")
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        why = error.error_string.rstrip(".")
+        raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
+    # libsndfile reads a WAV that ends early without complaint, and tells only in its log
+    cut = re.search(r"data : (\d+) \(should be (\d+)\)", sound.extra_info)
+    if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream whose length was not known
+        raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes of sound; replace or remove it")
+    if sound.frames == 0:
+        raise InputError(f"{path} holds no sound (0 samples): replace or remove it")
+    return sound
+
+
+def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndarray:
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    if channel == "mean":
+        return samples.mean(axis=1)
+    if not isinstance(channel, int) or not 0 <= channel < samples.shape[1]:
+        last = samples.shape[1] - 1
+        raise InputError(f"{path} lacks the channel data.channel={channel}: give 0 to {last}, or mean")
+    return np.ascontiguousarray(samples[:, channel])

@@ -1,0 +1,214 @@
+"""SceneClassifier: frontend and network as one LightningModule, whose checkpoint rebuilds itself."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from hydra.utils import get_object, instantiate
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from asc.audio import fit_length, read_wave
+from asc.complexity import Complexity, complexity
+from asc.errors import InputError
+from asc.results import Scores, scores
+
+
+class SceneClassifier(pl.LightningModule):
+    """Sound to scene. All arguments are plain values, so that a checkpoint holds them and needs no other file.
+
+    Args:
+        frontend, net, optimizer, scheduler: Hydra nodes (`_target_` and its arguments). The network also gets
+            `n_classes`, the optimizer `params`, the scheduler, stepped after each batch, `optimizer` and `total_steps`.
+        labels: names of the scenes, in the order of the logits.
+        clip_samples: length of the clips it is trained on, at the frontend's sample rate.
+        channel: which channel `classify` takes of a file: index from 0, or "mean".
+    """
+
+    def __init__(
+        self,
+        frontend: dict,
+        net: dict,
+        optimizer: dict,
+        labels: list[str],
+        clip_samples: int,
+        scheduler: dict | None = None,
+        channel: int | str = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.labels, self.clip_samples, self.channel = labels, clip_samples, channel
+        self.stage = "float"
+        self.frontend = instantiate(frontend)
+        # channels_last makes convolutions on a CPU 1.4 to 2 times as fast
+        self.net: nn.Module = instantiate(net, n_classes=len(labels)).to(memory_format=torch.channels_last)
+        self.confusion = MulticlassConfusionMatrix(len(labels))
+        self.losses: list[Tensor] = []
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that `forward` expects."""
+        return self.frontend.sample_rate
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Logits (batch, n_classes) of wave (batch, samples), mono in [-1, 1] at `sample_rate`."""
+        return self.net(self.frontend(wave))
+
+    @torch.inference_mode()
+    def classify(self, path: str | Path) -> dict[str, float]:
+        """Probability of each label for a sound file of any rate, channels and length.
+
+        A long file is cut into clips of the training length, the last one ending where the file ends, and the
+        probabilities of the clips are averaged; a short one is repeated.
+
+        Raises:
+            InputError: the file is not one that can be read.
+        """
+        wave = read_wave(Path(path), self.sample_rate, self.channel)
+        n = self.clip_samples
+        starts = [*range(0, max(len(wave) - n, 0), n), max(len(wave) - n, 0)]
+        total = torch.zeros(len(self.labels))
+        for start in starts:  # one at a time: an hour of sound must not need an hour's features at once
+            clip = fit_length(wave[start : start + n], n)
+            total += self(clip.unsqueeze(0).to(self.device))[0].softmax(-1).cpu()
+        return dict(zip(self.labels, (total / len(starts)).tolist(), strict=True))
+
+    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> list[Tensor]:
+        """[features (batch, 1, n_bins, frames), target] of [wave (batch, samples) or cached spectrogram, target]."""
+        x, target = batch
+        spectrogram = self.frontend.spectrogram(x) if x.ndim == 2 else x.float()
+        return [self.frontend.standardize(spectrogram), target]
+
+    def on_fit_start(self) -> None:
+        """Give a standardizing frontend the statistics of the training clips."""
+        if self.frontend.standardized:
+            loader = self.trainer.datamodule.loader("train")  # type: ignore[attr-defined]
+            batches = (x.to(self.device) for x, _ in loader)
+            with torch.no_grad():
+                self.frontend.fit(self.frontend.spectrogram(x) if x.ndim == 2 else x for x in batches)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """KL divergence from the targets to the network's distribution (report, section 3); L2 is the optimizer's."""
+        x, target = batch
+        if target.ndim == 1:
+            target = F.one_hot(target, len(self.labels))
+        log_probs = F.log_softmax(self.net(x), dim=-1)
+        loss = F.kl_div(log_probs, target.to(log_probs), reduction="batchmean")
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """Collect what the scores need; there is no mixup here, so targets are class indices."""
+        x, target = batch
+        logits = self.net(x).float()
+        self.confusion.update(logits, target)
+        self.losses.append(F.cross_entropy(logits, target, reduction="none"))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/acc, the macro-average accuracy by which DCASE ranks, and val/loss, the log loss."""
+        result = self.epoch_scores()
+        self.log_dict({"val/acc": result.macro_accuracy, "val/loss": result.log_loss}, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/acc and test/loss and keep all scores in `test_scores`."""
+        self.test_scores = self.epoch_scores()
+        self.log_dict({"test/acc": self.test_scores.macro_accuracy, "test/loss": self.test_scores.log_loss})
+
+    def epoch_scores(self) -> Scores:
+        """Scores of the clips since the last call."""
+        matrix = self.confusion.compute().cpu()
+        log_loss = torch.cat(self.losses).mean().item()
+        self.confusion.reset()
+        self.losses.clear()
+        return scores(matrix, log_loss, self.labels)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and a scheduler stepped after each batch where there is one."""
+        optimizer = instantiate(self.hparams["optimizer"], params=self.parameters())
+        if self.hparams["scheduler"] is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = instantiate(self.hparams["scheduler"], optimizer=optimizer, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def complexity(self) -> Complexity:
+        """Costs of the network for one clip of the training length."""
+        return complexity(self.net, self.example_features())
+
+    def example_features(self) -> Tensor:
+        """Features (1, 1, n_bins, frames) of a silent clip of the training length."""
+        with torch.inference_mode():
+            return self.frontend(torch.zeros(1, self.clip_samples, device=self.device))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the stage."""
+        checkpoint["stage"] = self.stage
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, trusted: Sequence[str] = (), **kwargs: Any
+    ) -> "SceneClassifier":
+        """The classifier of a checkpoint, ready for inference (`eval`), on the CPU or where `map_location` says.
+
+        Args:
+            checkpoint_path: any .ckpt of a run.
+            map_location: as in `torch.load`.
+            trusted: modules beside asc and torch.optim whose classes the checkpoint may name, such as ("my_nets",).
+            kwargs: hyperparameters to replace.
+
+        Raises:
+            InputError: no such file, not a checkpoint of a SceneClassifier, or one that names a foreign class.
+        """
+        check_targets(read_checkpoint(checkpoint_path)["hyper_parameters"], trusted, checkpoint_path)
+        try:
+            model = super().load_from_checkpoint(
+                checkpoint_path, map_location=map_location or "cpu", weights_only=True, **kwargs
+            )
+        except RuntimeError as error:  # torch's word for weights that do not fit
+            raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
+        return model.eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a SceneClassifier's checkpoint: plain values and tensors, no code is run.
+
+    Raises:
+        InputError: no such file, or not such a checkpoint.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint={path} does not exist: give a file such as RUN/checkpoints/best.ckpt")
+    foreign = f"checkpoint={path} is not a checkpoint of this program: give a file such as RUN/checkpoints/best.ckpt"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(foreign) from error
+    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict", "stage"} <= checkpoint.keys():
+        raise InputError(foreign)
+    return checkpoint
+
+
+def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse a `_target_` that is not a class of asc, torch.optim or `trusted`: Hydra would call whatever it names.
+
+    The class's own module counts too, since `asc.classifier.torch...` begins well and leads elsewhere.
+    """
+    if isinstance(node, dict):
+        if "_target_" in node:
+            name = str(node["_target_"])
+            homes = tuple(f"{module}." for module in ("asc", "torch.optim", *trusted))
+            known = name.startswith(homes) and get_object(name)
+            if not (isinstance(known, type) and f"{known.__module__}.".startswith(homes)):
+                raise InputError(
+                    f"{path} wants to run {name}, which is no class of asc or torch.optim: "
+                    'if you trust its source, load it with trusted=("THE_MODULE",)'
+                )
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for child in node:
+            check_targets(child, trusted, path)

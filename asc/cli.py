@@ -1,0 +1,52 @@
+"""What the commands share: one sentence for a user's mistake, and no chatter of libraries."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import InstantiationException
+from omegaconf.errors import OmegaConfBaseException
+
+from asc.errors import InputError
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn a mistake in the input into one sentence on stderr and exit status 1; anything else keeps its traceback."""
+    try:
+        yield
+    except InputError as error:
+        # one from a worker process arrives as that process's traceback, which ends with the sentence
+        sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: "))
+    except InstantiationException as error:
+        inner: BaseException = error
+        while isinstance(inner.__cause__, InstantiationException | InputError):  # one for each level of the settings
+            inner = inner.__cause__
+        refused = "" if isinstance(inner, InputError) else "a setting was refused: "
+        sys.exit(f"error: {refused}{one_line(inner)}")
+    except OmegaConfBaseException as error:
+        sys.exit(f"error: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped before training began: nothing was written that needs resuming")
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def quiet() -> None:
+    """Silence what the user can do nothing about."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+        ".*number of training batches.*is smaller than the logging interval.*",
+        ".*Total length of `list` across ranks is zero.*",
+        ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",
+        ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)

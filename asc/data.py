@@ -1,0 +1,225 @@
+"""SceneData: clips of a dataset in the TAU layout as batches of waves, or of features where they are cached."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.distributed import DistributedSampler
+
+from asc import audio, cache
+from asc.dataset import Clip, check_split, first, hold_out, read_clips, read_meta, without_missing
+from asc.errors import InputError
+from asc.frontend import Spectrogram
+
+
+class Waves(Dataset):
+    """Item: (wave (samples,), class index), decoded when asked for."""
+
+    def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
+        self.clips, self.labels = clips, labels
+        self.rate, self.samples, self.channel = rate, samples, channel
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        clip = self.clips[index]
+        wave = audio.read_wave(clip.path, self.rate, self.channel)
+        return audio.fit_length(wave, self.samples), self.labels.index(clip.label)
+
+
+class Features(Dataset):
+    """Item: (features (1, n_bins, frames) float16, class index), from the memory-mapped file."""
+
+    def __init__(self, clips: Sequence[Clip], labels: Sequence[str], array: np.ndarray, rows: dict[Path, int]):
+        self.array = array
+        self.rows = [rows[clip.path] for clip in clips]
+        self.targets = [labels.index(clip.label) for clip in clips]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.from_numpy(np.array(self.array[self.rows[index]])[None]), self.targets[index]
+
+
+class SceneData(LightningDataModule):
+    """Train, validation and test clips of a folder in the layout of TAU Urban Acoustic Scenes.
+
+    Args:
+        root: the folder with meta.csv, audio/ and the lists.
+        fold: what stands for {fold} in the names of the lists.
+        train_list, test_list: tab-separated lists below `root`; the column scene_label may be left to meta.csv.
+        labels: the label set, in the order of the network's outputs; None takes the training list's, sorted.
+        sample_rate: Hz; clips at another rate are resampled.
+        channel: index from 0, or "mean".
+        clip_seconds: length of every clip, longer ones cut and shorter ones repeated; None takes the length that most
+            training clips have.
+        batch_size: clips.
+        val_fraction: share of the training clips held out for validation, by location; 0 for none.
+        missing: "error" refuses lists that name files which are not there, "skip" goes on without these.
+        num_workers: processes that decode clips.
+        cache: compute features once and keep them.
+        cache_dir: where to keep them.
+        seed: of the validation split and the order of the clips.
+
+    After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
+    """
+
+    def __init__(
+        self,
+        root: str,
+        fold: int = 1,
+        train_list: str = "evaluation_setup/fold{fold}_train.csv",
+        test_list: str = "evaluation_setup/fold{fold}_evaluate.csv",
+        labels: Sequence[str] | None = None,
+        sample_rate: int = 44100,
+        channel: int | str = 0,
+        clip_seconds: float | None = None,
+        batch_size: int = 100,
+        val_fraction: float = 0.0,
+        missing: Literal["error", "skip"] = "error",
+        num_workers: int = 2,
+        cache: bool = True,
+        cache_dir: str = "~/.cache/asc",
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not 0 <= val_fraction < 1:
+            raise InputError(f"data.val_fraction={val_fraction} is not a share: give at least 0 and less than 1")
+        if missing not in ("error", "skip"):
+            raise InputError(f"data.missing={missing} is not known: choose error or skip")
+        if batch_size < 1:
+            raise InputError(f"data.batch_size={batch_size} is too small: give at least 1")
+        self.root = Path(root).expanduser()
+        self.train_list, self.test_list = train_list.format(fold=fold), test_list.format(fold=fold)
+        self.labels: list[str] = list(labels or [])
+        self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
+        self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
+        self.num_workers, self.cache, self.cache_dir = num_workers, cache, Path(cache_dir).expanduser()
+        self.seed = seed
+        self.clips: dict[str, list[Clip]] = {}
+        self.features: np.ndarray | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the lists and the headers of all files, before anything is spent on training.
+
+        Raises:
+            InputError: anything that would spoil the training or its test.
+        """
+        if self.clips:  # Lightning calls this before fit and before test
+            return
+        meta = read_meta(self.root)
+        train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        self.labels = self.labels or sorted({clip.label for clip in train})
+        check_split(train, test, self.labels, self.root)
+        train, test = self._present(train, self.train_list), self._present(test, self.test_list)
+        self.clip_samples = round(self._clip_seconds(train, test) * self.sample_rate)
+        val: list[Clip] = []
+        if self.val_fraction:
+            train, val = hold_out(train, self.val_fraction, self.seed)
+            if not val:
+                raise InputError(
+                    f"data.val_fraction={self.val_fraction} holds nothing out of {len(train)} clips: give more, or 0"
+                )
+        self.clips = {"train": train, "val": val, "test": test}
+
+    def _present(self, clips: list[Clip], list_name: str) -> list[Clip]:
+        """The clips with a file; where some lack it, an error or a word to the user, as `missing` says."""
+        present = without_missing(clips)
+        if len(present) == len(clips):
+            return present
+        there = set(present)
+        names = [str(clip.path.relative_to(self.root)) for clip in clips if clip not in there]
+        what = f"{self.root / list_name}: {len(names)} of {len(clips)} audio files are missing ({first(names)})"
+        if self.missing == "error" or not present:
+            raise InputError(f"{what}: complete {self.root}, or go on without them by data.missing=skip")
+        print(f"{what}: skipped", file=sys.stderr)
+        return present
+
+    def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
+        durations, faults = [], []
+        for clip in [*train, *test]:
+            try:
+                durations.append(audio.probe(clip.path))
+            except InputError as error:
+                faults.append(str(error))
+        if faults:
+            more = f" (and {len(faults) - 1} files more like it)" if len(faults) > 1 else ""
+            raise InputError(f"{faults[0]}{more}")
+        # to the hundredth: some TAU clips are a sample longer or shorter than 10 s
+        usual = Counter(round(seconds, 2) for seconds in durations[: len(train)]).most_common(1)[0][0]
+        return self.clip_seconds or usual
+
+    def cache_features(self, frontend: Spectrogram, settings: dict, device: torch.device) -> Path:
+        """From here on, batches hold features: those of an earlier run with the same clips and settings, or new ones.
+
+        Args:
+            frontend: computes what is not there yet.
+            settings: of the frontend; with the clips they name the file.
+            device: to compute on.
+
+        Raises:
+            InputError: the frontend is trainable, so that its features change at every step.
+        """
+        if frontend.trainable:
+            raise InputError(
+                "data.cache=true keeps features, but frontend.trainable_stft=true changes them: set data.cache=false"
+            )
+        clips = sorted({clip for split in self.clips.values() for clip in split}, key=lambda clip: clip.path)
+        paths = [clip.path for clip in clips]
+        reading = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
+        file = cache.cache_file(self.cache_dir, {**settings, **reading}, paths)
+        if not file.exists():
+            waves = self._waves(clips)
+            loader = DataLoader(waves, batch_size=16, num_workers=self.num_workers, generator=torch.Generator())
+            batches = (wave for wave, _ in loader)
+            cache.write_features(file, frontend, batches, len(clips), self.clip_samples, device)
+        self.features = np.load(file, mmap_mode="r")
+        self.rows = {path: row for row, path in enumerate(paths)}
+        return file
+
+    def _waves(self, clips: Sequence[Clip]) -> Waves:
+        return Waves(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
+
+    def dataset(self, split: str) -> Waves | Features:
+        """The clips of "train", "val" or "test"."""
+        clips = self.clips[split]
+        if self.features is None:
+            return self._waves(clips)
+        return Features(clips, self.labels, self.features, self.rows)
+
+    def loader(self, split: str, shuffle: bool = False) -> DataLoader:
+        """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)]."""
+        dataset = self.dataset(split)
+        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # this sampler's order depends on the seed and the epoch alone, so a resumed run goes on as it would have
+        sampler: Sampler | None = DistributedSampler(dataset, replicas, rank, seed=self.seed) if shuffle else None
+        workers = 0 if isinstance(dataset, Features) else self.num_workers
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # leaves the global one, which drives dropout and mixup, alone
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Training clips, in an order that changes with the epoch."""
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Validation clips, or nothing where none are held out."""
+        return self.loader("val") if self.clips["val"] else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Test clips."""
+        return self.loader("test")

@@ -1,0 +1,118 @@
+"""The lists of a dataset in the layout of TAU Urban Acoustic Scenes: which clips, which scene, which location."""
+
+import csv
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asc.errors import InputError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of a list: the sound file, its scene and where it was recorded (the unit that a split must not cut)."""
+
+    path: Path
+    label: str
+    location: str
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a tab-separated file with a header; LF or CRLF.
+
+    Raises:
+        InputError: no such file, empty, not tab separated, a column or a field missing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: the TAU layout wants it, see data.root and data.fold") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise InputError(f"{path} is not a text file: a tab-separated list is wanted there") from None
+    if not any(lines):
+        raise InputError(f"{path} is empty: it should hold the columns {', '.join(columns)} and a row for each clip")
+    header = lines[0].split("\t")
+    lacking = [column for column in columns if column not in header]
+    if lacking and len(header) == 1 and ("," in lines[0] or ";" in lines[0]):
+        raise InputError(f"{path} is separated by commas or semicolons: separate its columns by tabs, as TAU does")
+    if lacking:
+        raise InputError(f"{path} lacks the column {', '.join(lacking)}: its header is {' '.join(header)}")
+    rows = list(csv.DictReader(lines, delimiter="\t"))
+    if not rows:
+        raise InputError(f"{path} has a header and no rows: it should hold a row for each clip")
+    for number, row in enumerate(rows, start=2):
+        if any(not row[column] for column in columns):
+            raise InputError(f"{path}, line {number}: {', '.join(columns)} must all be filled in")
+    return rows
+
+
+def read_clips(root: Path, list_name: str, meta: dict[str, dict[str, str]]) -> list[Clip]:
+    """The clips that the list names; a label that it leaves out, and every location, come from `meta`."""
+    path = root / list_name
+    rows = read_table(path, ["filename"])
+    names = [row["filename"] for row in rows]
+    refuse(path, "files are listed more than once", [name for name, count in Counter(names).items() if count > 1])
+    refuse(path, "files are not in meta.csv, which tells their locations", [name for name in names if name not in meta])
+    for row in rows:
+        told = meta[row["filename"]]["scene_label"]
+        row["scene_label"] = row.get("scene_label") or told
+    return [Clip(root / row["filename"], row["scene_label"], meta[row["filename"]]["identifier"]) for row in rows]
+
+
+def read_meta(root: Path) -> dict[str, dict[str, str]]:
+    """meta.csv by file name."""
+    if not root.is_dir():
+        raise InputError(f"data.root={root} is not a directory: give the folder that holds meta.csv and audio/")
+    rows = read_table(root / "meta.csv", ["filename", "scene_label", "identifier"])
+    names = Counter(row["filename"] for row in rows)
+    refuse(root / "meta.csv", "files are listed more than once", [name for name, count in names.items() if count > 1])
+    return {row["filename"]: row for row in rows}
+
+
+def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
+    """Raise InputError with the count and the first few names, if there are any."""
+    if names:
+        raise InputError(f"{where}: {len(names)} {what} ({first(names)}): {remedy}")
+
+
+def first(names: Sequence[str], few: int = 3) -> str:
+    """The first few names."""
+    return ", ".join(names[:few]) + (", ..." if len(names) > few else "")
+
+
+def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
+    """Refuse a label outside `labels`, a file in both lists, and a location in both lists."""
+    strange = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
+    refuse(where, "clips have an unknown label", strange, f"known are {', '.join(labels)}")
+    both = {clip.path for clip in train} & {clip.path for clip in test}
+    refuse(where, "files are in both train and test", sorted(path.name for path in both))
+    shared = {clip.location for clip in train} & {clip.location for clip in test}
+    refuse(where, "locations are in both train and test", sorted(shared), "a location belongs to one of them")
+
+
+def without_missing(clips: Iterable[Clip]) -> list[Clip]:
+    """The clips whose files are there."""
+    return [clip for clip in clips if os.path.isfile(clip.path)]
+
+
+def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Split into (train, validation): whole locations, about `fraction` of each class, never the last of a class."""
+    locations: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        locations[clip.location].append(clip)
+    by_label: dict[str, list[list[Clip]]] = defaultdict(list)
+    for group in locations.values():
+        by_label[group[0].label].append(group)
+    validation: set[Clip] = set()
+    for label in sorted(by_label):
+        groups = by_label[label]
+        random.Random(f"{seed} {label}").shuffle(groups)
+        wanted = fraction * sum(map(len, groups))
+        for group in groups[:-1]:
+            if wanted >= len(group) / 2:  # the nearer of taking it and leaving it
+                validation.update(group)
+                wanted -= len(group)
+    return [clip for clip in clips if clip not in validation], [clip for clip in clips if clip in validation]

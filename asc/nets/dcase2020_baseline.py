@@ -1,0 +1,76 @@
+"""The challenge's own network: toni-heittola/dcase2020_task1_baseline, subtask B."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asc.errors import InputError
+
+
+class PoolOverTime(nn.Module):
+    """Max pooling of `height` bins by all the frames there are; the official 4 x 100 at the official 500 frames."""
+
+    def __init__(self, height: int):
+        super().__init__()
+        self.height = height
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, bins, frames) -> (batch, channels, bins // height, 1)."""
+        return F.max_pool2d(x, (self.height, x.shape[-1]))
+
+
+class Dcase2020Baseline(nn.Module):
+    """Two 7 x 7 convolutions and two dense layers over 40 log-mel bands: 115,219 values beside batch norm.
+
+    Args:
+        n_classes: number of scenes.
+        n_bins: bands of the frontend, which fix the width of the first dense layer.
+        dropout: share of values dropped after both poolings and the first dense layer.
+        bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01.
+        bn_eps: added to batch norm's variance. Keras' default.
+    """
+
+    def __init__(
+        self, n_classes: int, n_bins: int = 40, dropout: float = 0.3, bn_momentum: float = 0.1, bn_eps: float = 1e-3
+    ):
+        super().__init__()
+        if n_bins < 20:
+            raise InputError(f"Dcase2020Baseline's pooling needs at least 20 bins, not n_bins={n_bins}")
+        self.n_bins = n_bins
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 7, padding=3),
+            nn.BatchNorm2d(32, bn_eps, bn_momentum),
+            nn.ReLU(),
+            nn.MaxPool2d(5),
+            nn.Dropout(dropout),
+            nn.Conv2d(32, 64, 7, padding=3),
+            nn.BatchNorm2d(64, bn_eps, bn_momentum),
+            nn.ReLU(),
+            PoolOverTime(4),
+            nn.Dropout(dropout),
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(64 * (n_bins // 5 // 4), 100),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(100, n_classes),
+        )
+        for layer in self.modules():  # the official initial values (Keras' 'glorot_uniform' and 'uniform')
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
+            elif isinstance(layer, nn.Linear):
+                nn.init.uniform_(layer.weight, -0.05, 0.05)
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, n_classes) of features (batch, 1, n_bins, frames).
+
+        Raises:
+            InputError: another number of bins than the network was made for, or fewer than 5 frames.
+        """
+        if x.shape[-2] != self.n_bins or x.shape[-1] < 5:
+            raise InputError(
+                f"Dcase2020Baseline was made for {self.n_bins} bins and at least 5 frames, not {x.shape[-2]} x "
+                f"{x.shape[-1]}: set net.n_bins to frontend.n_bins, or give longer clips"
+            )
+        return self.classifier(self.features(x).flatten(1))

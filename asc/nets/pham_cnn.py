@@ -1,0 +1,77 @@
+"""The report's network, Table 2."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asc.errors import InputError
+
+
+class GlobalMaxPool(nn.Module):
+    """The largest value of each map: (batch, channels, height, width) -> (batch, channels, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool over the whole map. `max_pool2d` rather than `amax`, which has no 8-bit kernel."""
+        return F.max_pool2d(x, x.shape[-2:])
+
+
+def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> nn.Sequential:
+    """Bn - Cv - ReLU - Bn - Mp - Dr; `bn_first=False` leaves the first batch norm out."""
+    first = [nn.BatchNorm2d(n_in, **bn)] if bn_first else []
+    return nn.Sequential(
+        *first,
+        nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2),  # an integer: 8-bit convolutions refuse 'same'
+        nn.ReLU(),
+        nn.BatchNorm2d(n_out, **bn),
+        pool,
+        nn.Dropout(drop),
+    )
+
+
+class PhamCNN(nn.Module):
+    """Four blocks and a dense layer; 128 x 428 in, 64 x 107, 32 x 54, 16 x 13, 1 x 1, `n_classes` logits out.
+
+    Table 2's widths need pooling that rounds up in block 2 (107 to 54) and down in block 3 (54 to 13).
+
+    Args:
+        n_classes: number of scenes.
+        dropouts: share of values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
+        one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
+            trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
+        bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01,
+            which takes some 500 steps to settle.
+        bn_eps: added to batch norm's variance. Keras' default.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        dropouts: Sequence[float] = (0.20, 0.25, 0.30, 0.35),
+        one_input_norm: bool = False,
+        bn_momentum: float = 0.1,
+        bn_eps: float = 1e-3,
+    ):
+        super().__init__()
+        bn = {"momentum": bn_momentum, "eps": bn_eps}
+        again = not one_input_norm
+        self.blocks = nn.Sequential(
+            block(1, 32, 3, nn.MaxPool2d((2, 4), ceil_mode=True), dropouts[0], bn, True),
+            block(32, 64, 3, nn.MaxPool2d((2, 2), ceil_mode=True), dropouts[1], bn, again),
+            block(64, 128, 1, nn.MaxPool2d((2, 4)), dropouts[2], bn, again),
+            block(128, 256, 1, GlobalMaxPool(), dropouts[3], bn, again),
+        )
+        self.dense = nn.Linear(256, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, n_classes) of features (batch, 1, n_bins, frames).
+
+        Raises:
+            InputError: fewer than 5 bins or 25 frames, of which the pooling would leave nothing.
+        """
+        if x.shape[-2] < 5 or x.shape[-1] < 25:
+            raise InputError(
+                f"PhamCNN's pooling needs at least 5 bins and 25 frames, not {x.shape[-2]} x {x.shape[-1]}: "
+                "give longer clips, a smaller frontend.hop_length or a larger frontend.frames"
+            )
+        return self.dense(self.blocks(x).flatten(1))

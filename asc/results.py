@@ -1,0 +1,135 @@
+"""Figures of a run: scores of the test clips, results.json, the confusion matrix, tables for a terminal."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from asc.complexity import DCASE2020_LIMIT_KB, KB
+
+if TYPE_CHECKING:
+    from asc.classifier import SceneClassifier
+    from asc.data import SceneData
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a set of clips; accuracies are fractions in [0, 1].
+
+    Attributes:
+        accuracy: of all clips.
+        macro_accuracy: mean of the classes' accuracies (recalls), by which DCASE ranks.
+        log_loss: mean negative logarithm of the true class's probability, scikit-learn's `log_loss`.
+        class_accuracy: by label; None for a class without clips, which macro_accuracy leaves out.
+        confusion_matrix: clips, row = true class, column = predicted class.
+    """
+
+    accuracy: float
+    macro_accuracy: float
+    log_loss: float
+    class_accuracy: dict[str, float | None]
+    confusion_matrix: list[list[int]]
+
+
+def scores(matrix: Tensor, log_loss: float, labels: list[str]) -> Scores:
+    """Scores from a confusion matrix (n_classes, n_classes) and the log loss."""
+    right, clips = matrix.diag().double(), matrix.sum(1)
+    recall = right / clips  # nan where a class has no clips
+    return Scores(
+        accuracy=(right.sum() / clips.sum()).item(),
+        macro_accuracy=recall.nanmean().item(),
+        log_loss=log_loss,
+        class_accuracy={k: None if math.isnan(v) else v for k, v in zip(labels, recall.tolist(), strict=True)},
+        confusion_matrix=matrix.tolist(),
+    )
+
+
+def write_results(directory: Path, checkpoint: Path, model: "SceneClassifier", training: dict[str, float]) -> dict:
+    """Write results.json and confusion_matrix.png for the tested model; return what results.json holds."""
+    results = {
+        "stage": model.stage,
+        "checkpoint": str(checkpoint),
+        "labels": model.labels,
+        "test": asdict(model.test_scores),
+        "complexity": {**asdict(model.complexity()), "file_bytes": checkpoint.stat().st_size},
+        "training": training,
+    }
+    (directory / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    draw_confusion(torch.tensor(model.test_scores.confusion_matrix), model.labels, directory / "confusion_matrix.png")
+    return results
+
+
+def draw_confusion(matrix: Tensor, labels: list[str], path: Path) -> None:
+    """Draw a confusion matrix: colour = share of the true class, number = clips."""
+    from matplotlib.figure import Figure  # without pyplot, which looks for a screen
+
+    side = 2.5 + 0.6 * len(labels)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    share = matrix / matrix.sum(1, keepdim=True).clamp_min(1)
+    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    for row, column in torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist():
+        dark = share[row, column] > 0.5
+        axes.text(
+            column, row, str(int(matrix[row, column])), ha="center", va="center", color="white" if dark else "black"
+        )
+    axes.set_xticks(range(len(labels)), [label.replace("_", " ") for label in labels], rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), [label.replace("_", " ") for label in labels])
+    axes.set(xlabel="predicted", ylabel="true", title="Test clips")
+    figure.savefig(path, dpi=120)
+
+
+def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> str:
+    """What is about to be trained, on what: a few lines of at most 80 columns."""
+    cost = model.complexity()
+    _, _, n_bins, frames = model.example_features().shape
+    splits = {name: clips for name, clips in data.clips.items() if clips}
+    width = max(map(len, data.labels))
+    lines = [f"{'clips':{width}}" + "".join(f"{name:>8}" for name in splits)]
+    for label in data.labels:
+        counts = (sum(clip.label == label for clip in clips) for clips in splits.values())
+        lines.append(f"{label:{width}}" + "".join(f"{count:8,}" for count in counts))
+    lines.append(f"{'all':{width}}" + "".join(f"{len(clips):8,}" for clips in splits.values()))
+    lines += [
+        "",
+        f"input       {n_bins} bins x {frames} frames, from {model.clip_samples / model.sample_rate:g} s "
+        f"at {model.sample_rate} Hz",
+        f"network     {type(model.net).__name__}, {cost.parameters:,} parameters, "
+        f"{cost.parameters * 4 / KB:.1f} KB, {cost.macs / 1e6:.1f} M MACs",
+    ]
+    if cache:
+        lines.append(f"features    {shorten(cache)} ({cache.stat().st_size / 1e6:.0f} MB; delete it at any time)")
+    return "\n".join(lines) + "\n"
+
+
+def shorten(path: Path) -> str:
+    """The path, from the home directory where it lies there."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def table(results: dict[str, Any]) -> str:
+    """What came out: a table of at most 80 columns."""
+    test, cost, training = results["test"], results["complexity"], results["training"]
+    rows = [(label, "-" if value is None else f"{value:.3f}") for label, value in test["class_accuracy"].items()]
+    width = max(16, *(len(label) for label, _ in rows))
+    rule = "-" * (width + 8)
+    official = cost["dcase2020_size_kb"]
+    verdict = "within" if official <= DCASE2020_LIMIT_KB else "over"
+    lines = ["", f"{'test accuracy':{width}}", rule]
+    lines += [f"{label:{width}}{value:>8}" for label, value in rows]
+    lines += [
+        rule,
+        f"{'macro accuracy':{width}}{test['macro_accuracy']:8.3f}",
+        f"{'accuracy':{width}}{test['accuracy']:8.3f}",
+        f"{'log loss':{width}}{test['log_loss']:8.3f}",
+        "",
+        f"size   {cost['nonzero_parameters']:,} non-zero parameters, {cost['size_kb']:.1f} KB",
+        f"       {official:.1f} KB by DCASE 2020's count, {verdict} its limit of {DCASE2020_LIMIT_KB:.0f}",
+        f"time   {training['seconds']:.0f} s for {training['epochs']} epochs, "
+        f"{training['clips_per_second']:.0f} clips/s",
+    ]
+    return "\n".join(lines)

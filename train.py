@@ -1,0 +1,77 @@
+"""Train a scene classifier, test its best checkpoint and write what came out: python train.py --help."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from asc import InputError, SceneClassifier
+from asc.checkpoint import check_resumable
+from asc.cli import one_sentence, quiet
+from asc.memory import keep_freed_blocks
+from asc.results import summary, table, write_results
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """One job of the command line; returns the figure that a sweep optimizes."""
+    quiet()
+    keep_freed_blocks()
+    with one_sentence():
+        return train(cfg)
+
+
+def train(cfg: DictConfig) -> float:
+    """Macro-average accuracy of the best checkpoint: on validation, or on test where nothing is held out."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    run_dir = Path(cfg.run_dir)
+    best, last = run_dir / "checkpoints/best.ckpt", run_dir / "checkpoints/last.ckpt"
+    if last.exists() and not (cfg.checkpoint and last.samefile(cfg.checkpoint)):
+        raise InputError(f"{run_dir} holds a run: go on with it by checkpoint={last}, or set another hydra.run.dir")
+
+    data = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
+    callbacks = {name: instantiate(callback) for name, callback in cfg.callbacks.items()}
+    trainer = instantiate(cfg.trainer, callbacks=list(callbacks.values()), logger=instantiate(cfg.logger) or False)
+    if data.sample_rate != model.sample_rate:
+        raise InputError(
+            f"data.sample_rate={data.sample_rate} is not frontend.sample_rate={model.sample_rate}: "
+            "set both by sample_rate"
+        )
+    if cfg.checkpoint:
+        check_resumable(cfg.checkpoint, model, trainer.max_epochs)
+
+    settings = OmegaConf.to_container(cfg.frontend, resolve=True)
+    cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if cfg.data.cache else None
+    print(summary(data, model, cache))
+
+    try:
+        trainer.fit(model, data, ckpt_path=cfg.checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        sys.exit(interrupted(last))
+
+    model = SceneClassifier.load_from_checkpoint(best)
+    trainer.test(model, data, verbose=False)
+    results = write_results(run_dir, best, model, callbacks["history"].totals())
+    print(table(results) + f"\nrun    {run_dir}")
+    validated = callbacks["checkpoint"].best_score
+    return validated if data.clips["val"] else results["test"]["macro_accuracy"]
+
+
+def interrupted(last: Path) -> str:
+    """What to tell after Ctrl-C."""
+    if not last.exists():
+        return "\nstopped before the first epoch was done: there is nothing to resume"
+    overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
+    command = " ".join(["python train.py", *overrides, f"checkpoint={last}", f"hydra.run.dir={last.parent.parent}"])
+    return f"\nstopped; the epochs done are in {last}. Resume by\n  {command}"
+
+
+if __name__ == "__main__":
+    main()
