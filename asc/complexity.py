@@ -43,9 +43,7 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
 
     def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal total
-        total += (
-            output[0].numel() * cast(Tensor, layer.weight)[0].numel()
-        )  # each output value is one product with a kernel
+        total += output[0].numel() * cast(Tensor, layer.weight)[0].numel()  # a kernel for each value
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
