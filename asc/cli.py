@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hydra.errors import InstantiationException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from asc.errors import InputError
 
@@ -26,6 +26,8 @@ def one_sentence() -> Iterator[None]:
             inner = inner.__cause__
         refused = "" if isinstance(inner, InputError) else "a setting was refused: "
         sys.exit(f"error: {refused}{one_line(inner)}")
+    except MissingMandatoryValue as error:
+        sys.exit(f"error: {error.full_key} is not set: give it on the command line, as {error.full_key}=...")
     except OmegaConfBaseException as error:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ class Spectrogram(nn.Module):
         sample_rate: Hz.
         filterbank: "gammatone" (nnAudio's, Ellis' weights), "mel" (torchaudio's, Slaney's scale, peaks of 1), or None
             for the spectrogram itself.
-        n_bins: number of bands, lowest first; without a filterbank, n_fft // 2 + 1 whatever is asked.
+        n_bins: number of bands, lowest first; without a filterbank there are n_fft // 2 + 1.
         f_min, f_max: Hz, the ends of the filterbank; f_max None is half the sample rate.
         n_fft: samples; a shorter window stands in its middle, between zeros.
         win_length: samples; 2048 at 44.1 kHz is 46 ms.
@@ -94,12 +94,13 @@ class Spectrogram(nn.Module):
             weights = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
         elif filterbank is not None:
             raise InputError(f"frontend.filterbank={filterbank} is not known: choose gammatone, mel or null")
+        elif n_bins != n_fft // 2 + 1:
+            raise InputError(f"frontend.n_bins={n_bins} needs a filterbank: without one give {n_fft // 2 + 1}")
         self.register_buffer("weights", weights, persistent=False)  # (n_bins, n_fft // 2 + 1)
 
-        self.n_bins = n_fft // 2 + 1 if weights is None else n_bins
         if standardize:
-            self.register_buffer("mean", torch.zeros(self.n_bins, 1))
-            self.register_buffer("std", torch.ones(self.n_bins, 1))
+            self.register_buffer("mean", torch.zeros(n_bins, 1))
+            self.register_buffer("std", torch.ones(n_bins, 1))
 
     def forward(self, wave: Tensor) -> Tensor:
         """Features (batch, 1, n_bins, frames), float32 also under autocast, of wave (batch, samples).

@@ -74,6 +74,7 @@ class History(pl.Callback):
                     axes.plot(epochs, [row[key] for row in self.rows], label=key.split("/")[0], marker=".")
             axes.set(title=title, xlabel="epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_ylim(bottom=0, top=1 if "accuracy" in title else None)
             axes.grid(alpha=0.3)
             axes.legend()
         figure.savefig(path, dpi=120)

@@ -102,7 +102,8 @@ def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> 
         f"{cost.parameters * 4 / KB:.1f} KB, {cost.macs / 1e6:.1f} M MACs",
     ]
     if cache:
-        lines.append(f"features    {shorten(cache)} ({cache.stat().st_size / 1e6:.0f} MB; delete it at any time)")
+        size = cache.stat().st_size / 1e6
+        lines.append(f"features    {size:.0f} MB kept in {shorten(cache.parent)}, which you may delete at any time")
     return "\n".join(lines) + "\n"
 
 

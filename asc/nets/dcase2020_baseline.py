@@ -25,12 +25,19 @@ class Dcase2020Baseline(nn.Module):
         n_classes: number of scenes.
         n_bins: bands of the frontend, which fix the width of the first dense layer.
         dropout: share of values dropped after both poolings and the first dense layer.
+        dropout_scale: factor on it; less than 1 for few clips. Ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01.
         bn_eps: added to batch norm's variance. Keras' default.
     """
 
     def __init__(
-        self, n_classes: int, n_bins: int = 40, dropout: float = 0.3, bn_momentum: float = 0.1, bn_eps: float = 1e-3
+        self,
+        n_classes: int,
+        n_bins: int = 40,
+        dropout: float = 0.3,
+        dropout_scale: float = 1.0,
+        bn_momentum: float = 0.1,
+        bn_eps: float = 1e-3,
     ):
         super().__init__()
         if n_bins < 20:
@@ -41,17 +48,17 @@ class Dcase2020Baseline(nn.Module):
             nn.BatchNorm2d(32, bn_eps, bn_momentum),
             nn.ReLU(),
             nn.MaxPool2d(5),
-            nn.Dropout(dropout),
+            nn.Dropout(dropout * dropout_scale),
             nn.Conv2d(32, 64, 7, padding=3),
             nn.BatchNorm2d(64, bn_eps, bn_momentum),
             nn.ReLU(),
             PoolOverTime(4),
-            nn.Dropout(dropout),
+            nn.Dropout(dropout * dropout_scale),
         )
         self.classifier = nn.Sequential(
             nn.Linear(64 * (n_bins // 5 // 4), 100),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            nn.Dropout(dropout * dropout_scale),
             nn.Linear(100, n_classes),
         )
         for layer in self.modules():  # the official initial values (Keras' 'glorot_uniform' and 'uniform')

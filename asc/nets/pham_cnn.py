@@ -37,6 +37,7 @@ class PhamCNN(nn.Module):
     Args:
         n_classes: number of scenes.
         dropouts: share of values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
+        dropout_scale: factor on all of these; less than 1 for few clips. Ours.
         one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01,
@@ -48,6 +49,7 @@ class PhamCNN(nn.Module):
         self,
         n_classes: int,
         dropouts: Sequence[float] = (0.20, 0.25, 0.30, 0.35),
+        dropout_scale: float = 1.0,
         one_input_norm: bool = False,
         bn_momentum: float = 0.1,
         bn_eps: float = 1e-3,
@@ -55,11 +57,12 @@ class PhamCNN(nn.Module):
         super().__init__()
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         again = not one_input_norm
+        drop = [dropout_scale * share for share in dropouts]
         self.blocks = nn.Sequential(
-            block(1, 32, 3, nn.MaxPool2d((2, 4), ceil_mode=True), dropouts[0], bn, True),
-            block(32, 64, 3, nn.MaxPool2d((2, 2), ceil_mode=True), dropouts[1], bn, again),
-            block(64, 128, 1, nn.MaxPool2d((2, 4)), dropouts[2], bn, again),
-            block(128, 256, 1, GlobalMaxPool(), dropouts[3], bn, again),
+            block(1, 32, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, True),
+            block(32, 64, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, again),
+            block(64, 128, 1, nn.MaxPool2d((2, 4)), drop[2], bn, again),
+            block(128, 256, 1, GlobalMaxPool(), drop[3], bn, again),
         )
         self.dense = nn.Linear(256, n_classes)
 

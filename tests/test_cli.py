@@ -1,0 +1,301 @@
+"""The real command line, in processes of its own."""
+
+import csv
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny import RATE, SETTINGS, write_list, write_tiny
+
+REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments: str, script: str = "train.py") -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def job(tiny, tmp_path_factory):
+    """The arguments of a small training run on the tiny dataset."""
+    return ["data=dcase", f"data.root={tiny}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}", *SETTINGS]
+
+
+@pytest.fixture(scope="session")
+def trained(job, tmp_path_factory):
+    """A finished run's directory and what it printed."""
+    directory = tmp_path_factory.mktemp("run")
+    done = run(*job, "trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    return directory, done
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_what_the_contract_names(trained):
+    directory, _ = trained
+    results = json.loads((directory / "results.json").read_text())
+    assert results.keys() == {"stage", "checkpoint", "labels", "test", "complexity", "training"}
+    assert results["stage"] == "float"
+    assert results["labels"] == ["indoor", "outdoor", "transportation"]
+    matrix = np.array(results["test"]["confusion_matrix"])
+    assert matrix.sum(1).tolist() == [4, 4, 4]  # two locations of two clips each
+    assert results["test"]["accuracy"] == pytest.approx(matrix.trace() / 12)
+    recall = matrix.diagonal() / matrix.sum(1)
+    assert list(results["test"]["class_accuracy"].values()) == pytest.approx(recall)
+    assert results["test"]["macro_accuracy"] == pytest.approx(recall.mean())
+    cost = results["complexity"]
+    assert cost["parameters"] == 63_751
+    assert cost["nonzero_parameters"] <= cost["parameters"]
+    assert cost["file_bytes"] == (directory / "checkpoints/best.ckpt").stat().st_size
+    assert results["training"]["epochs"] == 20
+    table = rows(directory / "metrics.csv")
+    assert [row["epoch"] for row in table] == [str(epoch) for epoch in range(20)]
+    assert {"train/loss", "val/loss", "val/acc"} <= table[0].keys()
+    for picture in ("confusion_matrix.png", "training_curves.png"):
+        assert (directory / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_plain_scenes_are_learned(trained):
+    """Three sounds in three separate bands: anything less than nearly all of them means that training is broken."""
+    directory, _ = trained
+    assert json.loads((directory / "results.json").read_text())["test"]["macro_accuracy"] >= 0.9
+    losses = [float(row["train/loss"]) for row in rows(directory / "metrics.csv")]
+    assert losses[-1] < losses[0]
+
+
+def test_a_run_prints_a_summary_and_a_table_and_nothing_else(trained):
+    directory, done = trained
+    assert done.stderr == ""
+    lines = re.sub(r"/\S+", "PATH", done.stdout).splitlines()
+    assert max(map(len, lines)) <= 80
+    for word in ("128 bins", "63,751 parameters", "MACs", "macro accuracy", "log loss", "clips/s"):
+        assert word in done.stdout
+
+
+def test_a_checkpoint_alone_classifies_files_in_a_fresh_process(trained, tiny, tmp_path):
+    directory, _ = trained
+    checkpoint = shutil.copy(directory / "checkpoints/best.ckpt", tmp_path)
+    program = (
+        "import json, sys\n"
+        "from asc import SceneClassifier\n"
+        "model = SceneClassifier.load_from_checkpoint(sys.argv[1])\n"
+        "print(json.dumps([model.classify(file) for file in sys.argv[2:]]))\n"
+    )
+    tests = rows_of_list(tiny / "evaluation_setup/fold1_evaluate.csv")
+    process = start(program, checkpoint, *(str(tiny / name) for name, _ in tests), script="-c")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    answers = json.loads(out)
+    right = [max(answer, key=answer.get) == label for answer, (_, label) in zip(answers, tests, strict=True)]
+    results = json.loads((directory / "results.json").read_text())
+    assert np.mean(right) == pytest.approx(results["test"]["accuracy"])
+    log_loss = -np.mean([np.log(answer[label]) for answer, (_, label) in zip(answers, tests, strict=True)])
+    assert log_loss == pytest.approx(results["test"]["log_loss"], abs=0.01)  # the run's features were float16
+
+
+def rows_of_list(file: Path) -> list[list[str]]:
+    return [line.split("\t") for line in file.read_text().splitlines()[1:]]
+
+
+def test_an_interrupted_run_resumes_as_if_it_had_not_stopped(trained, job, tmp_path):
+    directory, _ = trained
+    same = [*job, "trainer.max_epochs=20", "data.val_fraction=0.25"]
+    process = start(*same, f"hydra.run.dir={tmp_path}/first")
+    history = tmp_path / "first/metrics.csv"
+    while process.poll() is None and not (history.exists() and len(rows(history)) >= 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    last = tmp_path / "first/checkpoints/last.ckpt"
+    assert f"checkpoint={last}" in err
+    assert torch.load(last, weights_only=True)["epoch"] < 19, "the run was over before it was interrupted"
+
+    done = run(*same, f"checkpoint={last}", f"hydra.run.dir={tmp_path}/second")
+    assert done.returncode == 0, done.stderr
+    for name in ("last.ckpt", "best.ckpt"):
+        straight = weights(directory / "checkpoints" / name)
+        resumed = weights(tmp_path / "second/checkpoints" / name)
+        assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    losses = [[row["train/loss"] for row in rows(d / "metrics.csv")] for d in (directory, tmp_path / "second")]
+    assert losses[0] == losses[1]
+
+
+def test_a_sweep_runs_every_combination(job, tmp_path):
+    done = run("-m", *job, "seed=0,1", "~callbacks.mixup", "logger=tensorboard", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert {path.parent.name for path in tmp_path.glob("*/results.json")} == {"0", "1"}
+    assert len(list(tmp_path.glob("*/tensorboard/events*"))) >= 2
+    first, second = (weights(tmp_path / job / "checkpoints/last.ckpt") for job in "01")
+    assert not torch.equal(first["net.dense.weight"], second["net.dense.weight"])
+
+
+def test_help_names_the_groups_and_cfg_prints_the_settings():
+    out = run("--help").stdout
+    for group in ("data:", "frontend:", "net:", "experiment:", "table3_baseline", "tau2020_3class"):
+        assert group in out
+    assert "max_epochs: 100" in run("--cfg", "job", "experiment=table3_cnn").stdout
+
+
+def damage(root: Path, fault: str) -> list[str]:
+    """Spoil the dataset at `root` in one way; return the arguments that this takes."""
+    train = root / "evaluation_setup/fold1_train.csv"
+    clip = root / "audio/outdoor-oslo-100-0-a.wav"
+    whole = clip.read_bytes()
+    match fault:
+        case "empty list":
+            train.write_text("")
+        case "commas":
+            train.write_text(train.read_text().replace("\t", ","))
+        case "text as wav":
+            clip.write_text("this is no sound\n")
+        case "truncated":
+            clip.write_bytes(whole[: len(whole) // 2])
+        case "zero length":
+            soundfile.write(clip, np.zeros(0), RATE)
+        case "nan":
+            soundfile.write(clip, np.full(RATE * 2, np.nan, np.float32), RATE, subtype="FLOAT")
+        case "shorter than a window":
+            return ["data.clip_seconds=0.1"]
+        case "unknown label":
+            return ["data.labels=[indoor,transportation]"]
+        case "missing file":
+            clip.unlink()
+        case "listed twice":
+            lines = train.read_text().splitlines()
+            train.write_text("\n".join([*lines, lines[1]]) + "\n")
+        case "shared location":
+            meta = root / "meta.csv"
+            meta.write_text(meta.read_text().replace("oslo-5\t", "oslo-0\t"))
+        case "no directory":
+            return [f"data.root={root}/nowhere"]
+        case "no root":
+            return ["data.root=???"]
+        case "mistyped setting":
+            return ["optimizer.learning_rate=1"]
+        case "wrong kind of setting":
+            return ["optimizer.lr=fast"]
+        case "not a checkpoint":
+            return [f"checkpoint={train}"]
+        case "run there already":
+            (root / "run/checkpoints").mkdir(parents=True)
+            (root / "run/checkpoints/last.ckpt").touch()
+    return []
+
+
+FAULTS = {  # the fault, and words that its sentence must hold
+    "empty list": ["fold1_train.csv", "empty"],
+    "commas": ["fold1_train.csv", "tabs"],
+    "text as wav": ["outdoor-oslo-100-0-a.wav", "not a sound file"],
+    "truncated": ["outdoor-oslo-100-0-a.wav", "cut off"],
+    "zero length": ["outdoor-oslo-100-0-a.wav", "0 samples"],
+    "nan": ["outdoor-oslo-100-0-a.wav", "NaN"],
+    "shorter than a window": ["1600 samples", "window"],
+    "unknown label": ["12", "unknown label", "outdoor"],
+    "missing file": ["1 of 24", "outdoor-oslo-100-0-a.wav", "data.missing=skip"],
+    "listed twice": ["1", "indoor-oslo-0-0-a.wav", "more than once"],
+    "shared location": ["1 locations", "oslo-0", "train and test"],
+    "no directory": ["nowhere", "not a directory"],
+    "no root": ["data.root"],
+    "mistyped setting": ["learning_rate"],
+    "wrong kind of setting": ["Adam", "refused"],
+    "not a checkpoint": ["fold1_train.csv", "not a checkpoint"],
+    "run there already": ["run/checkpoints/last.ckpt", "hydra.run.dir"],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_gets_one_sentence(tiny, tmp_path, fault, monkeypatch, capsys):
+    """In this process, through the same entry point, since each start costs seconds of imports."""
+    root = Path(shutil.copytree(tiny, tmp_path / "data"))
+    words = ["data=dcase", f"data.root={root}", f"data.cache_dir={root}/cache", *SETTINGS, *damage(root, fault)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, f"hydra.run.dir={root}/run"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+    message = str(stop.value)
+    if fault == "mistyped setting":  # Hydra's own words
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+    else:
+        assert message.startswith("error: ")
+        assert len(message.splitlines()) == 1
+    for word in FAULTS[fault]:
+        assert word in message
+    assert not list(root.glob("cache/*.tmp")), "a half-written file was left behind"
+    assert not list(root.glob("run/*.json"))
+
+
+def test_bad_input_ends_the_process_with_its_sentence_on_stderr(tiny, tmp_path):
+    done = run("data=dcase", f"data.root={tmp_path}/nowhere", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: data.root={tmp_path}/nowhere is not a directory")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_missing_files_can_be_skipped(tiny, tmp_path):
+    root = Path(shutil.copytree(tiny, tmp_path / "some"))
+    (root / "audio/outdoor-oslo-100-0-a.wav").unlink()
+    (root / "audio/indoor-oslo-4-0-a.wav").unlink()
+    words = ["data=dcase", f"data.root={root}", f"data.cache_dir={root}/cache", *SETTINGS, f"hydra.run.dir={root}/run"]
+    done = run(*words, "data.missing=skip", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 24 audio files are missing (audio/outdoor-oslo-100-0-a.wav): skipped" in done.stderr
+    assert "1 of 12 audio files are missing (audio/indoor-oslo-4-0-a.wav): skipped" in done.stderr
+    results = json.loads((root / "run/results.json").read_text())
+    assert np.sum(results["test"]["confusion_matrix"]) == 11
+
+
+def test_resuming_with_another_network_is_refused(trained, job, tmp_path):
+    directory, _ = trained
+    last = directory / "checkpoints/last.ckpt"
+    done = run(*job, "net=dcase2020_baseline", f"checkpoint={last}", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: checkpoint={last} was trained with another net")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_list_with_crlf_trains_the_same(tiny, job, tmp_path):
+    root = Path(shutil.copytree(tiny, tmp_path / "crlf"))
+    for name in ("fold1_train.csv", "fold1_evaluate.csv"):
+        file = root / "evaluation_setup" / name
+        write_list(file, "filename\tscene_label\r", [f"{row}\r" for row in file.read_text().splitlines()[1:]])
+    done = run(*job, f"data.root={root}", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
