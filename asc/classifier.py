@@ -193,6 +193,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_class_of(name: str, homes: tuple[str, ...]) -> bool:
+    """Whether `name` leads to a class that was defined in one of `homes`."""
+    try:
+        target = get_object(name)
+    except Exception:  # whatever an unknown name makes an import raise, it is no class
+        return False
+    return isinstance(target, type) and f"{target.__module__}.".startswith(homes)
+
+
 def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
     """Refuse a `_target_` that is not a class of asc, torch.optim or `trusted`: Hydra would call whatever it names.
 
@@ -202,8 +211,7 @@ def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
         if "_target_" in node:
             name = str(node["_target_"])
             homes = tuple(f"{module}." for module in ("asc", "torch.optim", *trusted))
-            known = name.startswith(homes) and get_object(name)
-            if not (isinstance(known, type) and f"{known.__module__}.".startswith(homes)):
+            if not (name.startswith(homes) and is_class_of(name, homes)):
                 raise InputError(
                     f"{path} wants to run {name}, which is no class of asc or torch.optim: "
                     'if you trust its source, load it with trusted=("THE_MODULE",)'

@@ -1,0 +1,276 @@
+"""SceneClassifier: its loss, its checkpoints, and what it says of a file."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import soundfile
+import torch
+import torch.nn.functional as F
+from tiny import RATE, write_tiny
+
+from asc import InputError, SceneClassifier
+from asc.checkpoint import KeepBest
+from asc.classifier import check_targets
+from asc.data import SceneData
+from asc.history import History
+
+LABELS = ["indoor", "outdoor", "transportation"]
+
+
+def classifier(**changes) -> SceneClassifier:
+    settings = {
+        "frontend": {"_target_": "asc.frontend.Spectrogram", "sample_rate": RATE},
+        "net": {"_target_": "asc.nets.PhamCNN"},
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-4},
+        "labels": LABELS,
+        "clip_samples": 2 * RATE,
+    }
+    torch.manual_seed(0)
+    return SceneClassifier(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def fit(model: SceneClassifier, root: Path, directory: Path, epochs: int = 1, **settings) -> pl.Trainer:
+    data = SceneData(str(root), sample_rate=RATE, num_workers=0, batch_size=8, **settings)
+    data.setup()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[KeepBest(str(directory)), History(str(directory))],
+    )
+    trainer.fit(model, data)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoint")
+    fit(classifier(), root, directory)
+    return directory / "best.ckpt"
+
+
+def test_the_loss_of_hard_targets_is_cross_entropy():
+    """KL(y || p) = -H(y) + cross-entropy, and a hard target has no entropy."""
+    model = classifier().eval()
+    model.log = lambda *args, **kwargs: None  # outside a trainer there is nowhere to log to
+    x, target = torch.randn(4, 1, 128, 32), torch.tensor([0, 2, 1, 0])
+    loss = model.training_step([x, target], 0)
+    torch.testing.assert_close(loss, F.cross_entropy(model.net(x), target))
+
+
+def test_weight_decay_is_the_reports_l2():
+    """One step of Adam(weight_decay=l) on f equals one step of Adam on f + (l / 2) |theta|^2."""
+    theta = torch.tensor([3.0, -2.0])
+    steps = []
+    for decay, added in ((0.1, 0.0), (0.0, 0.1)):
+        parameter = theta.clone().requires_grad_()
+        optimizer = torch.optim.Adam([parameter], lr=0.01, weight_decay=decay)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (parameter.sin().sum() + added / 2 * parameter.square().sum()).backward()
+            optimizer.step()
+        steps.append(parameter.detach())
+    torch.testing.assert_close(*steps)
+    optimizer = classifier().configure_optimizers()
+    assert optimizer.param_groups[0]["weight_decay"] == 1e-4
+    assert sum(p.numel() for p in optimizer.param_groups[0]["params"]) == 62_341  # all of theta, batch norm too
+
+
+def test_forward_is_frontend_then_net():
+    model = classifier().eval()
+    wave = torch.randn(2, 2 * RATE) * 0.1
+    torch.testing.assert_close(model(wave), model.net(model.frontend(wave)))
+
+
+def test_a_checkpoint_gives_the_same_logits_bit_for_bit(root, tmp_path):
+    model = classifier()
+    fit(model, root, tmp_path)
+    wave = torch.randn(2, 2 * RATE) * 0.1
+    loaded = SceneClassifier.load_from_checkpoint(tmp_path / "best.ckpt")
+    assert not loaded.training
+    assert torch.equal(loaded(wave), model.eval()(wave))
+    assert (loaded.labels, loaded.stage, loaded.sample_rate) == (LABELS, "float", RATE)
+
+
+def test_a_checkpoint_holds_no_kernels(checkpoint):
+    """Frontend kernels alone would be 68 MB; network and Adam's two moments are 3 x 0.25 MB."""
+    assert checkpoint.stat().st_size < 900_000
+    assert not [key for key in torch.load(checkpoint, weights_only=True)["state_dict"] if key.startswith("frontend")]
+
+
+def test_trained_kernels_are_in_the_checkpoint(root, tmp_path):
+    frontend = {"_target_": "asc.frontend.Spectrogram", "sample_rate": RATE, "n_fft": 512, "win_length": 512}
+    model = classifier(frontend={**frontend, "trainable_stft": True})
+    before = model.frontend.stft.wsin.detach().clone()
+    fit(model, root, tmp_path)
+    loaded = SceneClassifier.load_from_checkpoint(tmp_path / "best.ckpt")
+    assert not torch.equal(loaded.frontend.stft.wsin, before)
+    assert torch.equal(loaded.frontend.stft.wsin, model.frontend.stft.wsin)
+
+
+def test_band_statistics_come_from_the_training_clips_and_travel_with_the_checkpoint(root, tmp_path):
+    mel = {"filterbank": "mel", "n_bins": 40, "f_min": 0, "standardize": True}
+    model = classifier(frontend={"_target_": "asc.frontend.Spectrogram", "sample_rate": RATE, **mel})
+    trainer = fit(model, root, tmp_path)
+    loaded = SceneClassifier.load_from_checkpoint(tmp_path / "best.ckpt")
+    waves = torch.stack([wave for wave, _ in trainer.datamodule.dataset("train")])
+    bands = loaded.frontend(waves).transpose(0, 2).flatten(1)  # (n_bins, all frames)
+    torch.testing.assert_close(bands.mean(1), torch.zeros(40), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bands.std(1), torch.ones(40), atol=1e-3, rtol=0)
+
+
+def test_hyperparameters_may_be_replaced_at_loading(checkpoint):
+    loaded = SceneClassifier.load_from_checkpoint(checkpoint, channel="mean")
+    assert loaded.channel == "mean"
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return SceneClassifier.load_from_checkpoint(checkpoint)
+
+
+def sound(path: Path, seconds: float, rate: int = RATE, channels: int = 1) -> Path:
+    time = np.arange(round(seconds * rate)) / rate
+    wave = 0.1 * np.sin(2 * np.pi * 440 * time) * (1 + 0.5 * np.sin(2 * np.pi * 3 * time))
+    soundfile.write(path, np.stack([wave] * channels, 1), rate, subtype="FLOAT")
+    return path
+
+
+def test_classify_gives_a_probability_for_each_label(model, tmp_path):
+    answer = model.classify(sound(tmp_path / "a.wav", 2))
+    assert list(answer) == LABELS
+    assert math.isclose(sum(answer.values()), 1, rel_tol=1e-6)
+
+
+def test_classify_is_softmax_of_forward(model, tmp_path):
+    file = sound(tmp_path / "a.wav", 2)
+    wave = torch.from_numpy(soundfile.read(file, dtype="float32")[0])
+    expected = model(wave.unsqueeze(0)).softmax(-1)[0].tolist()
+    assert list(model.classify(file).values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_stereo_file_with_equal_channels_is_its_mono(model, tmp_path):
+    mono, stereo = sound(tmp_path / "m.wav", 2), sound(tmp_path / "s.wav", 2, channels=2)
+    assert model.classify(mono) == model.classify(stereo)
+
+
+def test_the_rate_of_the_file_does_not_matter(model, tmp_path):
+    low, high = sound(tmp_path / "l.wav", 2), sound(tmp_path / "h.wav", 2, rate=48000)
+    assert list(model.classify(high).values()) == pytest.approx(list(model.classify(low).values()), abs=0.05)
+
+
+def test_a_long_file_is_the_mean_of_its_clips(model, tmp_path):
+    first, second = sound(tmp_path / "1.wav", 2), tmp_path / "2.wav"
+    soundfile.write(second, np.random.default_rng(0).normal(0, 0.1, 2 * RATE), RATE, subtype="FLOAT")
+    both = np.concatenate([soundfile.read(file, dtype="float32")[0] for file in (first, second)])
+    soundfile.write(tmp_path / "both.wav", both, RATE, subtype="FLOAT")
+    answers = [list(model.classify(file).values()) for file in (first, second)]
+    assert list(model.classify(tmp_path / "both.wav").values()) == pytest.approx(np.mean(answers, 0), abs=1e-6)
+
+
+def test_the_end_of_a_long_file_is_heard(model, tmp_path):
+    """2.5 s are the clips from 0 to 2 s and from 0.5 to 2.5 s."""
+    file = sound(tmp_path / "a.wav", 2.5)
+    wave = torch.from_numpy(soundfile.read(file, dtype="float32")[0])
+    clips = torch.stack([wave[: 2 * RATE], wave[-2 * RATE :]])
+    expected = model(clips).softmax(-1).mean(0).tolist()
+    assert list(model.classify(file).values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_short_file_is_repeated(model, tmp_path):
+    wave = np.random.default_rng(0).normal(0, 0.1, RATE)
+    soundfile.write(tmp_path / "1s.wav", wave, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "2s.wav", np.tile(wave, 2), RATE, subtype="FLOAT")
+    assert model.classify(tmp_path / "1s.wav") == model.classify(tmp_path / "2s.wav")
+
+
+def test_a_foreign_target_is_refused_before_it_runs(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    proof = tmp_path / "proof"
+    content["hyper_parameters"]["net"] = {"_target_": "os.system", "command": f"touch {proof}"}
+    torch.save(content, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match="os.system.*no class of asc"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "evil.ckpt")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "asc.classifier.pickle.loads",  # begins well and leads elsewhere
+        "asc.classifier.read_checkpoint",  # a function, not a part of a model
+        "asc.nothing.here",
+        "torch.optim.os.system",
+        "torch.hub.load",
+        "ascii.Evil",
+    ],
+)
+def test_targets_that_are_no_parts_of_a_model_are_refused(target):
+    for node in ({"_target_": target}, {"_target_": "asc.nets.PhamCNN", "deep": [{"inner": {"_target_": target}}]}):
+        with pytest.raises(InputError, match="wants to run"):
+            check_targets(node, (), "x.ckpt")
+
+
+def test_a_trusted_module_is_allowed():
+    node = {"_target_": "torch.nn.Flatten"}
+    with pytest.raises(InputError):
+        check_targets(node, (), "x.ckpt")
+    check_targets(node, ("torch.nn",), "x.ckpt")
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint\n")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    (tmp_path / "empty.ckpt").touch()
+    for name in ("text.ckpt", "other.ckpt", "empty.ckpt"):
+        with pytest.raises(InputError, match=f"{name} is not a checkpoint of this program"):
+            SceneClassifier.load_from_checkpoint(tmp_path / name)
+    with pytest.raises(InputError, match="does not exist"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_weights_that_do_not_fit_are_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["labels"] = ["only", "two"]
+    torch.save(content, tmp_path / "mixed.ckpt")
+    with pytest.raises(InputError, match="does not fit its own settings"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "mixed.ckpt")
+
+
+def test_the_best_epoch_is_kept_and_no_other(root, tmp_path):
+    """best.ckpt is the first of the epochs with the highest validation accuracy; last.ckpt is the last."""
+    trainer = fit(classifier(), root, tmp_path, epochs=4, val_fraction=0.25)
+    (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))
+    accuracy = [row["val/acc"] for row in history.rows]
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == accuracy.index(max(accuracy))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
+@pytest.mark.parametrize(("after_epoch", "epochs", "kept"), [(2, 4, {2, 3}), (50, 2, {1})])
+def test_early_epochs_are_never_the_best(root, tmp_path, after_epoch, epochs, kept):
+    data = SceneData(str(root), sample_rate=RATE, num_workers=0, batch_size=8, val_fraction=0.25)
+    data.setup()
+    callback = KeepBest(str(tmp_path), after_epoch=after_epoch)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[callback],
+    )
+    trainer.fit(classifier(), data)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] in kept

@@ -1,0 +1,89 @@
+"""Every settings file composes, and builds what it names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import asc
+from asc.dataset import read_table
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def choices(*groups: str) -> list[str]:
+    return sorted(f"{group}={file.stem}" for group in groups for file in (CONF / group).glob("*.yaml"))
+
+
+def settings(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["data.root=somewhere", "hydra.run.dir=run", *overrides], return_hydra_config=True)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    cfg.hydra.runtime.output_dir = "run"
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+def model_of(cfg, n_classes: int = 3) -> asc.SceneClassifier:
+    labels = [f"scene{number}" for number in range(n_classes)]
+    return instantiate(cfg.model, labels=labels, clip_samples=10 * cfg.sample_rate)
+
+
+@pytest.mark.parametrize("choice", choices("frontend", "net", "optimizer", "scheduler", "experiment"))
+def test_every_choice_builds_a_model_that_hears(choice):
+    model = model_of(settings(choice)).eval()
+    logits = model(torch.randn(1, model.clip_samples) * 0.1)
+    assert logits.shape == (1, 3)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("net", choices("net"))
+@pytest.mark.parametrize("frontend", choices("frontend"))
+def test_every_network_takes_every_frontend(net, frontend):
+    model_of(settings(net, frontend), n_classes=10).complexity()
+
+
+@pytest.mark.parametrize("choice", choices("data", "callbacks", "trainer", "logger"))
+def test_every_part_builds(choice):
+    group, _ = choice.split("=")
+    node = settings(choice)[group]
+    for part in node.values() if group == "callbacks" else [node]:
+        instantiate(part)
+
+
+def test_experiments_say_what_the_report_and_the_baseline_say():
+    cnn, baseline = settings("experiment=table3_cnn"), settings("experiment=table3_baseline")
+    assert (cnn.data.batch_size, cnn.trainer.max_epochs, cnn.optimizer.weight_decay) == (100, 100, 1e-4)
+    assert (cnn.callbacks.mixup.alpha, cnn.data.val_fraction, cnn.data.channel) == (0.4, 0, 0)
+    assert cnn.scheduler is None
+    assert (baseline.data.batch_size, baseline.trainer.max_epochs, baseline.optimizer.lr) == (16, 200, 1e-3)
+    assert (baseline.data.val_fraction, baseline.callbacks.checkpoint.after_epoch) == (0.3, 50)
+    assert baseline.sample_rate == baseline.data.sample_rate == baseline.frontend.sample_rate == 48000
+    assert "mixup" not in baseline.callbacks
+    assert model_of(cnn).frontend(torch.zeros(1, 441_000)).shape == (1, 1, 128, 428)
+    assert model_of(baseline).frontend(torch.zeros(1, 480_000)).shape == (1, 1, 40, 500)
+
+
+def test_a_choice_on_the_command_line_wins_over_the_experiment():
+    assert settings("experiment=table3_cnn", "data=tau2020_3class").data.labels[0] == "indoor"
+    assert settings("experiment=table3_cnn", "optimizer.lr=0.5").optimizer.lr == 0.5
+
+
+def test_one_rate_moves_data_and_frontend():
+    cfg = settings("sample_rate=22050")
+    assert cfg.data.sample_rate == cfg.frontend.sample_rate == 22050
+
+
+def test_the_settings_of_a_model_are_plain_values():
+    """Otherwise a checkpoint would not load with weights_only=True."""
+    hparams = dict(model_of(settings()).hparams)
+    assert not any(OmegaConf.is_config(value) for value in hparams.values())
+
+
+def test_the_2020_labels_are_those_of_the_real_lists(shared):
+    rows = read_table(shared / "tau24/meta.csv", ["scene_label"])
+    assert {row["scene_label"] for row in rows} <= set(settings("data=tau2020_3class").data.labels)
