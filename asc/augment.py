@@ -10,6 +10,9 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchaudio.functional import mask_along_axis_iid
+
+from asc.errors import InputError
 
 
 def mixup(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,11 +23,24 @@ def mixup(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor,
     return torch.lerp(x[perm], x, lam.view(-1, 1, 1, 1)), torch.lerp(target[perm], target, lam.view(-1, 1))
 
 
-def roll(x: Tensor, shift: Tensor) -> Tensor:
-    """Move each example of x (batch, 1, n_bins, frames) by shift (batch,) frames; what leaves the end comes first."""
+def roll(x: Tensor, shift: Tensor, keep: int | None = None) -> Tensor:
+    """Move each example of x (batch, 1, n_bins, frames) by shift (batch,) frames; what leaves the end comes first.
+
+    `keep` leaves the first so many frames of the result, which is a random excerpt where the shift is random.
+    """
     frames = x.shape[-1]
-    index = (torch.arange(frames, device=x.device) - shift.view(-1, 1)) % frames  # (batch, frames)
-    return x.gather(-1, index.view(-1, 1, 1, frames).expand_as(x))
+    index = (torch.arange(keep or frames, device=x.device) - shift.view(-1, 1)) % frames  # (batch, keep)
+    return x.gather(-1, index[:, None, None, :].expand(*x.shape[:3], -1))
+
+
+def mask(x: Tensor, bins: int, frames: int) -> Tensor:
+    """Fill a random band of up to `bins` and span of up to `frames` with the example's mean (Park et al., 2019).
+
+    x (batch, 1, n_bins, frames); each example gets its own band and span.
+    """
+    mean = x.mean((1, 2, 3), keepdim=True)
+    x = mask_along_axis_iid(x - mean, bins, mask_value=0.0, axis=2)
+    return mask_along_axis_iid(x, frames, mask_value=0.0, axis=3) + mean
 
 
 class Mixup(pl.Callback):
@@ -50,9 +66,35 @@ class Mixup(pl.Callback):
 
 
 class Roll(pl.Callback):
-    """Start each training clip at a random instant: a scene has no beginning."""
+    """Start each training clip at a random instant: a scene has no beginning.
+
+    Args:
+        keep: share of the frames to train on; less of them is faster, and another excerpt each time.
+    """
+
+    def __init__(self, keep: float = 1.0):
+        if not 0 < keep <= 1:
+            raise InputError(f"callbacks.roll.keep={keep} is not a share: give more than 0 and at most 1")
+        self.keep = keep
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: Any, batch: list, batch_idx: int) -> None:
         """Roll each example by a random number of frames."""
         x = batch[0]
-        batch[0] = roll(x, torch.randint(x.shape[-1], (len(x),), device=x.device))
+        shift = torch.randint(x.shape[-1], (len(x),), device=x.device)
+        batch[0] = roll(x, shift, keep=round(self.keep * x.shape[-1]))
+
+
+class Mask(pl.Callback):
+    """Hide a band of frequencies and a span of time in each training clip.
+
+    Args:
+        bins: the widest band.
+        frames: the longest span.
+    """
+
+    def __init__(self, bins: int, frames: int):
+        self.bins, self.frames = bins, frames
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: Any, batch: list, batch_idx: int) -> None:
+        """Mask the batch."""
+        batch[0] = mask(batch[0], self.bins, self.frames)
