@@ -61,16 +61,18 @@ def fit_length(wave: Tensor, samples: int) -> Tensor:
 
 def _open(path: Path) -> soundfile.SoundFile:
     if not Path(path).is_file():
-        raise InputError(f"{path} does not exist: check the path")
+        raise InputError(f"{path} does not exist, or is no file: check the path")
     try:
         sound = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        why = error.error_string.rstrip(".")
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file, which tells no rate
+        why = getattr(error, "error_string", "no header").rstrip(".")
         raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
     # libsndfile reads a WAV that ends early without complaint, and tells only in its log
-    cut = re.search(r"data : (\d+) \(should be (\d+)\)", sound.extra_info)
+    cut = re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream whose length was not known
         raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes of sound; replace or remove it")
+    if sound.frames > 2**48:
+        raise InputError(f"{path} does not tell its length, as a stream: write it anew with a complete header")
     if sound.frames == 0:
         raise InputError(f"{path} holds no sound (0 samples): replace or remove it")
     return sound

@@ -47,12 +47,15 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    training = net.training
-    with torch.inference_mode():
-        net.eval()(features)
-    net.train(training)
-    for hook in hooks:
-        hook.remove()
+    training = {layer: layer.training for layer in net.modules()}  # a part of it may be frozen
+    try:
+        with torch.inference_mode():
+            net.eval()(features)
+    finally:
+        for layer, mode in training.items():
+            layer.training = mode
+        for hook in hooks:
+            hook.remove()
     return total
 
 

@@ -1,6 +1,5 @@
 """The lists of a dataset in the layout of TAU Urban Acoustic Scenes: which clips, which scene, which location."""
 
-import csv
 import os
 import random
 from collections import Counter, defaultdict
@@ -27,24 +26,27 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         InputError: no such file, empty, not tab separated, a column or a field missing.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: the TAU layout wants it, see data.root and data.fold") from None
     except (UnicodeDecodeError, IsADirectoryError):
-        raise InputError(f"{path} is not a text file: a tab-separated list is wanted there") from None
-    if not any(lines):
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"{path} is not a text file: a tab-separated list is wanted there")
+    lines = [(number, line.split("\t")) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
         raise InputError(f"{path} is empty: it should hold the columns {', '.join(columns)} and a row for each clip")
-    header = lines[0].split("\t")
+    (_, header), *body = lines
     lacking = [column for column in columns if column not in header]
-    if lacking and len(header) == 1 and ("," in lines[0] or ";" in lines[0]):
+    if lacking and len(header) == 1 and ("," in header[0] or ";" in header[0]):
         raise InputError(f"{path} is separated by commas or semicolons: separate its columns by tabs, as TAU does")
     if lacking:
-        raise InputError(f"{path} lacks the column {', '.join(lacking)}: its header is {' '.join(header)}")
-    rows = list(csv.DictReader(lines, delimiter="\t"))
-    if not rows:
+        raise InputError(f"{path} lacks the column {', '.join(lacking)}: its header is {' '.join(header)[:80]}")
+    if not body:
         raise InputError(f"{path} has a header and no rows: it should hold a row for each clip")
-    for number, row in enumerate(rows, start=2):
-        if any(not row[column] for column in columns):
+    rows = [dict(zip(header, fields, strict=False)) for _, fields in body]
+    for row, (number, _) in zip(rows, body, strict=True):
+        if not all(row.get(column) for column in columns):
             raise InputError(f"{path}, line {number}: {', '.join(columns)} must all be filled in")
     return rows
 
@@ -106,13 +108,17 @@ def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Cl
     by_label: dict[str, list[list[Clip]]] = defaultdict(list)
     for group in locations.values():
         by_label[group[0].label].append(group)
+    left = Counter(clip.label for clip in clips)
     validation: set[Clip] = set()
     for label in sorted(by_label):
         groups = by_label[label]
         random.Random(f"{seed} {label}").shuffle(groups)
         wanted = fraction * sum(map(len, groups))
-        for group in groups[:-1]:
-            if wanted >= len(group) / 2:  # the nearer of taking it and leaving it
+        for group in groups:
+            taken = Counter(clip.label for clip in group)
+            nearer = wanted >= len(group) / 2  # to what is wanted, with the group than without
+            if nearer and all(left[name] > count for name, count in taken.items()):
                 validation.update(group)
                 wanted -= len(group)
+                left -= taken
     return [clip for clip in clips if clip not in validation], [clip for clip in clips if clip in validation]

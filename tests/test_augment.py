@@ -1,0 +1,168 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from asc import InputError
+from asc.augment import Mixup, Roll, mask, mixup, roll
+
+MODEL = SimpleNamespace(labels=["indoor", "outdoor", "transportation"])
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(4, 1, 3, 5)
+
+
+@pytest.fixture
+def target() -> torch.Tensor:
+    return torch.tensor([0, 1, 2, 1])
+
+
+@pytest.fixture
+def shares(target) -> torch.Tensor:
+    return F.one_hot(target, 3).float()
+
+
+PERM = torch.tensor([2, 0, 3, 1])
+
+
+def test_mixup_keeping_everything_changes_nothing(x, shares):
+    mixed, soft = mixup(x, shares, torch.ones(4), PERM)
+    assert torch.equal(mixed, x)
+    assert torch.equal(soft, shares)
+
+
+def test_mixup_keeping_nothing_gives_the_others(x, shares):
+    mixed, soft = mixup(x, shares, torch.zeros(4), PERM)
+    assert torch.equal(mixed, x[PERM])
+    assert torch.equal(soft, shares[PERM])
+
+
+def test_mixup_of_a_quarter_by_hand():
+    x = torch.tensor([8.0, 16.0]).view(2, 1, 1, 1)
+    mixed, soft = mixup(x, torch.eye(2), torch.tensor([0.25, 1.0]), torch.tensor([1, 0]))
+    assert mixed.flatten().tolist() == [14.0, 16.0]  # 0.25 * 8 + 0.75 * 16; and 16 untouched
+    assert soft.tolist() == [[0.25, 0.75], [0.0, 1.0]]
+
+
+def test_mixup_edits_the_batch_in_place(x, target, shares):
+    batch = [x.clone(), target]
+    Mixup(alpha=1.0).on_train_batch_start(None, MODEL, batch, 0)
+    mixed, soft = batch
+    assert mixed.shape == x.shape
+    assert not torch.equal(mixed, x)
+    assert not torch.equal(soft, shares)
+    torch.testing.assert_close(soft.sum(1), torch.ones(4))
+
+
+def test_mixup_accepts_targets_that_are_shares(x, shares):
+    batch = [x, shares / 2 + 1 / 6]
+    Mixup().on_train_batch_start(None, MODEL, batch, 0)
+    assert batch[1].shape == (4, 3)
+    torch.testing.assert_close(batch[1].sum(1), torch.ones(4))
+
+
+def test_keep_originals_doubles_the_batch_originals_first(x, target, shares):
+    batch = [x, target]
+    Mixup(alpha=1.0, keep_originals=True).on_train_batch_start(None, MODEL, batch, 0)
+    mixed, soft = batch
+    assert mixed.shape == (8, 1, 3, 5)
+    assert torch.equal(mixed[:4], x)
+    assert torch.equal(soft[:4], shares)
+    assert not torch.equal(mixed[4:], x)
+
+
+def draw(alpha: float, n: int = 1000) -> torch.Tensor:
+    """The shares kept when a batch of n examples, each of its own class, is mixed."""
+    batch = [torch.arange(float(n)).view(n, 1, 1, 1), torch.arange(n)]
+    Mixup(alpha).on_train_batch_start(None, SimpleNamespace(labels=list(range(n))), batch, 0)
+    x, soft = batch
+    # example i holds the number i, so a mixed example is the mean of its classes' numbers
+    torch.testing.assert_close(x.flatten(), soft @ torch.arange(float(n)), atol=1e-2, rtol=0)
+    assert ((soft > 0).sum(1) <= 2).all()
+    return soft.diagonal()
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 5.0])
+def test_shares_follow_the_beta_distribution(alpha):
+    lam = draw(alpha)
+    # Beta(a, a) has mean 1/2 and variance 1 / (8 a + 4); five standard errors of 1000 draws, and 0.005 for an example
+    # mixed with itself
+    variance = 1 / (8 * alpha + 4)
+    assert lam.mean().item() == pytest.approx(0.5, abs=5 * (variance / 1000) ** 0.5 + 0.005)
+    assert lam.var().item() == pytest.approx(variance, rel=0.25)
+
+
+def test_a_small_alpha_hardly_mixes():
+    # for small a, Beta(a, a) has the density a / (2 x (1 - x)): from 0.01 to 0.99 that is a ln 99, 0.046 for a = 0.01
+    lam = draw(0.01)
+    assert ((lam < 0.01) | (lam > 0.99)).float().mean() > 0.9
+
+
+def test_a_large_alpha_halves():
+    # deviation 1 / sqrt(8 * 10,000 + 4) = 0.0035; an example mixed with itself keeps 1
+    lam = draw(10000.0)
+    assert ((lam - 0.5).abs() < 0.02).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("turns", [0, 1, -2])
+def test_roll_by_whole_turns_changes_nothing(x, turns):
+    assert torch.equal(roll(x, torch.full((4,), turns * x.shape[-1])), x)
+
+
+def test_roll_equals_torch_roll_of_each_example(x):
+    shift = torch.tensor([0, 1, 4, -2])
+    expected = torch.stack([torch.roll(one, by, -1) for one, by in zip(x, shift.tolist(), strict=True)])
+    assert torch.equal(roll(x, shift), expected)
+
+
+def test_roll_callback_turns_each_example_as_a_whole():
+    # all bands of an example hold the numbers of its frames
+    x = torch.arange(50.0).expand(16, 1, 3, 50).clone()
+    target = torch.arange(16)
+    batch = [x.clone(), target]
+    Roll().on_train_batch_start(None, MODEL, batch, 0)
+    rolled = batch[0]
+    assert torch.equal(rolled.sort(-1).values, x)
+    assert torch.equal(rolled, rolled[:, :, :1].expand_as(rolled))
+    assert torch.equal((rolled.diff(dim=-1) % 50), torch.ones(16, 1, 3, 49))
+    assert len(rolled[:, 0, 0, 0].unique()) > 5  # not all by the same
+    assert batch[1] is target
+
+
+def test_masked_values_are_the_examples_mean(x):
+    masked = mask(x, bins=3, frames=2)
+    mean = x.mean((1, 2, 3), keepdim=True).expand_as(x)
+    changed = (masked - x).abs() > 1e-5  # the mean goes off and on again, which rounds
+    torch.testing.assert_close(masked[changed], mean[changed])
+
+
+def test_a_mask_is_one_band_and_one_span():
+    """Without the masked rows nothing differs but whole columns, both contiguous and no wider than asked."""
+    x = torch.randn(200, 1, 12, 20)
+    changed = (mask(x, bins=5, frames=4) - x).abs() > 1e-5
+    band, span = changed.all(-1).squeeze(1), changed.all(-2).squeeze(1)  # (batch, bins), (batch, frames)
+    assert (changed == (band[:, None, :, None] | span[:, None, None, :])).all()
+    for marked, widest in ((band, 5), (span, 4)):
+        widths = marked.sum(1)
+        assert widths.max() <= widest
+        assert len(widths.unique()) > 2, "the width does not vary"
+        starts = (marked.int().diff(prepend=torch.zeros(len(x), 1, dtype=torch.int)) == 1).sum(1)
+        assert starts.max() == 1, "a band or span has a hole"
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(428, 214), (216, 108), (44, 32), (20, 20)])
+def test_an_excerpt_is_half_the_clip_but_not_too_short(frames, kept):
+    batch = [torch.arange(4 * frames).view(4, 1, 1, frames).float(), None]
+    Roll(keep=0.5).on_train_batch_start(None, None, batch, 0)
+    assert batch[0].shape[-1] == kept
+    steps = batch[0].diff().squeeze()
+    assert ((steps == 1) | (steps == 1 - frames)).all(), "frames of an excerpt follow each other, around the end"
+
+
+@pytest.mark.parametrize("keep", [0, -1, 1.5])
+def test_an_excerpt_is_a_share(keep):
+    with pytest.raises(InputError, match="callbacks.roll.keep"):
+        Roll(keep=keep)

@@ -1,0 +1,254 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asc.dataset import Clip, check_split, hold_out, read_clips, read_meta, read_table
+from asc.errors import InputError
+
+LABELS = ["indoor", "outdoor", "transportation"]
+META = """filename	scene_label	identifier	source_label
+audio/bus-oslo-1-1-a.wav	transportation	oslo-1	a
+audio/bus-oslo-1-2-a.wav	transportation	oslo-1	a
+audio/park-oslo-2-3-a.wav	outdoor	oslo-2	a
+audio/park-bern-3-4-a.wav	outdoor	bern-3	a
+"""
+LABELLED = "filename\tscene_label\naudio/bus-oslo-1-2-a.wav\ttransportation\naudio/park-oslo-2-3-a.wav\toutdoor\n"
+BARE = "filename\naudio/bus-oslo-1-2-a.wav\naudio/park-oslo-2-3-a.wav\n"
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "meta.csv").write_text(META)
+    return tmp_path
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    return tmp_path / "list.csv"
+
+
+def refusal(path: Path, columns=("filename", "scene_label")) -> str:
+    with pytest.raises(InputError) as refused:
+        read_table(path, columns)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+# Lists
+
+
+def test_crlf_and_a_byte_order_mark_read_the_same(table):
+    table.write_bytes(LABELLED.encode())
+    expected = read_table(table, ["filename", "scene_label"])
+    assert expected[1] == {"filename": "audio/park-oslo-2-3-a.wav", "scene_label": "outdoor"}
+    table.write_bytes(LABELLED.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert read_table(table, ["filename", "scene_label"]) == expected
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_commas_are_refused_naming_tabs(table, separator):
+    table.write_text(LABELLED.replace("\t", separator))
+    assert "tabs" in refusal(table)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_list_is_refused(table, text):
+    table.write_text(text)
+    assert "empty" in refusal(table)
+
+
+def test_a_header_alone_is_refused(table):
+    table.write_text("filename\tscene_label\n")
+    assert "no rows" in refusal(table)
+
+
+def test_a_missing_column_is_named(table):
+    table.write_text(BARE)
+    assert "scene_label" in refusal(table)
+
+
+@pytest.mark.parametrize("row", ["audio/tram.wav", "audio/tram.wav\t", "\tindoor"])
+def test_a_missing_field_is_refused_with_its_line(table, row):
+    table.write_text(LABELLED + row + "\n")
+    assert "line 4" in refusal(table)
+
+
+def test_a_missing_list_is_refused(table):
+    assert "does not exist" in refusal(table)
+
+
+@pytest.mark.parametrize("data", [bytes(range(256)), b"\x89PNG\r\n\x1a\n" + bytes(100), LABELLED.encode("utf-16")])
+def test_a_binary_file_is_refused(table, data):
+    table.write_bytes(data)
+    assert "text" in refusal(table)
+
+
+def test_a_folder_in_place_of_a_list_is_refused(tmp_path):
+    refusal(tmp_path)
+
+
+# Clips
+
+
+@pytest.mark.parametrize("text", [LABELLED, BARE])
+def test_what_a_list_leaves_out_comes_from_meta(root, text):
+    (root / "fold1.csv").write_text(text)
+    assert read_clips(root, "fold1.csv", read_meta(root)) == [
+        Clip(root / "audio/bus-oslo-1-2-a.wav", "transportation", "oslo-1"),
+        Clip(root / "audio/park-oslo-2-3-a.wav", "outdoor", "oslo-2"),
+    ]
+
+
+def test_a_lists_own_label_counts(root):
+    (root / "fold1.csv").write_text(LABELLED.replace("outdoor", "park"))
+    assert [clip.label for clip in read_clips(root, "fold1.csv", read_meta(root))] == ["transportation", "park"]
+
+
+def test_a_file_listed_twice_is_refused(root):
+    (root / "fold1.csv").write_text(BARE + "audio/park-oslo-2-3-a.wav\n")
+    with pytest.raises(InputError, match="fold1.csv: 1 .*more than once.*park-oslo-2-3-a.wav"):
+        read_clips(root, "fold1.csv", read_meta(root))
+
+
+def test_a_file_twice_in_meta_is_refused(root):
+    (root / "meta.csv").write_text(META + META.splitlines()[1] + "\n")
+    with pytest.raises(InputError, match="meta.csv: 1 .*more than once.*bus-oslo-1-1-a.wav"):
+        read_meta(root)
+
+
+def test_a_file_that_meta_does_not_know_is_refused(root):
+    (root / "fold1.csv").write_text(BARE + "audio/tram-rome-9-9-a.wav\n")
+    with pytest.raises(InputError, match="fold1.csv: 1 .*meta.csv.*tram-rome-9-9-a.wav"):
+        read_clips(root, "fold1.csv", read_meta(root))
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="data.root=.*nowhere"):
+        read_meta(tmp_path / "nowhere")
+
+
+# Splits
+
+
+def clips(locations: dict[str, tuple[str, int]]) -> list[Clip]:
+    """So many clips of a label at each location."""
+    return [
+        Clip(Path(f"audio/{location}-{i}.wav"), label, location)
+        for location, (label, count) in locations.items()
+        for i in range(count)
+    ]
+
+
+TRAIN = clips({"oslo-1": ("indoor", 2), "oslo-2": ("outdoor", 2), "oslo-3": ("transportation", 2)})
+TEST = clips({"bern-1": ("indoor", 1), "bern-2": ("outdoor", 1)})
+HERE = Path("evaluation_setup")
+
+
+def test_a_sound_split_passes():
+    check_split(TRAIN, TEST, LABELS, HERE)
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_an_unknown_label_is_refused(which):
+    strange = clips({"rome-1": ("beach", 2)})
+    train, test = (TRAIN + strange, TEST) if which == "train" else (TRAIN, TEST + strange)
+    with pytest.raises(InputError, match="2 .*rome-1-0.wav beach.*known are indoor, outdoor, transportation"):
+        check_split(train, test, LABELS, HERE)
+
+
+def test_a_file_in_both_lists_is_refused():
+    again = replace(TRAIN[0], location="bern-9")
+    with pytest.raises(InputError, match="1 files are in both.*oslo-1-0.wav"):
+        check_split(TRAIN, [*TEST, again], LABELS, HERE)
+
+
+def test_locations_in_both_lists_are_counted_and_named():
+    again = [replace(clip, path=Path(f"audio/again-{clip.path.name}")) for clip in TRAIN[1:4]]  # oslo-1 and oslo-2
+    with pytest.raises(InputError, match=r"2 locations are in both.*oslo-1, oslo-2\)"):
+        check_split(TRAIN, TEST + again, LABELS, HERE)
+
+
+def test_of_many_names_the_first_are_given():
+    many = clips({f"rome-{i}": ("beach", 1) for i in range(40)})
+    with pytest.raises(InputError, match="40 clips") as refused:
+        check_split(TRAIN + many, TEST, LABELS, HERE)
+    assert len(str(refused.value)) < 300
+
+
+# Validation
+
+
+@pytest.fixture
+def many() -> list[Clip]:
+    """20 locations of each class, of 5 to 24 clips."""
+    return clips({f"{label}-{i}": (label, 5 + i) for label in LABELS for i in range(20)})
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_holds_whole_locations_of_each_class(many, fraction, seed):
+    train, validation = hold_out(many, fraction, seed)
+    assert not {clip.location for clip in train} & {clip.location for clip in validation}
+    assert sorted(train + validation, key=str) == sorted(many, key=str)
+    held, total = Counter(clip.label for clip in validation), Counter(clip.label for clip in many)
+    for label in LABELS:
+        assert abs(held[label] - fraction * total[label]) <= 24 / 2  # half of the largest location
+
+
+@pytest.mark.parametrize(("fraction", "held"), [(0.1, 0), (0.3, 10), (0.6, 20)])
+def test_validation_takes_the_nearest_number_of_locations(fraction, held):
+    # of 30 clips 3, 9 and 18 are asked for; locations have 10
+    three = clips({"a": ("indoor", 10), "b": ("indoor", 10), "c": ("indoor", 10)})
+    assert len(hold_out(three, fraction, 0)[1]) == held
+
+
+def test_the_seed_alone_decides(many):
+    assert hold_out(many, 0.3, 1) == hold_out(many, 0.3, 1)
+    assert hold_out(many, 0.3, 1) != hold_out(many, 0.3, 2)
+
+
+def test_seeds_reach_every_location(many):
+    held = {clip.location for seed in range(40) for clip in hold_out(many, 0.3, seed)[1]}
+    assert held == {clip.location for clip in many}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_class_keeps_a_location_to_learn_from(seed):
+    few = clips({"a": ("indoor", 9), "b": ("outdoor", 3), "c": ("outdoor", 3), "d": ("transportation", 1)})
+    train, validation = hold_out(few, 0.99, seed)
+    assert {clip.label for clip in train} == set(LABELS)
+    assert {clip.label for clip in validation} == {"outdoor"}
+
+
+def test_nothing_asked_holds_nothing_out(many):
+    assert hold_out(many, 0.0, 0) == (many, [])
+
+
+# Real lists
+
+
+@pytest.mark.parametrize(
+    ("name", "fold", "train", "test"),
+    [("esc10", fold, 320, 80) for fold in range(1, 6)] + [("scenes3", 1, 128, 56), ("tau24", 1, 5, 3)],
+)
+def test_real_lists_are_sound_splits(shared, name, fold, train, test):
+    root = shared / name
+    meta = read_meta(root)
+    lists = [read_clips(root, f"evaluation_setup/fold{fold}_{part}.csv", meta) for part in ("train", "evaluate")]
+    check_split(*lists, labels=sorted({row["scene_label"] for row in meta.values()}), where=root)
+    assert [len(part) for part in lists] == [train, test]  # shared/data/README.md
+    assert all(clip.path.is_file() for part in lists for clip in part)
+    # the list without labels names the same clips
+    assert read_clips(root, f"evaluation_setup/fold{fold}_test.csv", meta) == lists[1]
+
+
+def test_real_locations_are_held_out_whole(shared):
+    root = shared / "scenes3"
+    train, validation = hold_out(read_clips(root, "evaluation_setup/fold1_train.csv", read_meta(root)), 0.3, 0)
+    assert {clip.label for clip in train} == {clip.label for clip in validation} == set(LABELS)
+    assert not {clip.location for clip in train} & {clip.location for clip in validation}
+    assert 0.2 < len(validation) / len(train + validation) < 0.4

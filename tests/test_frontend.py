@@ -1,0 +1,265 @@
+import math
+from pathlib import Path
+
+import librosa
+import pytest
+import torch
+from gammatone.fftweight import fft_gtgram, fft_weights
+from gammatone.filters import centre_freqs
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asc.errors import InputError
+from asc.frontend import Spectrogram
+
+CONF = Path(__file__).parents[1] / "conf" / "frontend"
+NAMES = ["gammatone", "log_mel", "stft"]
+
+
+def build(name: str, sample_rate: int = 44100, **changes) -> Spectrogram:
+    """The frontend of conf/frontend/<name>.yaml, with changes."""
+    return instantiate(OmegaConf.load(CONF / f"{name}.yaml"), sample_rate=sample_rate, **changes)
+
+
+def tone(hertz: float, sample_rate: int = 44100) -> torch.Tensor:
+    return torch.sin(2 * math.pi * hertz * torch.arange(sample_rate) / sample_rate).unsqueeze(0)
+
+
+@pytest.fixture
+def noise() -> torch.Tensor:
+    return 0.1 * torch.randn(2, 44100)
+
+
+@pytest.fixture(scope="module")
+def gammatone() -> Spectrogram:
+    return build("gammatone")
+
+
+@pytest.fixture(scope="module")
+def linear() -> Spectrogram:
+    return build("gammatone", log=False)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("samples", [440999, 441000, 441001])
+def test_ten_seconds_give_the_reports_128_by_428(gammatone, samples):
+    assert gammatone(torch.zeros(2, samples)).shape == (2, 1, 128, 428)
+
+
+def test_frames_null_keeps_every_frame(noise):
+    # centred frames: 44100 // 1024 + 1 = 44
+    assert build("gammatone", frames=None)(noise).shape == (2, 1, 128, 44)
+
+
+def test_frames_keeps_the_first(gammatone, noise):
+    assert torch.equal(build("gammatone", frames=30)(noise), gammatone(noise)[..., :30])
+
+
+def test_the_defaults_are_table_1(gammatone, noise):
+    assert torch.equal(Spectrogram(44100)(0.001 * noise), gammatone(0.001 * noise))
+
+
+# Second implementations
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fft_gives_the_numbers_of_nnaudios_convolution(name, noise):
+    expected = build(name, log=False, standardize=False, trainable_stft=True)(noise)
+    ours = build(name, log=False, standardize=False)(noise)
+    level = expected.mean((0, 1, 3)).view(-1, 1)
+    # nnAudio adds 1e-8 to the square of a magnitude m, which adds 1e-8 / (2 m): a millionth of the level where m is a
+    # hundredth of it, the level being about 1. The rest is float32's rounding.
+    torch.testing.assert_close(ours / level, expected / level, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 44100, 48000])
+def test_filterbank_equals_the_gammatone_package(sample_rate):
+    weights, _ = fft_weights(4096, sample_rate, 128, 1, 10, sample_rate / 2, 2049)  # lowest band first
+    expected = torch.from_numpy(weights / 4096).float()
+    torch.testing.assert_close(
+        build("gammatone", sample_rate).weights, expected, atol=1e-6 * expected.max().item(), rtol=0
+    )
+
+
+def test_gammatonegram_equals_the_gammatone_package(linear, noise):
+    expected = torch.from_numpy(fft_gtgram(noise[0].double().numpy(), 44100, 2048 / 44100, 1024 / 44100, 128, 10))
+    # its frame k covers samples 1024 k to 1024 k + 4096, whose middle 1024 (k + 2) is that of our frame k + 2
+    ours = linear(noise)[0, 0, :, 2 : 2 + expected.shape[1]]
+    assert expected.shape == (128, 40)
+    torch.testing.assert_close(ours, expected.float(), atol=0, rtol=1e-4)
+
+
+def test_log_mel_equals_librosa(noise):
+    mel = librosa.feature.melspectrogram(
+        y=noise.numpy(),
+        sr=48000,
+        n_fft=2048,
+        hop_length=960,
+        win_length=1920,
+        window="hamming",
+        pad_mode="reflect",
+        power=1.0,
+        n_mels=40,
+        fmin=0,
+        htk=False,
+        norm=None,
+    )
+    expected = torch.from_numpy(mel + 2.220446049250313e-16).log().unsqueeze(1).float()
+    torch.testing.assert_close(build("log_mel", 48000, standardize=False)(noise), expected, atol=1e-4, rtol=0)
+
+
+def test_stft_equals_librosa(noise):
+    magnitude = abs(librosa.stft(noise.numpy(), n_fft=512, hop_length=1024, window="hann", pad_mode="reflect"))
+    expected = torch.from_numpy(magnitude).unsqueeze(1)
+    torch.testing.assert_close(build("stft", log=False)(noise), expected, atol=1e-5, rtol=1e-5)
+
+
+# Physics
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("power", [1, 2])
+def test_doubling_the_sound_adds_log_two(name, power, noise):
+    frontend = build(name, standardize=False, power=power)
+    loud = 10 * noise  # so that eps is nothing beside the smallest energy
+    expected = frontend(loud) + power * math.log(2)  # power 2 is energy, squared magnitude
+    torch.testing.assert_close(frontend(2 * loud), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_higher_tones_peak_in_higher_bands(name):
+    frontend = build(name, standardize=False)
+    low, middle, high = (frontend(tone(hertz)).mean(-1).argmax().item() for hertz in (200, 800, 3000))
+    assert low < middle < high
+
+
+@pytest.mark.parametrize("hertz", [200, 800, 3000])
+def test_a_tone_peaks_in_the_band_around_it(gammatone, hertz):
+    centres = torch.from_numpy(centre_freqs(44100, 128, 10)[::-1].copy())
+    peak = gammatone(tone(hertz)).mean(-1).argmax().item()
+    assert abs(peak - (centres - hertz).abs().argmin().item()) <= 1
+
+
+def test_an_impulse_falls_in_the_frame_centred_on_it(linear):
+    wave = torch.zeros(1, 44100)
+    wave[0, 20 * 1024] = 1
+    energy = linear(wave).sum((0, 1, 2))
+    assert energy.argmax() == 20
+    # the window is 2 hops long: frames 19 and 21 see the impulse at its ends, where it is 0
+    assert (energy > 1e-6 * energy[20]).sum() == 1
+
+
+def test_quiet_sound_stays_far_above_eps(linear):
+    spectrum = torch.fft.rfft(torch.randn(1, 44100))
+    pink = torch.fft.irfft(spectrum / torch.arange(1, spectrum.shape[-1] + 1).sqrt())
+    quiet = 0.001 * pink / pink.square().mean().sqrt()
+    assert linear(quiet).min() > 100 * linear.eps
+
+
+def test_silence_is_finite(gammatone):
+    torch.testing.assert_close(gammatone(torch.zeros(1, 44100)), torch.full((1, 1, 128, 44), math.log(1e-10)))
+
+
+# Standardization
+
+
+@pytest.fixture
+def fitted(noise) -> tuple[Spectrogram, torch.Tensor]:
+    """A frontend fitted to four clips of different levels, whose band 7 never changes, and their spectrograms."""
+    frontend = build("log_mel")
+    batches = [frontend.spectrogram(level * noise) for level in (1, 0.1)]
+    for batch in batches:
+        batch[:, :, 7] = -36.0
+    frontend.fit(iter(batches))
+    return frontend, torch.cat(batches)
+
+
+def test_fitted_bands_have_mean_0_and_deviation_1(fitted):
+    frontend, spectrograms = fitted
+    bands = frontend.standardize(spectrograms).transpose(0, 2).flatten(1)
+    changing = torch.arange(40) != 7
+    torch.testing.assert_close(bands.mean(1), torch.zeros(40), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bands.std(1, correction=0)[changing], torch.ones(39), atol=1e-4, rtol=0)
+
+
+def test_a_constant_band_becomes_zero(fitted):
+    frontend, spectrograms = fitted
+    torch.testing.assert_close(frontend.standardize(spectrograms)[:, :, 7], torch.zeros(4, 1, 46), atol=1e-3, rtol=0)
+
+
+def test_forward_standardizes_the_spectrogram(fitted, noise):
+    frontend, _ = fitted
+    expected = (frontend.spectrogram(noise) - frontend.mean) / frontend.std
+    assert torch.equal(frontend(noise), expected)
+    assert not torch.allclose(expected, frontend.spectrogram(noise))
+
+
+# Checkpoints, precision, gradients
+
+
+def test_a_fixed_frontend_stores_nothing_but_its_statistics(gammatone):
+    assert not gammatone.state_dict()
+    assert set(build("log_mel").state_dict()) == {"mean", "std"}
+    assert not list(gammatone.parameters())
+
+
+def test_trainable_kernels_are_stored_and_learned():
+    frontend = build("stft", trainable_stft=True)
+    kernels = {name: value.squeeze(1).shape for name, value in frontend.named_parameters()}
+    assert list(kernels.values()) == [(257, 512)] * 2  # a cosine and a sine for each of 512 / 2 + 1 frequencies
+    assert set(frontend.state_dict()) == set(kernels)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_features_are_float32_under_autocast(trainable, noise):
+    frontend = build("stft", trainable_stft=trainable)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = frontend(noise)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, frontend(noise))
+
+
+@pytest.mark.parametrize("amplitude", [0.1, 0.0])
+@pytest.mark.parametrize("name", ["gammatone", "stft"])
+def test_trainable_kernels_get_finite_gradients(name, amplitude):
+    frontend = build(name, trainable_stft=True)
+    frontend(amplitude * torch.randn(1, 8192)).sum().backward()
+    gradients = [kernel.grad for kernel in frontend.parameters()]
+    assert len(gradients) == 2
+    for gradient in gradients:
+        assert gradient.isfinite().all()
+        assert gradient.any() == (amplitude > 0)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "shortest"),
+    [
+        ("gammatone", 2049),  # n_fft / 2 + 1: a reflection of 2048 samples needs one more
+        ("stft", 512),  # one window
+    ],
+)
+def test_a_sound_shorter_than_a_window_is_refused(name, shortest):
+    frontend = build(name)
+    assert frontend(torch.zeros(1, shortest)).isfinite().all()
+    with pytest.raises(InputError, match=f"{shortest - 1} samples"):
+        frontend(torch.zeros(1, shortest - 1))
+
+
+def test_a_window_longer_than_the_fft_is_refused():
+    with pytest.raises(InputError, match="win_length=4097.*n_fft=4096"):
+        Spectrogram(44100, win_length=4097)
+
+
+def test_an_unknown_filterbank_is_refused():
+    with pytest.raises(InputError, match="bark"):
+        Spectrogram(44100, filterbank="bark")
+
+
+def test_a_spectrogram_has_as_many_bins_as_its_fft():
+    with pytest.raises(InputError, match="n_bins=128.*257"):
+        Spectrogram(44100, filterbank=None, n_fft=512, win_length=512)
