@@ -1,5 +1,6 @@
 """Train a scene classifier, test its best checkpoint and write what came out: python train.py --help."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def train(cfg: DictConfig) -> float:
     except SystemExit:  # what Lightning makes of Ctrl-C
         sys.exit(interrupted(last))
 
+    if not best.exists():
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs} trained nothing: give at least 1")
     model = SceneClassifier.load_from_checkpoint(best)
     trainer.test(model, data, verbose=False)
     results = write_results(run_dir, best, model, callbacks["history"].totals())
@@ -69,7 +72,8 @@ def interrupted(last: Path) -> str:
     if not last.exists():
         return "\nstopped before the first epoch was done: there is nothing to resume"
     overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
-    command = " ".join(["python train.py", *overrides, f"checkpoint={last}", f"hydra.run.dir={last.parent.parent}"])
+    words = [*overrides, f"checkpoint={last}", f"hydra.run.dir={last.parent.parent}"]
+    command = " ".join(["python train.py", *map(shlex.quote, words)])
     return f"\nstopped; the epochs done are in {last}. Resume by\n  {command}"
 
 

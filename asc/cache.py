@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from asc.errors import InputError
 from asc.frontend import Spectrogram
 
 
@@ -29,15 +30,20 @@ def write_features(
 
     Logarithms fit float16 (a step of 0.008 where neighbouring frames differ by 1), plain magnitudes do not. The file
     gets its name when it is whole, so that one left behind by a killed process is never taken for features.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
     frontend = frontend.to(device)
     _, _, n_bins, frames = frontend.spectrogram(torch.zeros(1, samples, device=device)).shape
-    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+    dtype = np.float16 if frontend.log else np.float32
     try:
-        array = np.lib.format.open_memmap(
-            unfinished, "w+", np.float16 if frontend.log else np.float32, (clips, n_bins, frames)
-        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(unfinished, "w+", dtype, (clips, n_bins, frames))
+    except OSError as error:
+        raise InputError(f"data.cache_dir={file.parent} cannot be written ({error.strerror}): name another") from error
+    try:
         done = 0
         with tqdm(total=clips, desc="features", unit="clip", leave=False, disable=None) as bar:
             for wave in batches:

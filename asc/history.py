@@ -1,6 +1,7 @@
 """Callbacks that show a training run: metrics.csv, the training curves as a picture, and the progress bar."""
 
 import csv
+import math
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
+
+from asc.errors import InputError
 
 
 class History(pl.Callback):
@@ -32,7 +35,11 @@ class History(pl.Callback):
         self.seconds = time.perf_counter() - self.started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Add the epoch's row and write all of them."""
+        """Add the epoch's row and write all of them.
+
+        Raises:
+            InputError: the loss is not finite, before the epoch replaces a good checkpoint.
+        """
         seconds = self.seconds or time.perf_counter() - self.started
         row: dict[str, float] = {"epoch": trainer.current_epoch}
         for key in ("train/loss", "val/loss", "val/acc"):
@@ -42,6 +49,11 @@ class History(pl.Callback):
         row["seconds"] = seconds
         loader: Any = trainer.train_dataloader
         row["clips_per_second"] = len(loader.dataset) / seconds
+        if not math.isfinite(row.get("train/loss", 0.0)):
+            raise InputError(
+                f"training diverged in epoch {trainer.current_epoch}, its loss is not finite: "
+                "lower optimizer.lr, or scheduler.max_lr"
+            )
         self.rows.append(row)
         if trainer.is_global_zero:
             self.write()

@@ -213,6 +213,12 @@ def damage(root: Path, fault: str) -> list[str]:
             return ["optimizer.learning_rate=1"]
         case "wrong kind of setting":
             return ["optimizer.lr=fast"]
+        case "diverging rate":
+            return ["scheduler.max_lr=1e30"]
+        case "no epochs":
+            return ["trainer.max_epochs=0"]
+        case "cache in a file":
+            return [f"data.cache_dir={train}"]
         case "not a checkpoint":
             return [f"checkpoint={train}"]
         case "run there already":
@@ -237,6 +243,9 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "no root": ["data.root"],
     "mistyped setting": ["learning_rate"],
     "wrong kind of setting": ["Adam", "refused"],
+    "diverging rate": ["epoch 0", "not finite", "max_lr"],
+    "no epochs": ["trainer.max_epochs=0"],
+    "cache in a file": ["data.cache_dir=", "fold1_train.csv"],
     "not a checkpoint": ["fold1_train.csv", "not a checkpoint"],
     "run there already": ["run/checkpoints/last.ckpt", "hydra.run.dir"],
 }
