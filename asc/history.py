@@ -51,8 +51,7 @@ class History(pl.Callback):
         row["clips_per_second"] = len(loader.dataset) / seconds
         if not math.isfinite(row.get("train/loss", 0.0)):
             raise InputError(
-                f"training diverged in epoch {trainer.current_epoch}, its loss is not finite: "
-                "lower optimizer.lr, or scheduler.max_lr"
+                f"training diverged in epoch {trainer.current_epoch}, its loss is not finite: lower optimizer.lr"
             )
         self.rows.append(row)
         if trainer.is_global_zero:

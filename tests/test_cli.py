@@ -214,7 +214,7 @@ def damage(root: Path, fault: str) -> list[str]:
         case "wrong kind of setting":
             return ["optimizer.lr=fast"]
         case "diverging rate":
-            return ["scheduler.max_lr=1e30"]
+            return ["optimizer.lr=1e30"]
         case "no epochs":
             return ["trainer.max_epochs=0"]
         case "cache in a file":
@@ -243,7 +243,7 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "no root": ["data.root"],
     "mistyped setting": ["learning_rate"],
     "wrong kind of setting": ["Adam", "refused"],
-    "diverging rate": ["epoch 0", "not finite", "max_lr"],
+    "diverging rate": ["epoch 0", "not finite", "optimizer.lr"],
     "no epochs": ["trainer.max_epochs=0"],
     "cache in a file": ["data.cache_dir=", "fold1_train.csv"],
     "not a checkpoint": ["fold1_train.csv", "not a checkpoint"],

@@ -1,6 +1,7 @@
 """Every settings file composes, and builds what it names."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +72,23 @@ def test_experiments_say_what_the_report_and_the_baseline_say():
 def test_a_choice_on_the_command_line_wins_over_the_experiment():
     assert settings("experiment=table3_cnn", "data=tau2020_3class").data.labels[0] == "indoor"
     assert settings("experiment=table3_cnn", "optimizer.lr=0.5").optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_the_learning_rate_is_one_setting(experiment):
+    """A sweep over optimizer.lr must not be overruled by a schedule."""
+    model = model_of(settings(experiment, "optimizer.lr=0.123"))
+    model.trainer = SimpleNamespace(estimated_stepping_batches=10)
+    found = model.configure_optimizers()
+    if not isinstance(found, dict):
+        assert found.param_groups[0]["lr"] == 0.123
+        return
+    schedule, rates = found["lr_scheduler"]["scheduler"], []
+    for _ in range(9):
+        found["optimizer"].step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert max(rates) == pytest.approx(0.123, rel=0.05)
 
 
 def test_one_rate_moves_data_and_frontend():
