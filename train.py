@@ -49,7 +49,7 @@ def train(cfg: DictConfig) -> float:
         check_resumable(cfg.checkpoint, model, trainer.max_epochs)
 
     settings = OmegaConf.to_container(cfg.frontend, resolve=True)
-    cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if cfg.data.cache else None
+    cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if data.cache else None
     print(summary(data, model, cache))
 
     try:
