@@ -1,5 +1,6 @@
 """Train a scene classifier, test its best checkpoint and write what came out: python train.py --help."""
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from asc import InputError, SceneClassifier
 from asc.checkpoint import check_resumable
 from asc.cli import one_sentence, quiet
+from asc.data import SceneData
+from asc.errors import check
 from asc.memory import keep_freed_blocks
 from asc.results import summary, table, write_results
 
@@ -28,25 +31,25 @@ def main(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig) -> float:
     """Macro-average accuracy of the best checkpoint: on validation, or on test where nothing is held out."""
+    check("seed", cfg.seed, int, 0)
+    check("trainer.max_epochs", cfg.trainer.max_epochs, int, 1)
     pl.seed_everything(cfg.seed, verbose=False)
     run_dir = Path(cfg.run_dir)
     best, last = run_dir / "checkpoints/best.ckpt", run_dir / "checkpoints/last.ckpt"
-    if last.exists() and not (cfg.checkpoint and last.samefile(cfg.checkpoint)):
+    if last.exists() and not (cfg.checkpoint and last.resolve() == Path(cfg.checkpoint).resolve()):
         raise InputError(f"{run_dir} holds a run: go on with it by checkpoint={last}, or set another hydra.run.dir")
 
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
+    instantiate(cfg.optimizer, params=model.parameters())  # a mistake in its settings shows now, not after the features
     callbacks = {name: instantiate(callback) for name, callback in cfg.callbacks.items()}
     trainer = instantiate(cfg.trainer, callbacks=list(callbacks.values()), logger=instantiate(cfg.logger) or False)
-    if data.sample_rate != model.sample_rate:
-        raise InputError(
-            f"data.sample_rate={data.sample_rate} is not frontend.sample_rate={model.sample_rate}: "
-            "set both by sample_rate"
-        )
+    check_run(data, model, callbacks, trainer)
     if cfg.checkpoint:
-        check_resumable(cfg.checkpoint, model, trainer.max_epochs)
+        steps = math.ceil(len(data.clips["train"]) / data.batch_size) * cfg.trainer.max_epochs
+        check_resumable(cfg.checkpoint, model, cfg.trainer.max_epochs, steps)
 
     settings = OmegaConf.to_container(cfg.frontend, resolve=True)
     cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if data.cache else None
@@ -57,8 +60,6 @@ def train(cfg: DictConfig) -> float:
     except SystemExit:  # what Lightning makes of Ctrl-C
         sys.exit(interrupted(last))
 
-    if not best.exists():
-        raise InputError(f"trainer.max_epochs={trainer.max_epochs} trained nothing: give at least 1")
     model = SceneClassifier.load_from_checkpoint(best)
     trainer.test(model, data, verbose=False)
     results = write_results(run_dir, best, model, callbacks["history"].totals())
@@ -67,13 +68,28 @@ def train(cfg: DictConfig) -> float:
     return validated if data.clips["val"] else results["test"]["macro_accuracy"]
 
 
+def check_run(data: SceneData, model: SceneClassifier, callbacks: dict, trainer: pl.Trainer) -> None:
+    """Refuse parts that do not go together."""
+    if data.sample_rate != model.sample_rate:
+        raise InputError(
+            f"data.sample_rate={data.sample_rate} is not frontend.sample_rate={model.sample_rate}: "
+            "set both by sample_rate"
+        )
+    if not {"checkpoint", "history"} <= callbacks.keys():
+        raise InputError("callbacks.checkpoint and callbacks.history write the run's results: leave both in")
+    if trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+        raise InputError(f"trainer.precision={trainer.precision} will not do: give 32-true, 16-mixed or bf16-mixed")
+    data.check_length(model.frontend.shortest)
+    model.complexity()  # the network refuses features that its pooling would leave nothing of
+
+
 def interrupted(last: Path) -> str:
     """What to tell after Ctrl-C."""
     if not last.exists():
         return "\nstopped before the first epoch was done: there is nothing to resume"
     overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
     words = [*overrides, f"checkpoint={last}", f"hydra.run.dir={last.parent.parent}"]
-    command = " ".join(["python train.py", *map(shlex.quote, words)])
+    command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *words])])
     return f"\nstopped; the epochs done are in {last}. Resume by\n  {command}"
 
 

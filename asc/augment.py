@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
-from asc.errors import InputError
+from asc.errors import check
 
 
 def mixup(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,6 +52,7 @@ class Mixup(pl.Callback):
     """
 
     def __init__(self, alpha: float = 0.4, keep_originals: bool = False):
+        check("callbacks.mixup.alpha", alpha, float, 1e-6)  # to go without mixup, leave the callback out
         self.beta = torch.distributions.Beta(alpha, alpha)
         self.keep_originals = keep_originals
 
@@ -76,8 +77,7 @@ class Roll(pl.Callback):
     FEWEST = 32
 
     def __init__(self, keep: float = 1.0):
-        if not 0 < keep <= 1:
-            raise InputError(f"callbacks.roll.keep={keep} is not a share: give more than 0 and at most 1")
+        check("callbacks.roll.keep", keep, float, 1e-6, 1)
         self.keep = keep
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: Any, batch: list, batch_idx: int) -> None:

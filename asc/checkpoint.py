@@ -82,8 +82,14 @@ class EpochSeed(pl.Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
 
-def check_resumable(path: str, model: SceneClassifier, max_epochs: int) -> None:
-    """Refuse to resume from a checkpoint of another model, or of a run that is done.
+def check_resumable(path: str, model: SceneClassifier, epochs: int, steps: int) -> None:
+    """Refuse to resume from a checkpoint of another model, or of a longer run or another schedule.
+
+    Args:
+        path: of the checkpoint.
+        model: as the settings make it now.
+        epochs: of the whole run.
+        steps: of the whole run, one for each batch.
 
     Raises:
         InputError: says what differs.
@@ -96,8 +102,13 @@ def check_resumable(path: str, model: SceneClassifier, max_epochs: int) -> None:
             f"checkpoint={path} was trained with another {', '.join(differing)}: "
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
         )
-    if checkpoint["epoch"] + 1 >= max_epochs:
+    if checkpoint["epoch"] + 1 > epochs:
         raise InputError(
-            f"checkpoint={path} has done {checkpoint['epoch'] + 1} epochs and trainer.max_epochs is {max_epochs}: "
-            "there is nothing to resume"
+            f"checkpoint={path} has done {checkpoint['epoch'] + 1} epochs: give trainer.max_epochs at least as many"
         )
+    for scheduler in checkpoint["lr_schedulers"]:
+        if scheduler.get("total_steps", steps) != steps:
+            raise InputError(
+                f"checkpoint={path} has a learning rate laid out for {scheduler['total_steps']} steps, not {steps}: "
+                "keep the trainer.max_epochs of its run"
+            )

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -69,12 +69,19 @@ class SceneClassifier(pl.LightningModule):
             InputError: the file is not one that can be read.
         """
         wave = read_wave(Path(path), self.sample_rate, self.channel)
+        if len(wave) < self.frontend.shortest:
+            raise InputError(
+                f"{path} is shorter than one window: give {self.frontend.shortest / self.sample_rate:.3f} s"
+            )
+        training = self.training
+        self.eval()  # batch norm must not learn from what is asked
         n = self.clip_samples
         starts = [*range(0, max(len(wave) - n, 0), n), max(len(wave) - n, 0)]
         total = torch.zeros(len(self.labels))
         for start in starts:  # one at a time: an hour of sound must not need an hour's features at once
             clip = fit_length(wave[start : start + n], n)
             total += self(clip.unsqueeze(0).to(self.device))[0].softmax(-1).cpu()
+        self.train(training)
         return dict(zip(self.labels, (total / len(starts)).tolist(), strict=True))
 
     def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> list[Tensor]:
@@ -84,10 +91,11 @@ class SceneClassifier(pl.LightningModule):
         return [self.frontend.standardize(spectrogram), target]
 
     def on_fit_start(self) -> None:
-        """Give a standardizing frontend the statistics of the training clips."""
+        """Give a standardizing frontend the statistics of the training list, held-out clips included."""
         if self.frontend.standardized:
-            loader = self.trainer.datamodule.loader("train")  # type: ignore[attr-defined]
-            batches = (x.to(self.device) for x, _ in loader)
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            splits = [split for split in ("train", "val") if data.clips[split]]
+            batches = (x.to(self.device) for split in splits for x, _ in data.loader(split))
             with torch.no_grad():
                 self.frontend.fit(self.frontend.spectrogram(x) if x.ndim == 2 else x for x in batches)
 
@@ -152,7 +160,12 @@ class SceneClassifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = None, trusted: Sequence[str] = (), **kwargs: Any
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        trusted: Sequence[str] = (),
+        weights_only: Literal[True] = True,
+        **kwargs: Any,
     ) -> "SceneClassifier":
         """The classifier of a checkpoint, ready for inference (`eval`), on the CPU or where `map_location` says.
 
@@ -160,6 +173,7 @@ class SceneClassifier(pl.LightningModule):
             checkpoint_path: any .ckpt of a run.
             map_location: as in `torch.load`.
             trusted: modules beside asc and torch.optim whose classes the checkpoint may name, such as ("my_nets",).
+            weights_only: always True; Lightning's own method takes it too.
             kwargs: hyperparameters to replace.
 
         Raises:
@@ -168,7 +182,7 @@ class SceneClassifier(pl.LightningModule):
         check_targets(read_checkpoint(checkpoint_path)["hyper_parameters"], trusted, checkpoint_path)
         try:
             model = super().load_from_checkpoint(
-                checkpoint_path, map_location=map_location or "cpu", weights_only=True, **kwargs
+                checkpoint_path, map_location=map_location or "cpu", weights_only=weights_only, **kwargs
             )
         except RuntimeError as error:  # torch's word for weights that do not fit
             raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error

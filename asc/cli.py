@@ -31,7 +31,7 @@ def one_sentence() -> Iterator[None]:
     except OmegaConfBaseException as error:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped before training began: nothing was written that needs resuming")
+        sys.exit("\nstopped")
 
 
 def one_line(error: BaseException) -> str:

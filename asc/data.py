@@ -1,5 +1,6 @@
 """SceneData: clips of a dataset in the TAU layout as batches of waves, or of features where they are cached."""
 
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from asc import audio, cache
-from asc.dataset import Clip, check_split, first, hold_out, read_clips, read_meta, without_missing
-from asc.errors import InputError
+from asc.dataset import Clip, check_split, first, hold_out, read_clips, read_meta, refuse, without_missing
+from asc.errors import InputError, check
 from asc.frontend import Spectrogram
 
 
@@ -92,12 +93,17 @@ class SceneData(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        if not 0 <= val_fraction < 1:
-            raise InputError(f"data.val_fraction={val_fraction} is not a share: give at least 0 and less than 1")
+        check("data.val_fraction", val_fraction, float, 0, 0.9)
+        check("data.batch_size", batch_size, int, 1)
+        check("data.sample_rate", sample_rate, int, 1)
+        check("data.num_workers", num_workers, int, 0)
+        check("data.seed", seed, int, 0)
+        if clip_seconds is not None:
+            check("data.clip_seconds", clip_seconds, float, 0.001)
         if missing not in ("error", "skip"):
             raise InputError(f"data.missing={missing} is not known: choose error or skip")
-        if batch_size < 1:
-            raise InputError(f"data.batch_size={batch_size} is too small: give at least 1")
+        if not isinstance(cache, bool):
+            raise InputError(f"data.cache={cache} is not known: choose true or false")
         self.root = Path(root).expanduser()
         self.train_list, self.test_list = train_list.format(fold=fold), test_list.format(fold=fold)
         self.labels: list[str] = list(labels or [])
@@ -106,7 +112,28 @@ class SceneData(LightningDataModule):
         self.num_workers, self.cache, self.cache_dir = num_workers, cache, Path(cache_dir).expanduser()
         self.seed = seed
         self.clips: dict[str, list[Clip]] = {}
+        self.seconds: dict[Clip, float] = {}
         self.features: np.ndarray | None = None
+
+    def state_dict(self) -> dict[str, str]:
+        """What a resumed run must agree with: how batches are made, and of which clips."""
+        clips = {split: [(clip.path.name, clip.label) for clip in self.clips[split]] for split in ("train", "val")}
+        digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
+        return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """Refuse to resume on anything else, which would let clips from the test or validation slip into training.
+
+        Raises:
+            InputError: names what differs.
+        """
+        now = self.state_dict()
+        names = {"train": "training clips", "val": "validation clips"}
+        differing = [names.get(key, key) for key in now if state_dict.get(key) != now[key]]
+        if differing:
+            raise InputError(
+                f"the checkpoint's run had other {', '.join(differing)}: resume with its settings and data"
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the lists and the headers of all files, before anything is spent on training.
@@ -119,6 +146,8 @@ class SceneData(LightningDataModule):
         meta = read_meta(self.root)
         train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
         self.labels = self.labels or sorted({clip.label for clip in train})
+        if len(self.labels) < 2:
+            raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
         check_split(train, test, self.labels, self.root)
         train, test = self._present(train, self.train_list), self._present(test, self.test_list)
         self.clip_samples = round(self._clip_seconds(train, test) * self.sample_rate)
@@ -145,18 +174,32 @@ class SceneData(LightningDataModule):
         return present
 
     def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
-        durations, faults = [], []
+        faults = []
         for clip in [*train, *test]:
             try:
-                durations.append(audio.probe(clip.path))
+                self.seconds[clip] = audio.probe(clip.path)
             except InputError as error:
                 faults.append(str(error))
         if faults:
             more = f" (and {len(faults) - 1} files more like it)" if len(faults) > 1 else ""
             raise InputError(f"{faults[0]}{more}")
         # to the hundredth: some TAU clips are a sample longer or shorter than 10 s
-        usual = Counter(round(seconds, 2) for seconds in durations[: len(train)]).most_common(1)[0][0]
+        usual = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
         return self.clip_seconds or usual
+
+    def check_length(self, samples: int) -> None:
+        """Refuse clips of less than `samples`, one window of the frontend: repeated, they would be a tone.
+
+        Raises:
+            InputError: tells how many there are, and the first few.
+        """
+        if self.clip_samples < samples:
+            raise InputError(
+                f"clips of {self.clip_samples} samples are shorter than one window of the frontend: "
+                f"set data.clip_seconds to at least {samples / self.sample_rate:.3f}"
+            )
+        short = [clip.path.name for clip, seconds in self.seconds.items() if seconds * self.sample_rate < samples]
+        refuse(self.root, f"clips shorter than one window ({samples / self.sample_rate:.3f} s)", short, "remove them")
 
     def cache_features(self, frontend: Spectrogram, settings: dict, device: torch.device) -> Path:
         """From here on, batches hold features: those of an earlier run with the same clips and settings, or new ones.

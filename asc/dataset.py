@@ -56,11 +56,16 @@ def read_clips(root: Path, list_name: str, meta: dict[str, dict[str, str]]) -> l
     path = root / list_name
     rows = read_table(path, ["filename"])
     names = [row["filename"] for row in rows]
-    refuse(path, "files are listed more than once", [name for name, count in Counter(names).items() if count > 1])
-    refuse(path, "files are not in meta.csv, which tells their locations", [name for name in names if name not in meta])
+    refuse(path, "files listed more than once", [name for name, count in Counter(names).items() if count > 1])
+    refuse(
+        path,
+        "files that meta.csv, which tells their locations, does not list",
+        [name for name in names if name not in meta],
+    )
     for row in rows:
-        told = meta[row["filename"]]["scene_label"]
-        row["scene_label"] = row.get("scene_label") or told
+        row["scene_label"] = row.get("scene_label") or meta[row["filename"]]["scene_label"]
+    contrary = [row["filename"] for row in rows if row["scene_label"] != meta[row["filename"]]["scene_label"]]
+    refuse(path, "labels other than in meta.csv", contrary)
     return [Clip(root / row["filename"], row["scene_label"], meta[row["filename"]]["identifier"]) for row in rows]
 
 
@@ -70,14 +75,14 @@ def read_meta(root: Path) -> dict[str, dict[str, str]]:
         raise InputError(f"data.root={root} is not a directory: give the folder that holds meta.csv and audio/")
     rows = read_table(root / "meta.csv", ["filename", "scene_label", "identifier"])
     names = Counter(row["filename"] for row in rows)
-    refuse(root / "meta.csv", "files are listed more than once", [name for name, count in names.items() if count > 1])
+    refuse(root / "meta.csv", "files listed more than once", [name for name, count in names.items() if count > 1])
     return {row["filename"]: row for row in rows}
 
 
 def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
     """Raise InputError with the count and the first few names, if there are any."""
     if names:
-        raise InputError(f"{where}: {len(names)} {what} ({first(names)}): {remedy}")
+        raise InputError(f"{where}: {what}: {len(names)} ({first(names)}); {remedy}")
 
 
 def first(names: Sequence[str], few: int = 3) -> str:
@@ -88,11 +93,11 @@ def first(names: Sequence[str], few: int = 3) -> str:
 def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
     """Refuse a label outside `labels`, a file in both lists, and a location in both lists."""
     strange = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
-    refuse(where, "clips have an unknown label", strange, f"known are {', '.join(labels)}")
+    refuse(where, "clips with an unknown label", strange, f"known are {', '.join(labels)}")
     both = {clip.path for clip in train} & {clip.path for clip in test}
-    refuse(where, "files are in both train and test", sorted(path.name for path in both))
+    refuse(where, "files in both train and test", sorted(path.name for path in both))
     shared = {clip.location for clip in train} & {clip.location for clip in test}
-    refuse(where, "locations are in both train and test", sorted(shared), "a location belongs to one of them")
+    refuse(where, "locations in both train and test", sorted(shared), "a location belongs to one of them")
 
 
 def without_missing(clips: Iterable[Clip]) -> list[Clip]:

@@ -10,7 +10,7 @@ from scipy.signal import get_window
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from asc.errors import InputError
+from asc.errors import InputError, check
 
 
 class Spectrogram(nn.Module):
@@ -65,8 +65,18 @@ class Spectrogram(nn.Module):
         trainable_stft: bool = False,
     ):
         super().__init__()
-        if not 0 < win_length <= n_fft:
-            raise InputError(f"frontend.win_length={win_length} does not fit frontend.n_fft={n_fft}: give 1 to {n_fft}")
+        f_max = f_max or sample_rate / 2
+        check("frontend.sample_rate", sample_rate, int, 1)
+        check("frontend.n_fft", n_fft, int, 2)
+        check("frontend.win_length", win_length, int, 1, n_fft)
+        check("frontend.hop_length", hop_length, int, 1)
+        check("frontend.n_bins", n_bins, int, 1)
+        check("frontend.f_max", f_max, float, 0, sample_rate / 2)
+        check("frontend.f_min", f_min, float, 0, f_max)
+        check("frontend.power", power, float, 0)
+        check("frontend.eps", eps, float, 1e-45)  # the least that float32 tells from 0
+        if frames is not None:
+            check("frontend.frames", frames, int, 1)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames
         self.standardized, self.trainable = standardize, trainable_stft
@@ -86,7 +96,6 @@ class Spectrogram(nn.Module):
         else:
             self.register_buffer("window", torch.from_numpy(get_window(window, win_length)).float(), persistent=False)
 
-        f_max = f_max or sample_rate / 2
         weights = None
         if filterbank == "gammatone":
             weights = torch.from_numpy(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max)).float()
@@ -102,6 +111,11 @@ class Spectrogram(nn.Module):
             self.register_buffer("mean", torch.zeros(n_bins, 1))
             self.register_buffer("std", torch.ones(n_bins, 1))
 
+    @property
+    def shortest(self) -> int:
+        """Samples of the shortest sound that there are features of: a window, and what the ends reflect."""
+        return max(self.win_length, self.n_fft // 2 + 1)
+
     def forward(self, wave: Tensor) -> Tensor:
         """Features (batch, 1, n_bins, frames), float32 also under autocast, of wave (batch, samples).
 
@@ -112,11 +126,12 @@ class Spectrogram(nn.Module):
 
     def spectrogram(self, wave: Tensor) -> Tensor:
         """`forward` without `standardize`: what depends on the sound and the settings alone and may be kept."""
-        shortest = max(self.win_length, self.n_fft // 2 + 1)  # the reflection at both ends takes half an FFT
-        if wave.shape[-1] < shortest:
+        if wave.ndim != 2 or not wave.is_floating_point():
+            raise InputError(f"a wave is (batch, samples) in floating point, not {tuple(wave.shape)} in {wave.dtype}")
+        if wave.shape[-1] < self.shortest:
             raise InputError(
                 f"the sound has {wave.shape[-1]} samples at {self.sample_rate} Hz, less than one window: "
-                f"give at least {shortest} ({shortest / self.sample_rate:.3f} s)"
+                f"give at least {self.shortest} ({self.shortest / self.sample_rate:.3f} s)"
             )
         with torch.autocast(wave.device.type, enabled=False):
             x = self.magnitude(wave.float())[..., : self.frames] ** self.power
@@ -142,7 +157,7 @@ class Spectrogram(nn.Module):
         """Set the mean and deviation of each band from batches of `spectrogram`'s results."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for spectrogram in batches:
-            bands = spectrogram.double().transpose(0, 2).flatten(1)  # (n_bins, batch * frames)
+            bands = spectrogram.cpu().double().transpose(0, 2).flatten(1)  # (n_bins, batch * frames)
             count += bands.shape[1]
             total, squares = total + bands.sum(1), squares + bands.square().sum(1)
         mean = total / count

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -41,7 +42,7 @@ class History(pl.Callback):
             InputError: the loss is not finite, before the epoch replaces a good checkpoint.
         """
         seconds = self.seconds or time.perf_counter() - self.started
-        row: dict[str, float] = {"epoch": trainer.current_epoch}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         for key in ("train/loss", "val/loss", "val/acc"):
             if key in trainer.callback_metrics:
                 row[key] = trainer.callback_metrics[key].item()
@@ -51,7 +52,7 @@ class History(pl.Callback):
         row["clips_per_second"] = len(loader.dataset) / seconds
         if not math.isfinite(row.get("train/loss", 0.0)):
             raise InputError(
-                f"training diverged in epoch {trainer.current_epoch}, its loss is not finite: lower optimizer.lr"
+                f"training diverged in epoch {trainer.current_epoch + 1}, its loss is not finite: lower optimizer.lr"
             )
         self.rows.append(row)
         if trainer.is_global_zero:
@@ -60,14 +61,17 @@ class History(pl.Callback):
     def write(self) -> None:
         """Write metrics.csv."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with open(self.directory / "metrics.csv", "w", newline="") as file:
+        unfinished = self.directory / "metrics.csv.tmp"
+        with open(unfinished, "w", newline="") as file:
             table = csv.DictWriter(file, self.rows[-1])
             table.writeheader()
             table.writerows(self.rows)
+        os.replace(unfinished, self.directory / "metrics.csv")
 
-    def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Draw the curves."""
+    def on_fit_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        """Draw the curves; write the rows too, which a resumed run that was done already has not."""
         if trainer.is_global_zero and self.rows:
+            self.write()
             self.draw(self.directory / "training_curves.png")
 
     def draw(self, path: Path) -> None:
@@ -78,7 +82,7 @@ class History(pl.Callback):
         if "val/acc" in self.rows[-1]:
             panels.append(("macro-average accuracy", ["val/acc"]))
         figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
-        epochs = [row["epoch"] + 1 for row in self.rows]
+        epochs = [row["epoch"] for row in self.rows]
         for axes, (title, keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for key in keys:
                 if key in self.rows[-1]:
@@ -106,7 +110,7 @@ class History(pl.Callback):
 
 
 class ClipsProgressBar(TQDMProgressBar):
-    """Lightning's bar in clips rather than batches, and none where the output is not a terminal."""
+    """Lightning's bar in clips rather than batches; a line an epoch where the output is not a terminal."""
 
     def setup(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         """Show nothing in a file or a pipe."""
@@ -119,8 +123,22 @@ class ClipsProgressBar(TQDMProgressBar):
         bar = super().init_train_tqdm()
         loader: Any = self.trainer.train_dataloader
         bar.unit, bar.unit_scale = " clips", loader.batch_size
-        bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {rate_fmt}{postfix}"
+        bar.bar_format = "{desc} |{bar}| {rate_fmt}, {remaining} left{postfix}"
         return bar
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Count the epochs from 1, and tell how many there will be."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        """In a file or a pipe, print what the bar would have shown."""
+        super().on_train_epoch_end(trainer, model)
+        if not sys.stdout.isatty() and trainer.is_global_zero:
+            names = {"train/loss": "loss", "val/loss": "val_loss", "val/acc": "val_acc"}
+            metrics = trainer.callback_metrics
+            figures = [f"{name} {metrics[key].item():.3f}" for key, name in names.items() if key in metrics]
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(figures), flush=True)
 
     def init_test_tqdm(self) -> Any:
         """The bar of the test batches, gone when they are done."""

@@ -71,7 +71,7 @@ def draw_confusion(matrix: Tensor, labels: list[str], path: Path) -> None:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share = matrix / matrix.sum(1, keepdim=True).clamp_min(1)
-    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="Blues")
     for row, column in torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist():
         dark = share[row, column] > 0.5
         axes.text(

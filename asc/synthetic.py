@@ -21,6 +21,7 @@ from asc.data import SceneData
 from asc.errors import InputError
 
 SAMPLE_RATE = 44100  # Hz
+NOTE = "SYNTHETIC.txt"  # tells these scenes from recordings
 CITIES = ("arden", "belmont", "corvo", "delfin", "elmira")  # none of the real dataset's
 
 
@@ -151,6 +152,7 @@ def write_dataset(
     """Audio and tables into the new folder `root`; each clip has a random generator of its own."""
     (root / "audio").mkdir(parents=True)
     (root / "evaluation_setup").mkdir()
+    (root / NOTE).write_text("Made by a program. Delete this folder at any time.\n")
     meta = [("filename", "scene_label", "identifier", "source_label")]
     train, evaluate = [("filename", "scene_label")], [("filename", "scene_label")]
     locations = train_locations + test_locations
@@ -191,8 +193,10 @@ def write_scenes(
         segments: number of clips of each place.
         seconds: length of a clip.
     """
-    if (root / "meta.csv").exists():
+    if (root / NOTE).exists():
         return
+    if (root / "meta.csv").exists():
+        raise InputError(f"data.root={root} holds recordings that are not synthetic: read them by data=dcase")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
         new = Path(temporary) / root.name
@@ -200,7 +204,7 @@ def write_scenes(
         try:
             os.replace(new, root)
         except OSError as error:
-            if not (root / "meta.csv").exists():  # else another run was faster, with the same scenes
+            if not (root / NOTE).exists():  # else another run was faster, with the same scenes
                 raise InputError(f"data.root={root} is there and holds no scenes: remove it or name another") from error
 
 

@@ -197,6 +197,27 @@ def test_a_short_file_is_repeated(model, tmp_path):
     assert model.classify(tmp_path / "1s.wav") == model.classify(tmp_path / "2s.wav")
 
 
+def test_asking_in_the_midst_of_training_teaches_nothing(model, tmp_path):
+    file = sound(tmp_path / "a.wav", 2)
+    expected, before = model.classify(file), {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    assert model.classify(file) == expected
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    model.eval()
+
+
+def test_a_file_shorter_than_a_window_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="a.wav is shorter than one window"):
+        model.classify(sound(tmp_path / "a.wav", 0.1))
+
+
+def test_a_wave_of_another_kind_is_refused(model):
+    for wave in (torch.zeros(2 * RATE), torch.zeros(1, 1, 2 * RATE), torch.zeros(1, 2 * RATE, dtype=torch.int16)):
+        with pytest.raises(InputError, match="a wave is"):
+            model(wave)
+
+
 def test_a_foreign_target_is_refused_before_it_runs(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     proof = tmp_path / "proof"

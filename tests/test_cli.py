@@ -39,6 +39,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
+def call(*words: str) -> int | str | None:
+    """The command line in this process, since each start costs seconds of imports; what it exits with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *words])
+        try:
+            runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return None
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp("data") / "tiny")
@@ -86,7 +97,7 @@ def test_a_run_leaves_what_the_contract_names(trained):
     assert cost["file_bytes"] == (directory / "checkpoints/best.ckpt").stat().st_size
     assert results["training"]["epochs"] == 20
     table = rows(directory / "metrics.csv")
-    assert [row["epoch"] for row in table] == [str(epoch) for epoch in range(20)]
+    assert [row["epoch"] for row in table] == [str(epoch) for epoch in range(1, 21)]
     assert {"train/loss", "val/loss", "val/acc"} <= table[0].keys()
     for picture in ("confusion_matrix.png", "training_curves.png"):
         assert (directory / picture).read_bytes().startswith(b"\x89PNG")
@@ -213,6 +224,30 @@ def damage(root: Path, fault: str) -> list[str]:
             return ["optimizer.learning_rate=1"]
         case "wrong kind of setting":
             return ["optimizer.lr=fast"]
+        case "clip of a moment":
+            soundfile.write(clip, np.zeros(500), RATE)
+        case "one label":
+            return ["data.labels=[indoor]"]
+        case "contrary label":
+            train.write_text(train.read_text().replace("-a.wav\toutdoor", "-a.wav\tindoor", 1))
+        case "fraction of a clip":
+            return ["data.batch_size=2.5"]
+        case "no hop":
+            return ["frontend.hop_length=0"]
+        case "above half the rate":
+            return ["frontend.f_max=9000"]
+        case "one dropout":
+            return ["net.dropouts=[0.1]"]
+        case "seed in words":
+            return ["seed=abc"]
+        case "half precision":
+            return ["trainer.precision=bf16-true"]
+        case "no history":
+            return ["~callbacks.history"]
+        case "real data as synthetic":
+            return ["data=synthetic"]
+        case "checkpoint of nowhere":
+            return ["checkpoint=nowhere.ckpt"]
         case "diverging rate":
             return ["optimizer.lr=1e30"]
         case "no epochs":
@@ -238,12 +273,24 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "unknown label": ["12", "unknown label", "outdoor"],
     "missing file": ["1 of 24", "outdoor-oslo-100-0-a.wav", "data.missing=skip"],
     "listed twice": ["1", "indoor-oslo-0-0-a.wav", "more than once"],
-    "shared location": ["1 locations", "oslo-0", "train and test"],
+    "shared location": ["locations in both train and test: 1", "oslo-0", "train"],
     "no directory": ["nowhere", "not a directory"],
     "no root": ["data.root"],
     "mistyped setting": ["learning_rate"],
     "wrong kind of setting": ["Adam", "refused"],
-    "diverging rate": ["epoch 0", "not finite", "optimizer.lr"],
+    "clip of a moment": ["outdoor-oslo-100-0-a.wav", "shorter than one window"],
+    "one label": ["two labels"],
+    "contrary label": ["fold1_train.csv", "meta.csv", "1 ("],
+    "fraction of a clip": ["data.batch_size=2.5", "whole number"],
+    "no hop": ["frontend.hop_length=0", "at least 1"],
+    "above half the rate": ["frontend.f_max=9000", "8000"],
+    "one dropout": ["net.dropouts=[0.1]", "four"],
+    "seed in words": ["seed=abc"],
+    "half precision": ["trainer.precision=bf16-true", "bf16-mixed"],
+    "no history": ["callbacks.history"],
+    "real data as synthetic": ["data=dcase"],
+    "checkpoint of nowhere": ["nowhere.ckpt", "does not exist"],
+    "diverging rate": ["epoch 1", "not finite", "optimizer.lr"],
     "no epochs": ["trainer.max_epochs=0"],
     "cache in a file": ["data.cache_dir=", "fold1_train.csv"],
     "not a checkpoint": ["fold1_train.csv", "not a checkpoint"],
@@ -252,14 +299,11 @@ FAULTS = {  # the fault, and words that its sentence must hold
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_input_gets_one_sentence(tiny, tmp_path, fault, monkeypatch, capsys):
+def test_bad_input_gets_one_sentence(tiny, tmp_path, fault, capsys):
     """In this process, through the same entry point, since each start costs seconds of imports."""
     root = Path(shutil.copytree(tiny, tmp_path / "data"))
     words = ["data=dcase", f"data.root={root}", f"data.cache_dir={root}/cache", *SETTINGS, *damage(root, fault)]
-    monkeypatch.setattr(sys, "argv", ["train.py", *words, f"hydra.run.dir={root}/run"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
-    message = str(stop.value)
+    message = str(call(*words, f"hydra.run.dir={root}/run"))
     if fault == "mistyped setting":  # Hydra's own words
         message = capsys.readouterr().err
         assert "Traceback" not in message
@@ -299,6 +343,35 @@ def test_resuming_with_another_network_is_refused(trained, job, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: checkpoint={last} was trained with another net")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_that_was_killed_before_its_test_can_be_finished(trained, job, tmp_path):
+    directory, _ = trained
+    last = directory / "checkpoints/last.ckpt"
+    same = [*job, "trainer.max_epochs=20", "data.val_fraction=0.25"]
+    assert call(*same, f"checkpoint={last}", f"hydra.run.dir={tmp_path}/again") is None
+    again, before = (json.loads((d / "results.json").read_text()) for d in (tmp_path / "again", directory))
+    assert again["test"] == before["test"]
+    assert again["training"] == before["training"]
+    assert rows(tmp_path / "again/metrics.csv") == rows(directory / "metrics.csv")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("trainer.max_epochs=30", "laid out for 100 steps, not 150"),  # 18 clips in batches of 4: 5 steps an epoch
+        ("trainer.max_epochs=10", "has done 20 epochs"),
+        ("data.batch_size=9", "laid out for 100 steps, not 40"),
+        ("seed=5", "other data.seed"),
+        ("frontend.n_bins=64", "another frontend"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(trained, job, tmp_path, changed, said):
+    directory, _ = trained
+    same = [*job, "trainer.max_epochs=20", "data.val_fraction=0.25"]
+    message = str(call(*same, changed, f"checkpoint={directory}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}"))
+    assert message.startswith("error: ")
+    assert said in message
 
 
 def test_a_list_with_crlf_trains_the_same(tiny, job, tmp_path):

@@ -114,7 +114,20 @@ def test_a_fault_in_a_worker_process_keeps_its_sentence(root, tmp_path):
         (tmp_path / "away.wav").rename(data.clips["test"][0].path)
 
 
-@pytest.mark.parametrize("settings", [{"val_fraction": 1}, {"missing": "ignore"}, {"batch_size": 0}])
+def test_a_run_goes_on_with_its_own_clips_alone(root):
+    """Another split would let clips of the validation slip into training."""
+    state = scenes(root, val_fraction=0.25).state_dict()
+    scenes(root, val_fraction=0.25, num_workers=1).load_state_dict(state)
+    with pytest.raises(InputError, match="other training clips, validation clips"):
+        scenes(root).load_state_dict(state)
+    with pytest.raises(InputError, match="other data.batch_size"):
+        scenes(root, val_fraction=0.25, batch_size=7).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"val_fraction": 1}, {"missing": "ignore"}, {"batch_size": 0}, {"clip_seconds": -1}, {"cache": "maybe"}],
+)
 def test_settings_out_of_range_are_refused(root, settings):
     with pytest.raises(InputError, match=f"data.{next(iter(settings))}="):
         scenes(root, **settings)

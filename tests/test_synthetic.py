@@ -55,6 +55,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_recordings_are_not_taken_for_synthetic_scenes(tmp_path):
+    write_scenes(tmp_path / "a", **FEW)
+    (tmp_path / "a/SYNTHETIC.txt").unlink()
+    with pytest.raises(InputError, match="data=dcase"):
+        SyntheticScenes(str(tmp_path / "a")).prepare_data()
+
+
 def test_the_reader_of_real_datasets_reads_them(tmp_path):
     write_scenes(tmp_path / "a", **FEW)
     data = SceneData(str(tmp_path / "a"))

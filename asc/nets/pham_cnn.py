@@ -55,6 +55,8 @@ class PhamCNN(nn.Module):
         bn_eps: float = 1e-3,
     ):
         super().__init__()
+        if len(dropouts) != 4:
+            raise InputError(f"net.dropouts={list(dropouts)} will not do: give four shares, one for each block")
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         again = not one_input_norm
         drop = [dropout_scale * share for share in dropouts]
