@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny import RATE, SETTINGS, write_list, write_tiny
+from tiny import RATE, SETTINGS, OwnNet, write_list, write_tiny
+
+from asc import InputError, SceneClassifier
 
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -372,6 +374,15 @@ def test_resuming_with_other_settings_is_refused(trained, job, tmp_path, changed
     message = str(call(*same, changed, f"checkpoint={directory}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}"))
     assert message.startswith("error: ")
     assert said in message
+
+
+def test_a_network_of_ones_own_is_trained_tested_and_loaded_on_trust(job, tmp_path):
+    assert call(*job, "net._target_=tiny.OwnNet", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}") is None
+    assert (tmp_path / "results.json").exists()
+    checkpoint = tmp_path / "checkpoints/best.ckpt"
+    with pytest.raises(InputError, match=r"tiny.OwnNet.*trusted"):
+        SceneClassifier.load_from_checkpoint(checkpoint)
+    assert isinstance(SceneClassifier.load_from_checkpoint(checkpoint, trusted=["tiny"]).net, OwnNet)
 
 
 def test_a_list_with_crlf_trains_the_same(tiny, job, tmp_path):

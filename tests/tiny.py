@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from asc.nets import PhamCNN
+
 RATE, SECONDS = 16000, 2
 SETTINGS = [f"sample_rate={RATE}", "data.num_workers=0", "data.batch_size=4", "trainer.max_epochs=2"]
 
@@ -19,6 +21,10 @@ def sound(scene: str, rng: np.random.Generator) -> np.ndarray:
     if scene == "outdoor":
         return np.fft.irfft(spectrum * (frequency > 3000)) * 0.1
     return 0.1 * np.sin(2 * np.pi * 2000 * time) * (1 + np.sin(2 * np.pi * 4 * time)) + 1e-3 * np.fft.irfft(spectrum)
+
+
+class OwnNet(PhamCNN):
+    """A network from outside the package, as a user would bring one."""
 
 
 def write_list(path: Path, header: str, rows: list[str]) -> None:
