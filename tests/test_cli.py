@@ -32,6 +32,8 @@ def start(*arguments: str, script: str = "train.py") -> subprocess.Popen:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # a job in the background of a script hands down that it ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
