@@ -1,6 +1,5 @@
 """Train a scene classifier, test its best checkpoint and write what came out: python train.py --help."""
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -48,8 +47,7 @@ def train(cfg: DictConfig) -> float:
     trainer = instantiate(cfg.trainer, callbacks=list(callbacks.values()), logger=instantiate(cfg.logger) or False)
     check_run(data, model, callbacks, trainer)
     if cfg.checkpoint:
-        steps = math.ceil(len(data.clips["train"]) / data.batch_size) * cfg.trainer.max_epochs
-        check_resumable(cfg.checkpoint, model, cfg.trainer.max_epochs, steps)
+        check_resumable(cfg.checkpoint, model, cfg.trainer.max_epochs)
 
     settings = OmegaConf.to_container(cfg.frontend, resolve=True)
     cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if data.cache else None

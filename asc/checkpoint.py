@@ -57,6 +57,20 @@ class KeepBest(Checkpoint):
         """What a resumed run needs to know."""
         return {"best_score": self.best_score, "best": str(self.best)}
 
+    def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse a schedule that was laid out for another number of steps: it would end too early or too late.
+
+        Raises:
+            InputError: tells both numbers.
+        """
+        steps = trainer.estimated_stepping_batches
+        for scheduler in checkpoint["lr_schedulers"]:
+            if scheduler.get("total_steps", steps) != steps:
+                raise InputError(
+                    f"the checkpoint's learning rate is laid out for {scheduler['total_steps']} steps, not {steps}: "
+                    "keep the trainer's settings of its run, trainer.max_epochs above all"
+                )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best epoch so far along, also into another directory."""
         earlier = Path(state_dict["best"])
@@ -82,14 +96,8 @@ class EpochSeed(pl.Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
 
-def check_resumable(path: str, model: SceneClassifier, epochs: int, steps: int) -> None:
-    """Refuse to resume from a checkpoint of another model, or of a longer run or another schedule.
-
-    Args:
-        path: of the checkpoint.
-        model: as the settings make it now.
-        epochs: of the whole run.
-        steps: of the whole run, one for each batch.
+def check_resumable(path: str, model: SceneClassifier, epochs: int) -> None:
+    """Refuse to resume from a checkpoint of another model, or of a run longer than `epochs`.
 
     Raises:
         InputError: says what differs.
@@ -106,9 +114,3 @@ def check_resumable(path: str, model: SceneClassifier, epochs: int, steps: int) 
         raise InputError(
             f"checkpoint={path} has done {checkpoint['epoch'] + 1} epochs: give trainer.max_epochs at least as many"
         )
-    for scheduler in checkpoint["lr_schedulers"]:
-        if scheduler.get("total_steps", steps) != steps:
-            raise InputError(
-                f"checkpoint={path} has a learning rate laid out for {scheduler['total_steps']} steps, not {steps}: "
-                "keep the trainer.max_epochs of its run"
-            )

@@ -57,11 +57,7 @@ def read_clips(root: Path, list_name: str, meta: dict[str, dict[str, str]]) -> l
     rows = read_table(path, ["filename"])
     names = [row["filename"] for row in rows]
     refuse(path, "files listed more than once", [name for name, count in Counter(names).items() if count > 1])
-    refuse(
-        path,
-        "files that meta.csv, which tells their locations, does not list",
-        [name for name in names if name not in meta],
-    )
+    refuse(path, "files without a row in meta.csv", [name for name in names if name not in meta])
     for row in rows:
         row["scene_label"] = row.get("scene_label") or meta[row["filename"]]["scene_label"]
     contrary = [row["filename"] for row in rows if row["scene_label"] != meta[row["filename"]]["scene_label"]]

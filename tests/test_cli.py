@@ -365,7 +365,8 @@ def test_a_run_that_was_killed_before_its_test_can_be_finished(trained, job, tmp
     [
         ("trainer.max_epochs=30", "laid out for 100 steps, not 150"),  # 18 clips in batches of 4: 5 steps an epoch
         ("trainer.max_epochs=10", "has done 20 epochs"),
-        ("data.batch_size=9", "laid out for 100 steps, not 40"),
+        ("data.batch_size=9", "other data.batch_size"),
+        ("+trainer.accumulate_grad_batches=5", "laid out for 100 steps, not 20"),
         ("seed=5", "other data.seed"),
         ("frontend.n_bins=64", "another frontend"),
     ],
