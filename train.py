@@ -1,20 +1,19 @@
 """Train a scene classifier, test its best checkpoint and write what came out: python train.py --help."""
 
-import shlex
 import sys
 from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
 from asc.checkpoint import check_resumable
-from asc.cli import one_sentence, quiet
+from asc.cli import interrupted, one_sentence, quiet
 from asc.data import SceneData
 from asc.errors import check
+from asc.export import device_file
 from asc.memory import keep_freed_blocks
 from asc.results import summary, table, write_results
 
@@ -56,13 +55,13 @@ def train(cfg: DictConfig) -> float:
     try:
         trainer.fit(model, data, ckpt_path=cfg.checkpoint, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
-        sys.exit(interrupted(last))
+        sys.exit(interrupted(last, run_dir))
 
     parts = [cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler]
     own = [part["_target_"].rpartition(".")[0] for part in parts if part]  # what the user chose is trusted
     model = SceneClassifier.load_from_checkpoint(best, trusted=own)
     trainer.test(model, data, verbose=False)
-    results = write_results(run_dir, best, model, callbacks["history"].totals())
+    results = write_results(run_dir, best, device_file(model, run_dir, best), model, callbacks["history"].totals())
     print(table(results) + f"\nrun    {run_dir}")
     validated = callbacks["checkpoint"].best_score
     return validated if data.clips["val"] else results["test"]["macro_accuracy"]
@@ -81,16 +80,6 @@ def check_run(data: SceneData, model: SceneClassifier, callbacks: dict, trainer:
         raise InputError(f"trainer.precision={trainer.precision} will not do: give 32-true, 16-mixed or bf16-mixed")
     data.check_length(model.frontend.shortest)
     model.complexity()  # the network refuses features that its pooling would leave nothing of
-
-
-def interrupted(last: Path) -> str:
-    """What to tell after Ctrl-C."""
-    if not last.exists():
-        return "\nstopped before the first epoch was done: there is nothing to resume"
-    overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
-    words = [*overrides, f"checkpoint={last}", f"hydra.run.dir={last.parent.parent}"]
-    command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *words])])
-    return f"\nstopped; the epochs done are in {last}. Resume by\n  {command}"
 
 
 if __name__ == "__main__":

@@ -34,13 +34,9 @@ class KeepBest(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Write last.ckpt and, if this epoch is the best so far, best.ckpt."""
         is_best = self.is_best(trainer)  # first: the score so far belongs into the file
-        unfinished = self.last.with_suffix(".tmp")
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            if is_best:
-                shutil.copyfile(unfinished, self.best.with_suffix(".tmp.best"))
-                os.replace(self.best.with_suffix(".tmp.best"), self.best)
-            os.replace(unfinished, self.last)  # whole or not at all, whenever the process is killed
+        if is_best:
+            save_whole(trainer, self.best)
+        save_whole(trainer, self.last)
 
     def is_best(self, trainer: pl.Trainer) -> bool:
         """Whether this epoch is to be kept."""
@@ -79,6 +75,35 @@ class KeepBest(Checkpoint):
             if earlier.resolve() != self.best.resolve():
                 self.best.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(earlier, self.best)
+
+
+class KeepLast(Checkpoint):
+    """The newest epoch, to go on from.
+
+    Args:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        """Write the checkpoint."""
+        save_whole(trainer, self.path)
+
+
+def save_whole(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
+    """Write a checkpoint whole or not at all, whenever the process is killed.
+
+    Args:
+        trainer: whose model to save, and, without `weights_only`, all that a resumed run needs.
+        path: of the checkpoint.
+        weights_only: leave out what inference does not need.
+    """
+    unfinished = path.with_suffix(".tmp")
+    trainer.save_checkpoint(unfinished, weights_only)
+    if trainer.is_global_zero:
+        os.replace(unfinished, path)
 
 
 class EpochSeed(pl.Callback):

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from asc.audio import fit_length, read_wave
 from asc.complexity import Complexity, complexity
 from asc.errors import InputError
+from asc.quantize import convert, prepare, running_on, without_notices
 from asc.results import Scores, scores
 
 
@@ -27,6 +28,8 @@ class SceneClassifier(pl.LightningModule):
         labels: names of the scenes, in the order of the logits.
         clip_samples: length of the clips it is trained on, at the frontend's sample rate.
         channel: which channel `classify` takes of a file: index from 0, or "mean".
+        stage: "float", "pruned", "qat" (fake-quantized, in fine-tuning) or "int8".
+        quantization: arguments of `asc.quantize.prepare` beside the network, for the last two stages.
     """
 
     def __init__(
@@ -38,14 +41,19 @@ class SceneClassifier(pl.LightningModule):
         clip_samples: int,
         scheduler: dict | None = None,
         channel: int | str = 0,
+        stage: str = "float",
+        quantization: dict | None = None,
     ):
         super().__init__()
         self.save_hyperparameters()
-        self.labels, self.clip_samples, self.channel = labels, clip_samples, channel
-        self.stage = "float"
+        self.labels, self.clip_samples, self.channel, self.stage = labels, clip_samples, channel, stage
         self.frontend = instantiate(frontend)
         # channels_last makes convolutions on a CPU 1.4 to 2 times as fast
         self.net: nn.Module = instantiate(net, n_classes=len(labels)).to(memory_format=torch.channels_last)
+        if quantization:
+            self.net = prepare(self.net, **quantization)
+            if stage == "int8":
+                self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels))
         self.losses: list[Tensor] = []
 
@@ -145,6 +153,14 @@ class SceneClassifier(pl.LightningModule):
         scheduler = instantiate(self.hparams["scheduler"], optimizer=optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def with_net(self, net: nn.Module, /, **changes: Any) -> "SceneClassifier":
+        """This classifier with another network; `changes` are the hyperparameters that make one of its kind."""
+        model = SceneClassifier(**{**self.hparams, **changes})
+        with running_on((model.hparams["quantization"] or {}).get("engine")):
+            model.net.load_state_dict(net.state_dict())
+        model.frontend.load_state_dict(self.frontend.state_dict())
+        return model.eval()
+
     def complexity(self) -> Complexity:
         """Costs of the network for one clip of the training length."""
         return complexity(self.net, self.example_features())
@@ -179,11 +195,13 @@ class SceneClassifier(pl.LightningModule):
         Raises:
             InputError: no such file, not a checkpoint of a SceneClassifier, or one that names a foreign class.
         """
-        check_targets(read_checkpoint(checkpoint_path)["hyper_parameters"], trusted, checkpoint_path)
+        hyperparameters = read_checkpoint(checkpoint_path)["hyper_parameters"]
+        check_targets(hyperparameters, trusted, checkpoint_path)
         try:
-            model = super().load_from_checkpoint(
-                checkpoint_path, map_location=map_location or "cpu", weights_only=weights_only, **kwargs
-            )
+            with without_notices(), running_on((hyperparameters.get("quantization") or {}).get("engine")):
+                model = super().load_from_checkpoint(
+                    checkpoint_path, map_location=map_location or "cpu", weights_only=weights_only, **kwargs
+                )
         except RuntimeError as error:  # torch's word for weights that do not fit
             raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
         return model.eval()
@@ -199,7 +217,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"checkpoint={path} does not exist: give a file such as RUN/checkpoints/best.ckpt")
     foreign = f"checkpoint={path} is not a checkpoint of this program: give a file such as RUN/checkpoints/best.ckpt"
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with without_notices():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(foreign) from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict", "stage"} <= checkpoint.keys():

@@ -1,11 +1,14 @@
 """What the commands share: one sentence for a user's mistake, and no chatter of libraries."""
 
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -32,6 +35,16 @@ def one_sentence() -> Iterator[None]:
         sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
+
+
+def interrupted(last: Path, run_dir: Path) -> str:
+    """What to tell after Ctrl-C: the command that goes on from the checkpoint `last`, if there is one yet."""
+    if not last.exists():
+        return "\nstopped: there is nothing to resume, start again"
+    overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
+    words = [*overrides, f"checkpoint={last}", f"hydra.run.dir={run_dir}"]
+    command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *words])])
+    return f"\nstopped; the epochs done are in {last}. Resume by\n  {command}"
 
 
 def one_line(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.ao.nn import quantized as nnq
+from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 
 KB = 1024
 DCASE2020_LIMIT_KB = 500.0
@@ -31,10 +33,19 @@ class Complexity:
 
 
 def stored_values(net: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Each array that `net` needs at inference, with the layer that holds it."""
+    """Each array that `net` needs at inference, with the layer that holds it.
+
+    The grids of 8-bit numbers are left out, as the official count does; the file's size has them.
+    """
     for layer in net.modules():
+        if isinstance(layer, FakeQuantizeBase | ObserverBase | nnq.Quantize):
+            continue
+        if isinstance(layer, nnq.Conv2d | nnq.Linear):
+            yield from ((layer, value) for value in (layer.weight(), layer.bias()))
         yield from ((layer, value) for value in layer.parameters(recurse=False))
-        yield from ((layer, value) for value in layer.buffers(recurse=False) if value.is_floating_point())
+        names = {"running_mean", "running_var"} if isinstance(layer, nn.BatchNorm2d) else dict(layer.named_buffers())
+        buffers = (value for name, value in layer.named_buffers(recurse=False) if name in names)
+        yield from ((layer, value) for value in buffers if value.is_floating_point())
 
 
 def count_macs(net: nn.Module, features: Tensor) -> int:
@@ -43,9 +54,11 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
 
     def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal total
-        total += output[0].numel() * cast(Tensor, layer.weight)[0].numel()  # a kernel for each value
+        weight = layer.weight() if isinstance(layer, nnq.Conv2d | nnq.Linear) else cast(Tensor, layer.weight)
+        total += output[0].numel() * weight[0].numel()  # a kernel for each value
 
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    kinds = nn.Conv2d | nn.Linear | nnq.Conv2d | nnq.Linear
+    layers = [layer for layer in net.modules() if isinstance(layer, kinds)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     training = {layer: layer.training for layer in net.modules()}  # a part of it may be frozen
     try:
@@ -59,17 +72,22 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
     return total
 
 
+def nonzeros(array: Tensor) -> int:
+    """Number of values that are not zero; of 8-bit ones, whose grid has zero at integer 0, by their integers."""
+    return int((array.int_repr() if array.is_quantized else array).count_nonzero())
+
+
 def complexity(net: nn.Module, features: Tensor) -> Complexity:
     """Costs of `net` for an input shaped as features (1, 1, n_bins, frames)."""
     values = list(stored_values(net))
     official = [value for layer, value in values if not isinstance(layer, nn.BatchNorm2d)]
 
     def kilobytes(arrays: list[Tensor]) -> float:
-        return sum(int(array.count_nonzero()) * array.element_size() for array in arrays) / KB
+        return sum(nonzeros(array) * array.element_size() for array in arrays) / KB
 
     return Complexity(
         parameters=sum(value.numel() for _, value in values),
-        nonzero_parameters=sum(int(value.count_nonzero()) for _, value in values),
+        nonzero_parameters=sum(nonzeros(value) for _, value in values),
         size_kb=kilobytes([value for _, value in values]),
         dcase2020_size_kb=kilobytes(official),
         macs=count_macs(net, features),

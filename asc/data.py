@@ -104,9 +104,11 @@ class SceneData(LightningDataModule):
             raise InputError(f"data.missing={missing} is not known: choose error or skip")
         if not isinstance(cache, bool):
             raise InputError(f"data.cache={cache} is not known: choose true or false")
-        self.root = Path(root).expanduser()
+        root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
+        self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
+        self.root = Path(root)
         self.train_list, self.test_list = train_list.format(fold=fold), test_list.format(fold=fold)
-        self.labels: list[str] = list(labels or [])
+        self.labels = labels
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
         self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
         self.num_workers, self.cache, self.cache_dir = num_workers, cache, Path(cache_dir).expanduser()

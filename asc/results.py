@@ -48,14 +48,24 @@ def scores(matrix: Tensor, log_loss: float, labels: list[str]) -> Scores:
     )
 
 
-def write_results(directory: Path, checkpoint: Path, model: "SceneClassifier", training: dict[str, float]) -> dict:
-    """Write results.json and confusion_matrix.png for the tested model; return what results.json holds."""
+def write_results(
+    directory: Path, checkpoint: Path, file: Path, model: "SceneClassifier", training: dict[str, float]
+) -> dict:
+    """Write results.json and confusion_matrix.png for the tested model; return what results.json holds.
+
+    Args:
+        directory: of the run.
+        checkpoint: of the model.
+        file: that a device would load, for its size.
+        model: after its test.
+        training: see `History.totals`.
+    """
     results = {
         "stage": model.stage,
         "checkpoint": str(checkpoint),
         "labels": model.labels,
         "test": asdict(model.test_scores),
-        "complexity": {**asdict(model.complexity()), "file_bytes": checkpoint.stat().st_size},
+        "complexity": {**asdict(model.complexity()), "file_bytes": file.stat().st_size},
         "training": training,
     }
     (directory / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -86,6 +96,7 @@ def draw_confusion(matrix: Tensor, labels: list[str], path: Path) -> None:
 def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> str:
     """What is about to be trained, on what: a few lines of at most 80 columns."""
     cost = model.complexity()
+    name = model.hparams["net"]["_target_"].rpartition(".")[2]
     _, _, n_bins, frames = model.example_features().shape
     splits = {name: clips for name, clips in data.clips.items() if clips}
     width = max(map(len, data.labels))
@@ -98,7 +109,7 @@ def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> 
         "",
         f"input       {n_bins} bins x {frames} frames, from {model.clip_samples / model.sample_rate:g} s "
         f"at {model.sample_rate} Hz",
-        f"network     {type(model.net).__name__}, {cost.parameters:,} parameters, "
+        f"network     {name}, {cost.parameters:,} parameters, "
         f"{cost.parameters * 4 / KB:.1f} KB, {cost.macs / 1e6:.1f} M MACs",
     ]
     if cache:

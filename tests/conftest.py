@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import run
+from tiny import SETTINGS, write_tiny
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,23 @@ def shared() -> Path:
 def seed() -> None:
     """The same random numbers in each test, whichever others run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def job(tiny, tmp_path_factory):
+    """The arguments of a small training run on the tiny dataset."""
+    return ["data=dcase", f"data.root={tiny}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}", *SETTINGS]
+
+
+@pytest.fixture(scope="session")
+def trained(job, tmp_path_factory):
+    """A finished run's directory and what it printed."""
+    directory = tmp_path_factory.mktemp("run")
+    done = run(*job, "trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    return directory, done

@@ -1,14 +1,9 @@
 """The real command line, in processes of its own."""
 
-import csv
 import json
-import os
 import re
-import runpy
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,71 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny import RATE, SETTINGS, OwnNet, write_list, write_tiny
+from command import call, rows, run, start, weights
+from tiny import RATE, SETTINGS, OwnNet, write_list
 
 from asc import InputError, SceneClassifier
-
-REPOSITORY = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def start(*arguments: str, script: str = "train.py") -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, script, *arguments],
-        cwd=REPOSITORY,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # a job in the background of a script hands down that it ignores Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    process = start(*arguments)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-
-def call(*words: str) -> int | str | None:
-    """The command line in this process, since each start costs seconds of imports; what it exits with."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *words])
-        try:
-            runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code
-    return None
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def job(tiny, tmp_path_factory):
-    """The arguments of a small training run on the tiny dataset."""
-    return ["data=dcase", f"data.root={tiny}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}", *SETTINGS]
-
-
-@pytest.fixture(scope="session")
-def trained(job, tmp_path_factory):
-    """A finished run's directory and what it printed."""
-    directory = tmp_path_factory.mktemp("run")
-    done = run(*job, "trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={directory}")
-    assert done.returncode == 0, done.stderr
-    return directory, done
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with open(file, newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
 def test_a_run_leaves_what_the_contract_names(trained):
@@ -98,7 +32,7 @@ def test_a_run_leaves_what_the_contract_names(trained):
     cost = results["complexity"]
     assert cost["parameters"] == 63_751
     assert cost["nonzero_parameters"] <= cost["parameters"]
-    assert cost["file_bytes"] == (directory / "checkpoints/best.ckpt").stat().st_size
+    assert cost["file_bytes"] == (directory / "model.onnx").stat().st_size
     assert results["training"]["epochs"] == 20
     table = rows(directory / "metrics.csv")
     assert [row["epoch"] for row in table] == [str(epoch) for epoch in range(1, 21)]

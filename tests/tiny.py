@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
+from torch import nn
 
+from asc import SceneClassifier
 from asc.nets import PhamCNN
 
 RATE, SECONDS = 16000, 2
@@ -49,3 +52,40 @@ def write_tiny(root: Path) -> Path:
     write_list(root / "evaluation_setup/fold1_train.csv", "filename\tscene_label", train)
     write_list(root / "evaluation_setup/fold1_evaluate.csv", "filename\tscene_label", test)
     return root
+
+
+def lived_in(net: nn.Module) -> nn.Module:
+    """The network with batch norms such as training leaves them, far from the identity."""
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.2, 2)
+                layer.bias.uniform_(-1, 1)
+                layer.running_mean.uniform_(-1, 1)
+                layer.running_var.uniform_(0.2, 2)
+    return net.eval()
+
+
+def classifier(net: dict | None = None, frontend: dict | None = None, **changes) -> SceneClassifier:
+    """A small untrained classifier of half-second clips, with batch norms that do something."""
+    settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50} | (frontend or {})
+    model = SceneClassifier(
+        frontend={"_target_": "asc.frontend.Spectrogram", "sample_rate": 8000, **settings},
+        net={"_target_": "asc.nets.PhamCNN"} | (net or {}),
+        optimizer={"_target_": "torch.optim.Adam", "lr": 1e-3},
+        labels=["indoor", "outdoor", "transportation"],
+        clip_samples=4000,
+        **changes,
+    )
+    lived_in(model.net)
+    return model.eval()
+
+
+def save(model: SceneClassifier, path: Path) -> Path:
+    """A checkpoint of the model alone."""
+    import pytorch_lightning as pl
+
+    trainer = pl.Trainer(accelerator="cpu", logger=False, barebones=True)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path, weights_only=True)
+    return path

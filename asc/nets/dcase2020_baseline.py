@@ -1,21 +1,11 @@
 """The challenge's own network: toni-heittola/dcase2020_task1_baseline, subtask B."""
 
-import torch.nn.functional as F
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from asc.errors import InputError
-
-
-class PoolOverTime(nn.Module):
-    """Max pooling of `height` bins by all the frames there are; the official 4 x 100 at the official 500 frames."""
-
-    def __init__(self, height: int):
-        super().__init__()
-        self.height = height
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, bins, frames) -> (batch, channels, bins // height, 1)."""
-        return F.max_pool2d(x, (self.height, x.shape[-1]))
+from asc.nets.pool import PoolOverTime
 
 
 class Dcase2020Baseline(nn.Module):
@@ -24,6 +14,7 @@ class Dcase2020Baseline(nn.Module):
     Args:
         n_classes: number of scenes.
         n_bins: bands of the frontend, which fix the width of the first dense layer.
+        filters: of the two convolutions; fewer after structured pruning.
         dropout: share of values dropped after both poolings and the first dense layer.
         dropout_scale: factor on it; less than 1 for few clips. Ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01.
@@ -34,6 +25,7 @@ class Dcase2020Baseline(nn.Module):
         self,
         n_classes: int,
         n_bins: int = 40,
+        filters: Sequence[int] = (32, 64),
         dropout: float = 0.3,
         dropout_scale: float = 1.0,
         bn_momentum: float = 0.1,
@@ -42,21 +34,24 @@ class Dcase2020Baseline(nn.Module):
         super().__init__()
         if n_bins < 20:
             raise InputError(f"Dcase2020Baseline's pooling needs at least 20 bins, not n_bins={n_bins}")
+        if len(filters) != 2:
+            raise InputError(f"net.filters={list(filters)} will not do: give two numbers")
+        n1, n2 = filters
         self.n_bins = n_bins
         self.features = nn.Sequential(
-            nn.Conv2d(1, 32, 7, padding=3),
-            nn.BatchNorm2d(32, bn_eps, bn_momentum),
+            nn.Conv2d(1, n1, 7, padding=3),
+            nn.BatchNorm2d(n1, bn_eps, bn_momentum),
             nn.ReLU(),
             nn.MaxPool2d(5),
             nn.Dropout(dropout * dropout_scale),
-            nn.Conv2d(32, 64, 7, padding=3),
-            nn.BatchNorm2d(64, bn_eps, bn_momentum),
+            nn.Conv2d(n1, n2, 7, padding=3),
+            nn.BatchNorm2d(n2, bn_eps, bn_momentum),
             nn.ReLU(),
-            PoolOverTime(4),
+            PoolOverTime(4),  # the official 4 x 100 at the official 500 frames
             nn.Dropout(dropout * dropout_scale),
         )
         self.classifier = nn.Sequential(
-            nn.Linear(64 * (n_bins // 5 // 4), 100),
+            nn.Linear(n2 * (n_bins // 5 // 4), 100),
             nn.ReLU(),
             nn.Dropout(dropout * dropout_scale),
             nn.Linear(100, n_classes),

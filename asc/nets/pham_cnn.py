@@ -2,18 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asc.errors import InputError
-
-
-class GlobalMaxPool(nn.Module):
-    """The largest value of each map: (batch, channels, height, width) -> (batch, channels, 1, 1)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool over the whole map. `max_pool2d` rather than `amax`, which has no 8-bit kernel."""
-        return F.max_pool2d(x, x.shape[-2:])
+from asc.nets.pool import PoolOverTime
 
 
 def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> nn.Sequential:
@@ -36,6 +28,7 @@ class PhamCNN(nn.Module):
 
     Args:
         n_classes: number of scenes.
+        filters: of the four convolutions (Table 2; fewer after structured pruning).
         dropouts: share of values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
         one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
@@ -48,6 +41,7 @@ class PhamCNN(nn.Module):
     def __init__(
         self,
         n_classes: int,
+        filters: Sequence[int] = (32, 64, 128, 256),
         dropouts: Sequence[float] = (0.20, 0.25, 0.30, 0.35),
         dropout_scale: float = 1.0,
         one_input_norm: bool = False,
@@ -57,16 +51,19 @@ class PhamCNN(nn.Module):
         super().__init__()
         if len(dropouts) != 4:
             raise InputError(f"net.dropouts={list(dropouts)} will not do: give four shares, one for each block")
+        if len(filters) != 4:
+            raise InputError(f"net.filters={list(filters)} will not do: give four numbers, one for each block")
+        n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         again = not one_input_norm
         drop = [dropout_scale * share for share in dropouts]
         self.blocks = nn.Sequential(
-            block(1, 32, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, True),
-            block(32, 64, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, again),
-            block(64, 128, 1, nn.MaxPool2d((2, 4)), drop[2], bn, again),
-            block(128, 256, 1, GlobalMaxPool(), drop[3], bn, again),
+            block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, True),
+            block(n1, n2, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, again),
+            block(n2, n3, 1, nn.MaxPool2d((2, 4)), drop[2], bn, again),
+            block(n3, n4, 1, PoolOverTime(), drop[3], bn, again),
         )
-        self.dense = nn.Linear(256, n_classes)
+        self.dense = nn.Linear(n4, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, n_classes) of features (batch, 1, n_bins, frames).

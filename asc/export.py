@@ -1,0 +1,303 @@
+"""ONNX files of a classifier: python -m asc.export CHECKPOINT [--frontend] [--output FILE].
+
+The float network is written with its batch norms folded, the 8-bit one in QDQ form: integers for weights and biases,
+and a QuantizeLinear, DequantizeLinear pair after each layer, which ONNX Runtime and others turn into integer kernels.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.ao.nn import quantized as nnq
+from torch.ao.nn.intrinsic.quantized import ConvReLU2d, LinearReLU
+
+from asc.classifier import SceneClassifier
+from asc.cli import one_sentence, quiet
+from asc.errors import InputError
+from asc.fold import Border, check_chain, fold, lasting_norms
+from asc.frontend import Spectrogram
+from asc.nets.pool import PoolOverTime
+
+OPSET = 17  # the first with STFT
+DOMAIN = "asc"
+
+
+class Graph:
+    """Nodes and constants of an ONNX graph that is one chain; `x` is the name of its newest value."""
+
+    def __init__(self, x: str):
+        self.x = x
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[bytes, onnx.TensorProto] = {}
+        self.has_packed = False
+
+    def constant(self, array: np.ndarray | np.generic | Tensor) -> str:
+        """Store an array, packed where that is smaller, and return its name."""
+        array = np.asarray(array)
+        packed_bytes = np.count_nonzero(array) * array.itemsize + array.size / 8 + 200  # 200 for the node
+        if packed_bytes < array.nbytes:
+            return self.packed(array)
+        return self.stored(array)
+
+    def packed(self, array: np.ndarray) -> str:
+        """Store the values that are not zero, and a bit for each value; the runtime unpacks them when it loads."""
+        self.has_packed = True
+        bits = np.packbits(array != 0)[:, None]
+        parts = (bits, array[array != 0], np.array(array.shape), np.zeros(1, array.dtype))
+        return self.node("Unpack", *map(self.stored, parts), domain=DOMAIN)
+
+    def stored(self, array: np.ndarray) -> str:
+        """Store an array as it is, equal ones once."""
+        proto = numpy_helper.from_array(array)
+        stored = self.constants.setdefault(proto.SerializeToString(), proto)
+        stored.name = stored.name or f"c{len(self.constants)}"
+        return stored.name
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node and return the name of its value."""
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def then(self, kind: str, *others: str, **attributes: Any) -> None:
+        """Add a node that goes on from the newest value."""
+        self.x = self.node(kind, self.x, *others, **attributes)
+
+
+def unpack() -> onnx.FunctionProto:
+    """The function that makes a dense array of the bits (bytes, 1), the values, the shape and a zero."""
+    body = """
+        shifts = Constant <value = uint8[1,8] {7,6,5,4,3,2,1,0}> ()
+        two = Constant <value = uint8[1] {2}> ()
+        all = Constant <value = int64[1] {-1}> ()
+        first = Constant <value = int64[1] {0}> ()
+        shifted = BitShift <direction = "RIGHT"> (mask, shifts)
+        bits = Mod (shifted, two)
+        flat = Reshape (bits, all)
+        found = NonZero (flat)
+        places = Transpose (found)
+        length = Shape (flat)
+        zeros = Expand (zero, length)
+        filled = ScatterND (zeros, places, values)
+        count = ReduceProd (shape)
+        cut = Slice (filled, first, count)
+        y = Reshape (cut, shape)
+    """
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> Unpack (mask, values, shape, zero) => (y)'
+    return onnx.parser.parse_function(f"{header} {{ {body} }}")
+
+
+def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
+    """Add a float layer whose input has this shape."""
+    if isinstance(layer, Border):
+        pads = np.array([0, 0, layer.height, layer.width] * 2)
+        graph.then("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
+    elif isinstance(layer, nn.Conv2d):
+        weights = [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
+        graph.then("Conv", *weights, **convolution(layer))
+    elif isinstance(layer, nn.Linear):
+        weights = [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
+        graph.then("Gemm", *weights, transB=1)
+    elif isinstance(layer, nn.BatchNorm2d):
+        add_batch_norm(graph, layer)
+    elif isinstance(layer, nn.ReLU):
+        graph.then("Relu")
+    else:
+        add_pooling(graph, layer, shape)
+
+
+def convolution(layer: nn.Conv2d | nnq.Conv2d) -> dict[str, list[int]]:
+    """Attributes of ONNX's Conv."""
+    height, width = layer.padding
+    return {"pads": [height, width, height, width], "strides": list(layer.stride), "dilations": list(layer.dilation)}
+
+
+def add_batch_norm(graph: Graph, layer: nn.BatchNorm2d) -> None:
+    """Add a batch norm that could not be folded."""
+    values = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+    names = [graph.constant(value.detach().cpu()) for value in values]  # type: ignore[union-attr]
+    graph.then("BatchNormalization", *names, epsilon=layer.eps)
+
+
+def add_pooling(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
+    """Add max pooling or flattening, which do the same to integers as to floats."""
+    if isinstance(layer, nn.Flatten):
+        graph.then("Flatten")
+    elif isinstance(layer, PoolOverTime):
+        kernel = list(layer.kernel_size(torch.empty(*shape)))
+        graph.then("MaxPool", kernel_shape=kernel, strides=kernel)
+    elif isinstance(layer, nn.MaxPool2d):
+        kernel, stride = (
+            [value, value] if isinstance(value, int) else list(value) for value in (layer.kernel_size, layer.stride)
+        )
+        graph.then("MaxPool", kernel_shape=kernel, strides=stride, ceil_mode=int(layer.ceil_mode))
+    else:
+        raise InputError(f"{layer} cannot be exported to ONNX")
+
+
+class Grid:
+    """Scale and zero point of the newest value of an 8-bit graph."""
+
+    def __init__(self, graph: Graph, scale: float, zero_point: int):
+        self.scale = np.float32(scale)
+        self.names = [graph.constant(self.scale), graph.constant(np.uint8(zero_point))]
+
+    def apply(self, graph: Graph) -> None:
+        """Put the newest value on the grid."""
+        graph.then("QuantizeLinear", *self.names)
+        graph.then("DequantizeLinear", *self.names)
+
+
+def add_integer(graph: Graph, layer: nn.Module, shape: Sequence[int], grid: Grid | None) -> Grid | None:
+    """Add an 8-bit layer whose input is on `grid`; return that of its output."""
+    if isinstance(layer, nnq.Quantize):
+        grid = Grid(graph, layer.scale.item(), int(layer.zero_point))
+    elif grid is None:  # before quantization
+        add_float(graph, layer, shape)
+        return None
+    elif isinstance(layer, nnq.Conv2d | nnq.Linear):
+        weights = add_integer_weights(graph, layer, grid)
+        if isinstance(layer, nnq.Conv2d):
+            graph.then("Conv", *weights, **convolution(layer))
+        else:
+            graph.then("Gemm", *weights, transB=1)
+        if isinstance(layer, ConvReLU2d | LinearReLU):
+            graph.then("Relu")
+        grid = Grid(graph, layer.scale, layer.zero_point)
+    elif isinstance(layer, nnq.BatchNorm2d):
+        add_batch_norm(graph, layer)
+        grid = Grid(graph, layer.scale.item(), int(layer.zero_point))
+    elif isinstance(layer, nnq.DeQuantize | nn.Identity | nn.Dropout):
+        return grid
+    else:
+        add_pooling(graph, layer, shape)
+    grid.apply(graph)
+    return grid
+
+
+def add_integer_weights(graph: Graph, layer: nnq.Conv2d | nnq.Linear, grid: Grid) -> list[str]:
+    """Names of the kernel, 8-bit by output channel, and the bias, 32-bit on the grid of the sums."""
+    weight = layer.weight()
+    scales = weight.q_per_channel_scales().float().numpy()
+    sums = (scales * grid.scale).astype(np.float32)
+    bias = np.rint(layer.bias().detach().double().numpy() / sums.astype(np.float64))
+    if np.abs(bias).max() > np.iinfo(np.int32).max:
+        raise InputError("a bias does not fit its 32-bit grid: the features are too small, scale them up")
+    kernel = graph.node("DequantizeLinear", graph.constant(weight.int_repr()), graph.constant(scales), axis=0)
+    return [kernel, graph.node("DequantizeLinear", graph.constant(bias.astype(np.int32)), graph.constant(sums), axis=0)]
+
+
+def add_net(graph: Graph, model: SceneClassifier) -> None:
+    """Add the network, from features (batch, 1, n_bins, frames) to probabilities (batch, n_classes)."""
+    x = model.example_features().cpu()
+    if model.stage == "int8":
+        layers = list(model.net)  # type: ignore[call-overload]
+    else:
+        check_chain(model.net, x)
+        layers = list(fold(model.net, lasting_norms(model.net)).cpu())
+    grid = None
+    with torch.inference_mode():
+        for layer in layers:
+            if model.stage == "int8":
+                grid = add_integer(graph, layer, x.shape, grid)
+            else:
+                add_float(graph, layer, x.shape)
+            x = layer(x)
+    graph.then("Softmax", axis=1)
+
+
+def add_frontend(graph: Graph, frontend: Spectrogram) -> None:
+    """Add the frontend, from wave (batch, samples) to features (batch, 1, n_bins, frames)."""
+    if frontend.trainable:
+        raise InputError("a trainable_stft frontend cannot be exported: export the network alone")
+    n_fft, half = frontend.n_fft, frontend.n_fft // 2
+    left = (n_fft - frontend.win_length) // 2
+    window = np.zeros(n_fft, np.float32)
+    window[left : left + frontend.win_length] = frontend.window.cpu()
+    graph.then("Pad", graph.constant(np.array([0, half, 0, half])), mode="reflect")
+    graph.then("Unsqueeze", graph.constant(np.array([2])))  # (batch, samples, 1): real numbers
+    step = graph.constant(np.int64(frontend.hop_length))
+    graph.then("STFT", step, graph.constant(window))  # (batch, frames, n_fft // 2 + 1, 2)
+    graph.then("ReduceL2", axes=[3], keepdims=0)
+    if frontend.frames:
+        graph.then("Slice", *(graph.constant(np.array([n])) for n in (0, frontend.frames, 1)))
+    if frontend.power != 1:
+        graph.then("Pow", graph.constant(np.float32(frontend.power)))
+    if frontend.weights is not None:
+        graph.then("MatMul", graph.constant(frontend.weights.cpu().T))
+    if frontend.log:
+        graph.then("Add", graph.constant(np.float32(frontend.eps)))
+        graph.then("Log")
+    graph.then("Transpose", perm=[0, 2, 1])
+    if frontend.standardized:
+        graph.then("Sub", graph.constant(frontend.mean.cpu()))
+        graph.then("Div", graph.constant(frontend.std.cpu()))
+    graph.then("Unsqueeze", graph.constant(np.array([1])))
+
+
+def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> Path:
+    """Write a classifier as ONNX; any batch size, clips of the training length, probabilities in the labels' order.
+
+    Args:
+        model: of stage float, pruned or int8.
+        path: of the file.
+        with_frontend: take a wave (batch, samples) instead of features (batch, 1, n_bins, frames).
+
+    Raises:
+        InputError: the network is in quantization-aware training, or not a plain chain of layers.
+    """
+    if model.stage == "qat":
+        raise InputError("the checkpoint is half quantized: export int8.ckpt of the same run")
+    shape = ["batch", model.clip_samples] if with_frontend else ["batch", *model.example_features().shape[1:]]
+    graph = Graph("wave" if with_frontend else "features")
+    source = helper.make_tensor_value_info(graph.x, TensorProto.FLOAT, shape)
+    if with_frontend:
+        add_frontend(graph, model.frontend)
+    add_net(graph, model)
+    graph.nodes[-1].output[0] = "probabilities"
+    result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(model.labels)])
+    opsets = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid(DOMAIN, 1)] * graph.has_packed
+    functions = [unpack()] * graph.has_packed
+    net = helper.make_graph(graph.nodes, "asc", [source], [result], list(graph.constants.values()))
+    proto = helper.make_model(net, opset_imports=opsets, functions=functions, ir_version=8)
+    helper.set_model_props(proto, {"labels": json.dumps(model.labels), "sample_rate": str(model.sample_rate)})
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def device_file(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
+    """What a device would load: model.onnx, written here, or the checkpoint of a network that has no such file."""
+    try:
+        return export(model, directory / "model.onnx")
+    except InputError:
+        return checkpoint
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asc.export", description="Write a checkpoint's classifier as ONNX."
+    )
+    parser.add_argument("checkpoint", type=Path, help="best.ckpt, pruned.ckpt or int8.ckpt of a run")
+    parser.add_argument("--frontend", action="store_true", help="take a wave instead of features")
+    parser.add_argument("--output", type=Path, help="the file; beside the checkpoint where it is not given")
+    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    arguments = parser.parse_args()
+    quiet()
+    with one_sentence():
+        model = SceneClassifier.load_from_checkpoint(arguments.checkpoint, trusted=arguments.trusted)
+        name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
+        path = export(model, arguments.output or arguments.checkpoint.with_name(name), arguments.frontend)
+        print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

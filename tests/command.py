@@ -1,0 +1,55 @@
+"""The commands of the repository, and what their runs leave."""
+
+import csv
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments: str, script: str = "train.py") -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a job in the background of a script hands down that it ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def run(*arguments: str, script: str = "train.py") -> subprocess.CompletedProcess:
+    """A command in a process of its own, to its end."""
+    process = start(*arguments, script=script)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def call(*words: str, script: str = "train.py") -> int | str | None:
+    """The command line in this process, since each start costs seconds of imports; what it exits with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words])
+        try:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return None
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]

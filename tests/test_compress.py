@@ -1,0 +1,284 @@
+"""The real command line of compression, in processes of its own and in this one."""
+
+import hashlib
+import json
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from command import call, rows, run, start, weights
+from test_quantize import HERE
+from tiny import RATE, SECONDS
+from torch import nn
+from torch.ao.nn import quantized as nnq
+
+from asc import SceneClassifier
+from asc.classifier import read_checkpoint
+from asc.data import SceneData
+
+FEW = ["trainer.max_epochs=3", "data.num_workers=0"]
+SAME = "import sys, torch; from asc import SceneClassifier; torch.manual_seed(0); torch.set_num_threads(1); " + (
+    f"wave = 0.1 * torch.randn(4, {RATE * SECONDS})\n"
+    "with torch.inference_mode():\n"
+    "    torch.save({name: SceneClassifier.load_from_checkpoint(name)(wave) for name in sys.argv[2:]}, sys.argv[1])\n"
+)
+
+
+def compress(*words: str) -> int | str | None:
+    return call(*words, script="compress.py")
+
+
+def results(directory: Path) -> dict:
+    return json.loads((directory / "results.json").read_text())
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def source(trained):
+    """The float checkpoint, which must never change."""
+    path = trained[0] / "checkpoints/best.ckpt"
+    before = digest(path)
+    yield path
+    assert digest(path) == before
+
+
+@pytest.fixture(scope="session")
+def quantized(source, tmp_path_factory):
+    """A quantized run's directory and what it printed."""
+    directory = tmp_path_factory.mktemp("qat")
+    done = run(f"checkpoint={source}", "phase=qat", *FEW, f"hydra.run.dir={directory}", script="compress.py")
+    assert done.returncode == 0, done.stderr
+    return directory, done
+
+
+@pytest.fixture(scope="session")
+def pruned(source, tmp_path_factory):
+    """A pruned run's directory."""
+    directory = tmp_path_factory.mktemp("pruned")
+    words = ["phase=prune", "phase.ramp_epochs=1", *FEW, f"hydra.run.dir={directory}"]
+    assert compress(f"checkpoint={source}", *words) is None
+    return directory
+
+
+@pytest.fixture(scope="session")
+def both(pruned, tmp_path_factory):
+    """The directory of a run that quantized the pruned network."""
+    directory = tmp_path_factory.mktemp("both")
+    assert compress(f"checkpoint={pruned}/pruned.ckpt", "phase=qat", *FEW, f"hydra.run.dir={directory}") is None
+    return directory
+
+
+def test_a_quantized_run_leaves_what_the_contract_names(quantized, trained):
+    directory, done = quantized
+    assert done.stderr == ""
+    assert max(map(len, re.sub(r"/\S+", "PATH", done.stdout).splitlines())) <= 80
+    found = results(directory)
+    assert found.keys() == results(trained[0]).keys()
+    assert found["stage"] == "int8"
+    assert found["checkpoint"] == str(directory / "int8.ckpt")
+    assert np.sum(found["test"]["confusion_matrix"]) == 12
+    assert found["complexity"]["size_kb"] < 65
+    assert found["complexity"]["file_bytes"] == (directory / "model.onnx").stat().st_size <= 72 * 1024
+    assert found["training"]["epochs"] == 3 == len(rows(directory / "metrics.csv"))
+    assert found["test"]["macro_accuracy"] >= results(trained[0])["test"]["macro_accuracy"] - 0.1
+    assert (directory / "qat.ckpt").exists()
+
+
+def test_int8_ckpt_holds_inference_weights_only(quantized):
+    content = read_checkpoint(quantized[0] / "int8.ckpt")
+    assert not content.get("optimizer_states")
+    assert not content.get("callbacks")
+    net = [value for key, value in content["state_dict"].items() if key.startswith("net.") and torch.is_tensor(value)]
+    assert sum(value.dtype == torch.qint8 for value in net) == 4  # the dense layer keeps its kernel in a tuple
+    assert (quantized[0] / "int8.ckpt").stat().st_size < 110_000
+
+
+def test_the_figures_are_those_of_the_integers(quantized, tiny):
+    """The test clips through the checkpoint and through ONNX Runtime give the run's own confusion matrix."""
+    directory, _ = quantized
+    model = SceneClassifier.load_from_checkpoint(directory / "int8.ckpt")
+    data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, cache=False)
+    data.setup()
+    wave, target = (torch.cat(parts) for parts in zip(*data.loader("test"), strict=True))
+    with torch.inference_mode():
+        features = model.frontend(wave).half().float()  # as they are cached
+        ours = model.net(features).argmax(1)
+    session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
+    theirs = session.run(None, {"features": features.numpy()})[0].argmax(1)
+    matrix = np.zeros((3, 3), int)
+    np.add.at(matrix, (target.numpy(), ours.numpy()), 1)
+    assert matrix.tolist() == results(directory)["test"]["confusion_matrix"]
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_pruning_halves_the_kernels(pruned):
+    found = results(pruned)
+    assert found["stage"] == "pruned"
+    assert found["complexity"]["parameters"] == 63_751
+    assert found["complexity"]["nonzero_parameters"] <= 63_751 - 30_224
+    assert found["complexity"]["dcase2020_size_kb"] == pytest.approx(119.95, abs=0.01)
+    assert found["complexity"]["file_bytes"] < 0.6 * 240_000
+    for layer in SceneClassifier.load_from_checkpoint(pruned / "pruned.ckpt").net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert (layer.weight == 0).sum() == round(layer.weight.numel() / 2)
+
+
+def test_quantizing_a_pruned_network_keeps_every_zero(pruned, both):
+    assert results(both)["stage"] == "int8"
+    assert 29 < results(both)["complexity"]["size_kb"] < 33  # "about 30 KB"
+    before = SceneClassifier.load_from_checkpoint(pruned / "pruned.ckpt").net
+    after = SceneClassifier.load_from_checkpoint(both / "int8.ckpt").net
+    masks = [layer.weight == 0 for layer in before.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    integers = [layer.weight().int_repr() for layer in after.modules() if isinstance(layer, nnq.Conv2d | nnq.Linear)]
+    for mask, kernel in zip(masks, integers, strict=True):
+        assert (kernel[: mask.shape[0], : mask.shape[1]][mask] == 0).all()
+    assert (both / "model.onnx").stat().st_size < 50_000
+
+
+def test_removed_filters_make_the_network_small(source, tmp_path):
+    words = [f"checkpoint={source}", "phase=prune_filters", "phase.amount=0.5", *FEW, f"hydra.run.dir={tmp_path}"]
+    assert compress(*words) is None
+    found = results(tmp_path)
+    assert found["stage"] == "pruned"
+    assert found["complexity"]["macs"] < 0.3 * results(source.parents[1])["complexity"]["macs"]
+    model = SceneClassifier.load_from_checkpoint(tmp_path / "pruned.ckpt")
+    assert model.hparams["net"]["filters"] == [16, 32, 64, 128]
+
+
+def test_every_stage_gives_the_same_logits_in_a_fresh_process(source, pruned, quantized, both, tmp_path):
+    files = [source, pruned / "pruned.ckpt", quantized[0] / "qat.ckpt", quantized[0] / "int8.ckpt", both / "int8.ckpt"]
+    for answers in ("first", "second"):
+        process = start(SAME, str(tmp_path / answers), *map(str, files), script="-c")
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert err == ""
+    first, second = (torch.load(tmp_path / answers) for answers in ("first", "second"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    wave = 0.1 * torch.randn(4, RATE * SECONDS)
+    try:
+        for file in map(str, files):
+            with torch.inference_mode():
+                here = SceneClassifier.load_from_checkpoint(file)(wave)
+            assert torch.equal(first[file], second[file])
+            assert torch.equal(first[file], here)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(source, tmp_path):
+    words = [f"checkpoint={source}", "phase=qat", "trainer.max_epochs=8", "data.num_workers=0"]
+    done = run(*words, f"hydra.run.dir={tmp_path}/straight", script="compress.py")
+    assert done.returncode == 0, done.stderr
+    process = start(*words, f"hydra.run.dir={tmp_path}/stopped", script="compress.py")
+    history = tmp_path / "stopped/metrics.csv"
+    while process.poll() is None and not (history.exists() and len(rows(history)) >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    unfinished = tmp_path / "stopped/qat.ckpt"
+    assert f"checkpoint={unfinished}" in err
+    assert torch.load(unfinished, weights_only=True)["epoch"] < 7, "the phase was over before it was interrupted"
+    assert SceneClassifier.load_from_checkpoint(unfinished).stage == "qat"
+
+    words[0] = f"checkpoint={unfinished}"
+    done = run(*words, f"hydra.run.dir={tmp_path}/stopped", script="compress.py")
+    assert done.returncode == 0, done.stderr
+    straight, resumed = (weights(tmp_path / name / "qat.ckpt") for name in ("straight", "stopped"))
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert results(tmp_path / "straight")["test"] == results(tmp_path / "stopped")["test"]
+
+
+def test_a_sweep_over_the_amount(source, tmp_path):
+    words = ["-m", f"checkpoint={source}", "phase=prune", "phase.amount=0.3,0.9", "trainer.max_epochs=1"]
+    done = run(*words, "phase.schedule=constant", f"hydra.sweep.dir={tmp_path}", script="compress.py")
+    assert done.returncode == 0, done.stderr
+    few, many = (results(tmp_path / job)["complexity"]["nonzero_parameters"] for job in "01")
+    assert few - many == pytest.approx(0.6 * 60_448, abs=100)  # and running means that are zero by chance
+
+
+def test_the_official_baseline_is_quantized_too(job, tmp_path):
+    words = [*job, "net=dcase2020_baseline", "frontend=log_mel", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/f"]
+    assert call(*words) is None
+    for fold in ("true", "false"):
+        words = ["phase=qat", f"phase.fold={fold}", *FEW, f"hydra.run.dir={tmp_path}/{fold}"]
+        assert compress(f"checkpoint={tmp_path}/f/checkpoints/best.ckpt", *words) is None
+        assert results(tmp_path / fold)["complexity"]["parameters"] == 115_219
+
+
+@pytest.mark.parametrize("engine", [engine for engine in HERE if engine != "onednn"])
+def test_every_engine_there_is(engine, source, tmp_path):
+    words = ["phase=qat", f"phase.engine={engine}", *FEW, f"hydra.run.dir={tmp_path}"]
+    assert compress(f"checkpoint={source}", *words) is None
+    assert results(tmp_path)["test"]["macro_accuracy"] >= 0.8
+
+
+def test_data_that_has_moved_is_named(source, tiny, tmp_path):
+    root = Path(shutil.copytree(tiny, tmp_path / "moved"))
+    words = [f"checkpoint={source}", "phase=prune", "trainer.max_epochs=1", f"data.root={root}"]
+    assert compress(*words, "data.cache=false", f"hydra.run.dir={tmp_path}/run") is None
+    content = torch.load(tmp_path / "run/pruned.ckpt", weights_only=True)
+    assert content["datamodule_hyper_parameters"]["root"] == str(root)
+
+
+FAULTS = {  # the words of the command line, and those that its sentence must hold
+    "quantized already": (["checkpoint={int8}", "phase=qat"], ["quantized already", "best.ckpt"]),
+    "int8 to prune": (["checkpoint={int8}", "phase=prune"], ["quantized already"]),
+    "qat to prune": (["checkpoint={qat}", "phase=prune_filters"], ["quantized already"]),
+    "amount of all": (["checkpoint={float}", "phase=prune", "phase.amount=1"], ["phase.amount=1", "less than 1"]),
+    "amount below 0": (["checkpoint={float}", "phase=prune_filters", "phase.amount=-0.5"], ["phase.amount=-0.5"]),
+    "no such engine": (["checkpoint={float}", "phase=qat", "phase.engine=tpu"], ["phase.engine=tpu", "qnnpack"]),
+    "other engine": (["checkpoint={qat}", "phase=qat", "phase.engine=qnnpack"], ["another engine"]),
+    "too few epochs": (["checkpoint={qat}", "phase=qat", "trainer.max_epochs=1"], ["has done 3 epochs"]),
+    "half precision": (["checkpoint={float}", "phase=qat", "trainer.precision=bf16-mixed"], ["trainer.precision"]),
+    "no checkpoint": (["phase=qat"], ["checkpoint is not set"]),
+    "checkpoint of nowhere": (["checkpoint=nowhere.ckpt", "phase=qat"], ["nowhere.ckpt", "does not exist"]),
+    "other labels": (["checkpoint={float}", "phase=qat", "data.root={other}"], ["labels", "park", "outdoor"]),
+    "data gone": (["checkpoint={float}", "phase=qat", "data.root={other}/gone"], ["gone", "not a directory"]),
+    "a run is there": (["checkpoint={float}", "phase=qat", "hydra.run.dir={run}"], ["holds a run", "qat.ckpt"]),
+    "a training is there": (["checkpoint={float}", "phase=prune", "hydra.run.dir={trained}"], ["holds a run"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_gets_one_sentence(fault, source, quantized, tiny, tmp_path):
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    for file in [other / "meta.csv", *other.glob("evaluation_setup/*.csv")]:
+        file.write_text(file.read_text().replace("\toutdoor", "\tpark"))
+    directory = quantized[0]
+    places = {"float": source, "qat": directory / "qat.ckpt", "int8": directory / "int8.ckpt", "other": other}
+    places |= {"run": directory, "trained": source.parents[1]}
+    words, said = FAULTS[fault]
+    before = {path: digest(path) for path in [*directory.iterdir(), *source.parents[1].glob("*.*")] if path.is_file()}
+    message = str(
+        compress("trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/run", *(w.format(**places) for w in words))
+    )
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    for word in said:
+        assert word in message
+    assert not list(tmp_path.glob("run/*.ckpt"))
+    assert {path: digest(path) for path in before} == before
+
+
+def test_the_export_command_writes_a_file_that_takes_a_wave(quantized, tmp_path):
+    path = tmp_path / "wave.onnx"
+    words = [str(quantized[0] / "int8.ckpt"), "--frontend", "--output", str(path)]
+    process = start("asc.export", *words, script="-m")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"{path.stat().st_size:,} bytes" in out
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_inputs()] == ["wave"]

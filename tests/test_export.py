@@ -1,0 +1,182 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from test_quantize import BASELINE, HERE, NETS, clips, fit, observed
+from tiny import classifier
+from torch import nn
+
+from asc import InputError
+from asc.export import export
+from asc.prune import Prune, PruneFilters
+from asc.quantize import QAT, kernels
+
+
+def answers(path, **inputs) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (name, value), = inputs.items()  # fmt: skip
+    return session.run(["probabilities"], {name: value.numpy()})[0]
+
+
+def probabilities(model, x) -> np.ndarray:
+    with torch.inference_mode():
+        return (model.net(x) if x.ndim == 4 else model(x)).softmax(-1).numpy()
+
+
+def halved(model):
+    """The classifier with half of its weights zero."""
+    phase = Prune(0.5, schedule="constant")
+    phase.on_train_epoch_start(_Epoch(), model)
+    phase.on_train_end(None, model)
+    return phase.finish(model)
+
+
+class _Epoch:
+    current_epoch = 0
+
+
+@pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("net", [*NETS.values(), {"one_input_norm": True}, {"filters": [5, 7, 9, 11]}])
+def test_onnx_runtime_computes_the_float_network(net, prune, tmp_path):
+    model = halved(classifier(net)) if prune else classifier(net)
+    path = export(model, tmp_path / "model.onnx")
+    for count in (1, 8):
+        x = clips(model, count)
+        np.testing.assert_allclose(answers(path, features=x), probabilities(model, x), atol=1e-5)
+
+
+def test_a_batch_norm_that_cannot_be_folded_is_exported_too(tmp_path):
+    model = classifier()
+    with torch.no_grad():
+        model.net.blocks[1][3].weight[2] = -1
+    x = clips(model)
+    path = export(model, tmp_path / "float.onnx")
+    assert [node.op_type for node in onnx.load(path).graph.node].count("BatchNormalization") == 2
+    np.testing.assert_allclose(answers(path, features=x), probabilities(model, x), atol=1e-5)
+    int8 = QAT().finish(observed(model, QAT()))
+    path = export(int8, tmp_path / "int8.onnx")
+    np.testing.assert_allclose(answers(path, features=x), probabilities(int8, x), atol=0.05)
+
+
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "norms"])
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+@pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])
+def test_onnx_runtime_computes_the_8_bit_network(net, fold, prune, tmp_path):
+    phase = QAT(fold=fold)
+    int8 = phase.finish(observed(halved(classifier(net)) if prune else classifier(net), phase))
+    path = export(int8, tmp_path / "model.onnx")
+    x = clips(int8, 32)
+    ours, theirs = probabilities(int8, x), answers(path, features=x)
+    assert np.abs(ours - theirs).max() < 0.05
+    assert np.sqrt(np.square(ours - theirs).mean()) < 0.1 * ours.std(0).mean()  # some steps of the last layer's grid
+
+
+def test_the_8_bit_file_holds_integers_and_runs_on_them(tmp_path):
+    model = QAT().finish(observed(classifier(), QAT()))
+    path = export(model, tmp_path / "model.onnx")
+    arrays = [onnx.numpy_helper.to_array(constant) for constant in onnx.load(path).graph.initializer]
+    assert sum(array.size for array in arrays if array.dtype == np.int8) == 61_033  # the kernels
+    assert sum(array.size for array in arrays if array.dtype == np.int32) == 484  # the biases
+    assert sum(array.size for array in arrays if array.dtype == np.float32) < 2 * 484 + 20  # scales
+    assert path.stat().st_size <= 72 * 1024
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 4
+    assert "Conv" not in kinds
+
+
+@pytest.mark.parametrize("stage", ["float", "int8"])
+def test_a_pruned_file_is_smaller_in_proportion(stage, tmp_path):
+    """Half of the values and a bit for each: 1/2 + 1/32 of a float file, 1/2 + 1/8 of an 8-bit one, and the rest."""
+    sizes, values = [], []
+    for model in (classifier(), halved(classifier())):
+        small = QAT().finish(observed(model, QAT())) if stage == "int8" else model
+        sizes.append(export(small, tmp_path / "model.onnx").stat().st_size)
+        values.append(small.complexity())
+    width = 1 if stage == "int8" else 4
+    zeros = values[0].nonzero_parameters - values[1].nonzero_parameters
+    saved = zeros * width - values[1].parameters / 8
+    assert sizes[0] - sizes[1] == pytest.approx(saved, abs=2500)  # the rest: names, and how to unpack
+
+
+def test_a_network_without_half_of_its_filters_is_smaller_too(tmp_path):
+    model = classifier()
+    dense = export(model, tmp_path / "dense.onnx").stat().st_size
+    phase = PruneFilters(0.5)
+    smaller = phase.finish(fit(phase.begin(model), phase))
+    path = export(smaller, tmp_path / "smaller.onnx")
+    assert path.stat().st_size < 0.35 * dense
+    x = clips(smaller)
+    np.testing.assert_allclose(answers(path, features=x), probabilities(smaller, x), atol=1e-5)
+
+
+FRONTENDS = {
+    "gammatone": {},
+    "mel": {"filterbank": "mel", "window": "hamming", "win_length": 400, "standardize": True, "frames": None},
+    "spectrogram": {"filterbank": None, "n_bins": 257, "power": 2, "log": False, "frames": 30},
+}
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS.values(), ids=FRONTENDS)
+def test_with_the_frontend_in_front_a_wave_goes_in(frontend, tmp_path):
+    model = classifier(frontend=frontend)
+    if model.frontend.standardized:
+        model.frontend.fit([clips(model)])
+    path = export(model, tmp_path / "model.onnx", with_frontend=True)
+    for count in (1, 3):
+        wave = 0.1 * torch.randn(count, model.clip_samples)
+        np.testing.assert_allclose(answers(path, wave=wave), probabilities(model, wave), atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", HERE)
+def test_real_recordings_get_the_same_decisions(engine, shared, tmp_path):
+    """All test clips of scenes3 through an 8-bit network that has seen the training clips."""
+    from asc.data import SceneData
+
+    model = classifier()
+    data = SceneData(str(shared / "scenes3"), sample_rate=8000, clip_seconds=0.5, num_workers=0, cache=False)
+    data.setup()
+    with torch.no_grad():
+        train, test = (
+            torch.cat([model.frontend(wave) for wave, _ in data.loader(split)]) for split in ("train", "test")
+        )
+        phase = QAT(engine, weight_bits=7)  # ONNX Runtime, too, adds up in 16 bits where there is no VNNI
+        fake = phase.begin(model)
+        for layer in fake.net.train().modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+        fake.net(train)
+    for stage, tolerance in ((model, 1e-4), (phase.finish(fake.eval()), 0.05)):
+        ours = probabilities(stage, test)
+        theirs = answers(export(stage, tmp_path / "model.onnx"), features=test)
+        assert np.abs(ours - theirs).max() < tolerance
+        assert (ours.argmax(1) == theirs.argmax(1)).mean() >= (1 if stage is model else 0.98)
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    model = classifier()
+    proto = onnx.load(export(model, tmp_path / "model.onnx"))
+    noted = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(noted["labels"]) == model.labels
+    assert noted["sample_rate"] == "8000"
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
+    with pytest.raises(InputError, match="half quantized"):
+        export(QAT().begin(classifier()), tmp_path / "model.onnx")
+    trainable = classifier(frontend={"trainable_stft": True, "frames": None})
+    with pytest.raises(InputError, match="trainable_stft"):
+        export(trainable, tmp_path / "model.onnx", with_frontend=True)
+    tiny_bias = classifier(BASELINE)
+    int8 = QAT().finish(observed(tiny_bias, QAT()))
+    int8.net[0].scale.fill_(1e-30)
+    with pytest.raises(InputError, match="32-bit grid"):
+        export(int8, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    assert sum(1 for _ in kernels(trainable.net)) == 5

@@ -1,0 +1,95 @@
+import copy
+
+import pytest
+import torch
+from tiny import lived_in
+from torch import nn
+
+from asc import InputError
+from asc.fold import chain, check_chain, fold, lasting_norms
+from asc.nets import Dcase2020Baseline, PhamCNN
+
+
+NETS = {
+    "table_2": (lambda: PhamCNN(3), (128, 120)),
+    "odd_sizes": (lambda: PhamCNN(4, filters=[5, 6, 7, 9]), (37, 61)),  # pooling rounds, borders differ
+    "one_input_norm": (lambda: PhamCNN(3, one_input_norm=True), (64, 60)),
+    "baseline": (lambda: Dcase2020Baseline(3), (40, 101)),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), NETS.values(), ids=NETS)
+def test_folding_changes_no_logit(make, shape):
+    net = lived_in(make()).double()
+    folded = fold(net, lasting_norms(net))
+    assert not any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in folded.modules())
+    x = torch.randn(3, 1, *shape, dtype=torch.double)
+    x[0] = 0
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_only_one_map_is_added_and_only_where_a_convolution_pads():
+    before = [layer for layer in PhamCNN(3).modules() if isinstance(layer, nn.Conv2d)]
+    net = lived_in(PhamCNN(3))
+    after = [layer for layer in fold(net, []) if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels - old.out_channels for layer, old in zip(after, before, strict=True)] == [1, 0, 0, 0]
+    assert sum(p.numel() for p in fold(net, []).parameters()) == 60_931 + (9 + 1) + 64 * 9
+
+
+def test_the_network_itself_stays_as_it_is():
+    net = lived_in(PhamCNN(3))
+    before = copy.deepcopy(net.state_dict())
+    fold(net, [])
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_negative_factor_before_pooling_keeps_its_batch_norms(block):
+    net = lived_in(PhamCNN(3)).double()
+    with torch.no_grad():
+        net.blocks[block][3].weight[1] = -1.0
+    lasting = lasting_norms(net)
+    folded = fold(net, lasting)
+    norms = [layer for layer in folded if isinstance(layer, nn.BatchNorm2d)]
+    assert len(norms) == len(lasting) == (1 if block == 3 else 2)
+    x = torch.randn(2, 1, 40, 50, dtype=torch.double)
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_negative_factor_behind_pooling_is_no_obstacle():
+    net = lived_in(PhamCNN(3)).double()
+    with torch.no_grad():
+        net.blocks[1][0].weight[:5] = -1.0
+        net.blocks[2][0].weight[:5] = 0.0
+        net.blocks[0][3].weight[3] = 0.0  # a dead channel
+    assert lasting_norms(net) == []
+    x = torch.randn(2, 1, 40, 50, dtype=torch.double)
+    torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_zeros_of_the_kernels_stay_zeros():
+    net = lived_in(PhamCNN(3))
+    kernels = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        for layer in kernels:
+            layer.weight[torch.rand_like(layer.weight) < 0.5] = 0
+    for old, new in zip(kernels, [x for x in fold(net, []) if isinstance(x, nn.Conv2d | nn.Linear)], strict=True):
+        mask = old.weight == 0
+        same = new.weight[: mask.shape[0], : mask.shape[1]]  # beside it the constant map
+        assert (same[mask] == 0).all()
+
+
+class Residual(PhamCNN):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def test_networks_that_are_no_chain_are_refused():
+    x = torch.zeros(1, 1, 40, 50)
+    check_chain(PhamCNN(3), x)
+    with pytest.raises(InputError, match="Residual is not a plain chain"):
+        check_chain(Residual(3), x)
+    with pytest.raises(InputError, match="GELU"):
+        chain(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU()))
+    with pytest.raises(InputError, match="groups=2"):
+        chain(nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)))

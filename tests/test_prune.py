@@ -1,0 +1,159 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+from test_quantize import BASELINE, NETS, clips, fit
+from tiny import OwnNet, classifier, save
+from torch import nn
+
+from asc import InputError, SceneClassifier
+from asc.prune import Prune, PruneFilters, strongest_filters
+from asc.quantize import QAT, kernels
+
+
+class Masks(pl.Callback):
+    """Keep which weights are zero at the end of each epoch."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def on_train_epoch_end(self, trainer, model):
+        layers = (layer for layer in model.net.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+        self.epochs.append([layer.weight.detach() == 0 for layer in layers])
+
+
+def test_the_schedule_by_hand():
+    phase = Prune(amount=0.5, ramp_epochs=4)
+    shares = [phase.amount_at(epoch) for epoch in range(6)]
+    assert shares == pytest.approx([0, 0.2890625, 0.4375, 0.4921875, 0.5, 0.5])  # 0.5 (1 - (1 - t)^3)
+    phase = Prune(amount=0.8, initial_amount=0.3, ramp_epochs=2)
+    assert [phase.amount_at(epoch) for epoch in range(3)] == pytest.approx([0.3, 0.7375, 0.8])
+    assert [Prune(0.7, schedule="constant").amount_at(epoch) for epoch in range(2)] == [0.7, 0.7]
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_each_kernel_loses_its_share_and_never_gets_it_back(net):
+    model, masks, phase = classifier(net), Masks(), Prune(amount=0.5, ramp_epochs=2)
+    fit(phase.begin(model), phase, masks, epochs=4)
+    for epoch, layers in enumerate(masks.epochs):
+        for mask in layers:
+            assert mask.sum() == round(phase.amount_at(epoch) * mask.numel())
+    for earlier, later in zip(masks.epochs, masks.epochs[1:], strict=False):
+        assert all((after | ~before).all() for before, after in zip(earlier, later, strict=True))
+    pruned = phase.finish(model)
+    assert pruned.stage == "pruned"
+    assert not any("weight_orig" in key or "weight_mask" in key for key in pruned.state_dict())
+    assert all((kernel == 0).sum() == round(kernel.numel() / 2) for kernel in kernels(pruned.net))
+
+
+def test_half_of_table_2_is_the_published_number():
+    """TensorFlow's toolkit leaves 30,707 of the 60,931 values that count: half of the kernels and all biases."""
+    model = classifier()
+    phase = Prune(amount=0.5, schedule="constant")
+    fit(phase.begin(model), phase)
+    cost = phase.finish(model).complexity()
+    assert cost.parameters == 63_751
+    assert cost.nonzero_parameters == 30_707 + 63_751 - 60_931
+    assert cost.dcase2020_size_kb == pytest.approx(119.95, abs=0.005)
+
+
+def test_the_smallest_go_first():
+    model = classifier()
+    before = [kernel.detach().clone() for kernel in kernels(model.net)]
+    phase = Prune(amount=0.3, schedule="constant")
+    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu"), model)
+    phase.on_train_end(None, model)
+    for kernel, old in zip(kernels(model.net), before, strict=True):
+        threshold = old.abs().flatten().sort().values[round(0.3 * old.numel())]
+        assert torch.equal(kernel, torch.where(old.abs() < threshold, 0, old))
+
+
+def test_the_global_scope_ranks_all_kernels_together():
+    model = classifier()
+    before = torch.cat([kernel.detach().flatten() for kernel in kernels(model.net)])
+    phase = Prune(amount=0.5, schedule="constant", scope="global")
+    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu"), model)
+    phase.on_train_end(None, model)
+    after = torch.cat([kernel.detach().flatten() for kernel in kernels(model.net)])
+    assert (after == 0).sum() == round(0.5 * len(after))
+    assert before[after == 0].abs().max() <= after[after != 0].abs().min()
+    shares = [(kernel == 0).float().mean().item() for kernel in kernels(model.net)]
+    assert max(shares) - min(shares) > 0.1
+
+
+@pytest.mark.parametrize(("net", "filters"), [({}, [24, 48, 96, 192]), (BASELINE, [24, 48])], ids=["cnn", "baseline"])
+def test_without_filters_the_network_computes_what_the_rest_did(net, filters):
+    """The maps of the removed filters, taken out of the old network by zeros where the next layer reads them."""
+    model = classifier(net)
+    kept = strongest_filters(model.net, 0.25)
+    smaller = PruneFilters(0.25).begin(model)
+    assert smaller.hparams["net"]["filters"] == filters
+    assert smaller.stage == "pruned"
+    readers = list(kernels(model.net))[1:]
+    with torch.no_grad():
+        for indices, reader in zip(kept, readers, strict=False):
+            values = reader.shape[1] // (4 * len(indices) // 3)  # columns for a map: more than one after flattening
+            columns = torch.cat([indices * values + value for value in range(values)])
+            gone = torch.ones(reader.shape[1], dtype=torch.bool)
+            gone[columns] = False
+            reader[:, gone] = 0
+    x = clips(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller.net(x), model.net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_filters_of_smallest_norm_go_and_the_network_is_smaller():
+    model = classifier()
+    norms = [kernel.detach().abs().flatten(1).sum(1) for kernel in kernels(model.net)][:4]
+    smaller = PruneFilters(0.5).begin(model)
+    for norm, indices in zip(norms, strongest_filters(model.net, 0.5), strict=True):
+        gone = torch.ones(len(norm), dtype=torch.bool)
+        gone[indices] = False
+        assert len(indices) == len(norm) / 2
+        assert norm[gone].max() <= norm[indices].min()
+    n1, n2, n3, n4 = 16, 32, 64, 128
+    counted = 10 * n1 + (9 * n1 + 1) * n2 + (n2 + 1) * n3 + (n3 + 1) * n4 + (n4 + 1) * 3
+    assert smaller.complexity().dcase2020_size_kb == pytest.approx(counted * 4 / 1024)
+    assert smaller.complexity().macs < 0.3 * model.complexity().macs
+
+
+def test_one_filter_stays():
+    smaller = PruneFilters(0.999).begin(classifier(BASELINE | {"filters": [4, 8]}))
+    assert smaller.hparams["net"]["filters"] == [1, 1]
+
+
+def test_smaller_and_pruned_networks_load_and_are_quantized(tmp_path):
+    wave = torch.randn(3, 4000) * 0.1
+    for phase in (PruneFilters(0.5), Prune(0.5, schedule="constant")):
+        model = phase.begin(classifier())
+        pruned = phase.finish(fit(model, phase))
+        loaded = SceneClassifier.load_from_checkpoint(save(pruned, tmp_path / "pruned.ckpt"))
+        assert loaded.stage == "pruned"
+        with torch.inference_mode():
+            assert torch.equal(loaded(wave), pruned(wave))
+        assert QAT().finish(QAT().begin(loaded)).complexity().macs < 1.1 * loaded.complexity().macs
+
+
+def test_what_cannot_be_pruned_is_refused(tmp_path):
+    for amount in (1, 1.0, -0.1, 1.5, "half", None):
+        for phase in (Prune, PruneFilters):
+            with pytest.raises(InputError, match=f"phase.amount={amount}"):
+                phase(amount=amount)
+    with pytest.raises(InputError, match="more than phase.amount"):
+        Prune(amount=0.5, initial_amount=0.6)
+    for settings in ({"schedule": "cosine"}, {"scope": "net"}, {"ramp_epochs": -1}):
+        with pytest.raises(InputError, match=f"phase.{next(iter(settings))}"):
+            Prune(**settings)
+    fake = QAT().begin(classifier())
+    for model in (fake, QAT().finish(fake)):
+        for phase in (Prune(), PruneFilters()):
+            with pytest.raises(InputError, match="quantized already"):
+                phase.begin(model)
+    with pytest.raises(InputError, match=r"takes no filters"):
+        PruneFilters().begin(classifier({"_target_": "test_prune.FixedNet"}))
+
+
+class FixedNet(OwnNet):
+    """A network whose width cannot be chosen."""
+
+    def __init__(self, n_classes: int):
+        super().__init__(n_classes)

@@ -1,0 +1,425 @@
+"""Tables, pictures and times of finished runs."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from tiny import RATE
+from torch import nn
+
+from asc import InputError, SceneClassifier
+from asc.report import (
+    System,
+    draw,
+    find_runs,
+    group,
+    main,
+    measure,
+    pareto_front,
+    read_run,
+    single_thread_latency,
+    speedups,
+    table,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+LABELS = ["indoor", "outdoor", "transportation"]
+CNN = {"_target_": "asc.nets.PhamCNN"}
+BASELINE = {"_target_": "asc.nets.Dcase2020Baseline"}
+INT8 = {"engine": "qnnpack", "bits": 8, "fold_norms": True, "lasting": []}
+
+
+def write_run(
+    directory: Path,
+    accuracy: float = 0.5,
+    stage: str = "float",
+    labels: list[str] = LABELS,
+    net: dict | None = None,
+    quantization: dict | None = None,
+    checkpoint: str = "made.ckpt",
+    **costs: float,
+) -> Path:
+    """A run as training leaves it; with `net`, beside it the hyperparameters of a checkpoint, without weights."""
+    directory.mkdir(parents=True)
+    cost = {"parameters": 1000, "nonzero_parameters": 1000, "size_kb": 4.0, "dcase2020_size_kb": 3.5}
+    results = {
+        "stage": stage,
+        "checkpoint": checkpoint,
+        "labels": labels,
+        "test": {
+            "accuracy": accuracy,
+            "macro_accuracy": accuracy + 0.1,
+            "log_loss": 1.0,
+            "class_accuracy": dict.fromkeys(labels, accuracy),
+            "confusion_matrix": np.eye(len(labels)).tolist(),
+        },
+        "complexity": {**cost, "macs": 162_972_416, "file_bytes": 802_111, **costs},
+        "training": {"epochs": 1, "seconds": 1.0, "clips_per_second": 1.0},
+    }
+    (directory / "results.json").write_text(json.dumps(results))
+    if net:
+        content = {"hyper_parameters": {"net": net, "quantization": quantization}, "state_dict": {}, "stage": stage}
+        torch.save(content, directory / checkpoint)
+    return directory
+
+
+def systems(*places: Path) -> list[System]:
+    return group(map(read_run, find_runs(places)))
+
+
+def name(directory: Path, **settings) -> str:
+    return read_run(write_run(directory, **settings)).name
+
+
+def cells(row: str) -> list[str]:
+    """The columns of a row, which two blanks separate."""
+    return [cell.strip() for cell in row.split("  ") if cell.strip()]
+
+
+def test_runs_of_a_sweep_are_one_row_with_mean_and_sample_deviation(tmp_path):
+    for job, accuracy in enumerate([0.50, 0.60, 0.64]):
+        write_run(tmp_path / "sweep" / str(job), accuracy, net=CNN)
+    write_run(tmp_path / "alone", 0.25, net=BASELINE, size_kb=450.07, file_bytes=1_443_000, macs=111_740_000)
+    lines = table(systems(tmp_path / "sweep", tmp_path / "alone")).splitlines()
+    # mean 58.0; deviations -8, 2, 6: (64 + 4 + 36) / 2 = 52, and its root 7.2
+    assert cells(lines[3]) == [
+        *("CNN", "3", "58.0 +- 7.2", "68.0 +- 7.2", "1.000 +- 0.000"),
+        *("4.0", "3.5", "802,111", "163.0", "93.0", "245.5"),
+    ]
+    assert cells(lines[4]) == [
+        *("DCASE 2020 baseline", "1", "25.0", "35.0", "1.000"),
+        *("450.1", "3.5", "1,443,000", "111.7", "87.3", "450.0"),
+    ]
+    assert lines[3].index("58.0") == lines[4].index("25.0")  # the decimal points below each other
+    assert max(map(len, lines)) <= 130
+    assert "quoted from Pham et al. 2020" in lines[-1]
+    assert "not measured on these clips" in lines[-1]
+
+
+def test_rows_come_in_the_order_given_and_each_run_counts_once(tmp_path):
+    b = write_run(tmp_path / "b", net=BASELINE, parameters=2000, nonzero_parameters=2000)
+    a = write_run(tmp_path / "a", net=CNN)
+    found = systems(b, a, b, tmp_path)
+    assert [(system.name, len(system.runs)) for system in found] == [("DCASE 2020 baseline", 1), ("CNN", 1)]
+    assert find_runs([tmp_path]) == [a, b]
+
+
+@pytest.mark.parametrize(
+    ("expected", "settings"),
+    {
+        "CNN": {"net": CNN},
+        "DCASE 2020 baseline": {"net": BASELINE},
+        "OwnNet": {"net": {"_target_": "my_nets.OwnNet"}},
+        "CNN, int8": {"net": CNN, "stage": "int8", "quantization": INT8},
+        "CNN, int8 (batch norms kept)": {
+            "net": CNN,
+            "stage": "int8",
+            "quantization": {**INT8, "fold_norms": False},
+        },
+        "CNN, fake-quantized": {"net": CNN, "stage": "qat", "quantization": INT8},
+        "CNN, pruned 48 %": {"net": CNN, "stage": "pruned", "nonzero_parameters": 521},
+        "CNN, int8, pruned 48 %": {
+            "net": CNN,
+            "stage": "int8",
+            "quantization": INT8,
+            "nonzero_parameters": 521,
+        },
+        "CNN, int8, filters 16-32-64-128": {
+            "net": {**CNN, "filters": [16, 32, 64, 128]},
+            "stage": "int8",
+            "quantization": INT8,
+        },
+    }.items(),
+)
+def test_names_tell_network_precision_and_pruning(expected, settings, tmp_path):
+    assert name(tmp_path / "run", **settings) == expected
+
+
+def test_few_zeros_are_no_pruning_and_all_filters_no_structured_one(tmp_path):
+    assert name(tmp_path / "few", net=CNN, nonzero_parameters=950) == "CNN"
+    assert name(tmp_path / "more", net=CNN, nonzero_parameters=949) == "CNN, pruned 5 %"
+    assert name(tmp_path / "all", net={**CNN, "filters": [32, 64, 128, 256]}) == "CNN"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"net": BASELINE},
+        {"net": CNN, "parameters": 1001, "nonzero_parameters": 1001},
+        {"net": CNN, "nonzero_parameters": 600},
+        {"net": CNN, "labels": ["city", "park", "tram"]},
+        {"net": CNN, "stage": "int8", "quantization": INT8},
+    ],
+)
+def test_other_systems_have_rows_and_names_of_their_own(other, tmp_path):
+    write_run(tmp_path / "a", net=CNN)
+    write_run(tmp_path / "b", **other)
+    found = systems(tmp_path)
+    assert [len(system.runs) for system in found] == [1, 1]
+    assert found[0].name != found[1].name
+
+
+def test_systems_of_one_name_are_told_apart_by_what_differs(tmp_path):
+    write_run(tmp_path / "a", net=CNN)
+    write_run(tmp_path / "b", net=CNN, labels=["park", "tram"])
+    write_run(tmp_path / "c", net=CNN, labels=["park", "tram"], parameters=1001, nonzero_parameters=1001)
+    names = ["CNN, 3 classes", "CNN, 2 classes, 1,000 parameters", "CNN, 2 classes, 1,001 parameters"]
+    assert [system.name for system in systems(tmp_path)] == names
+
+
+def test_zeros_that_rounding_leaves_part_no_seeds_but_amounts_do(tmp_path):
+    """Folding and rounding give the seeds of one 8-bit system unlike numbers of values and of zeros."""
+    for seed, (parameters, zeros) in enumerate([(61_517, 270), (61_517, 460), (62_541, 500)]):
+        costs = {"parameters": parameters, "nonzero_parameters": parameters - zeros}
+        write_run(tmp_path / f"dense{seed}", net=CNN, stage="int8", quantization=INT8, **costs)
+    for amount in (490, 495, 980, 990):
+        write_run(tmp_path / f"pruned{amount}", net=CNN, stage="pruned", nonzero_parameters=1000 - amount)
+    found = [(system.name, len(system.runs)) for system in systems(tmp_path)]
+    assert found == [("CNN, int8", 3), ("CNN, pruned 49 %", 2), ("CNN, pruned 98 %", 1), ("CNN, pruned 99 %", 1)]
+
+
+def test_8_bit_networks_are_told_apart_by_what_they_came_from(tmp_path):
+    """Folded, both variants of the network have as many values."""
+    for variant in (False, True):
+        net = {**CNN, "one_input_norm": variant}
+        write_run(
+            tmp_path / str(variant),
+            net=net,
+            stage="int8",
+            quantization=INT8,
+            parameters=61_517,
+            nonzero_parameters=61_000,
+        )
+    names = ["CNN, int8, 63,751 parameters", "CNN, int8, 62,855 parameters"]
+    assert [system.name for system in systems(tmp_path)] == names
+
+
+@pytest.mark.parametrize(
+    ("reported", "settings"),
+    [
+        (["93.0", "245.5"], {"net": CNN}),
+        (["91.9", "61.5"], {"net": CNN, "stage": "int8", "quantization": INT8}),
+        (["90.5", "122.8"], {"net": CNN, "stage": "pruned", "nonzero_parameters": 550}),
+        (["90.5", "122.8"], {"net": CNN, "stage": "pruned", "nonzero_parameters": 450}),
+        ([], {"net": CNN, "stage": "pruned", "nonzero_parameters": 560}),
+        ([], {"net": CNN, "stage": "int8", "quantization": INT8, "nonzero_parameters": 500}),
+        ([], {"net": CNN, "stage": "qat", "quantization": INT8}),
+        ([], {"net": {**CNN, "filters": [16, 32, 64, 128]}}),
+        ([], {"net": BASELINE, "stage": "int8", "quantization": INT8}),
+        ([], {"net": CNN, "labels": ["park", "tram"]}),
+        ([], {}),
+    ],
+)
+def test_the_reports_figures_stand_beside_its_own_systems_only(reported, settings, tmp_path):
+    lines = table(systems(write_run(tmp_path / "run", **settings))).splitlines()
+    assert cells(lines[3])[9:] == reported
+    assert any("report" in line for line in lines) == bool(reported)
+
+
+def test_a_checkpoint_is_found_after_the_run_has_moved(tmp_path):
+    run = write_run(tmp_path / "run", checkpoint="gone.ckpt")
+    assert read_run(run).checkpoint is None
+    assert read_run(run).name == "run, float"
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "checkpoint": "old/place/checkpoints/best.ckpt"}))
+    content = {"hyper_parameters": {"net": CNN}, "state_dict": {}, "stage": "float"}
+    (run / "checkpoints").mkdir()
+    for place in (run / "checkpoints/best.ckpt", run / "best.ckpt"):
+        torch.save(content, place)
+        assert (read_run(run).checkpoint, read_run(run).name) == (place, "CNN")
+
+
+def test_what_holds_no_results_is_refused(tmp_path):
+    with pytest.raises(InputError, match="empty holds no results.json: give the directory"):
+        find_runs([write_run(tmp_path / "run"), tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"stage": "float"}', "\x00"],
+)
+def test_results_that_are_none_are_refused(text, tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "results.json").write_text(text)
+    with pytest.raises(InputError, match=r"run/results.json is not what a finished run writes: repeat the run"):
+        read_run(run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stage": "half"},
+        {"accuracy": math.nan},
+        {"size_kb": None},
+        {"macs": "many"},
+        {"parameters": 0},
+    ],
+)
+def test_results_that_no_run_has_are_refused(settings, tmp_path):
+    run = write_run(tmp_path / "run", **settings)
+    with pytest.raises(InputError, match="is not what a finished run writes"):
+        read_run(run)
+
+
+def test_the_front_by_hand():
+    # size, accuracy: the second is larger and worse than the first, the last as large as the third and worse
+    assert pareto_front([(60.0, 55.0), (250.0, 50.0), (450.0, 66.0), (30.0, 54.0), (450.0, 65.0)]) == [3, 0, 2]
+    assert pareto_front([(1.0, 2.0)]) == [0]
+    assert pareto_front([(2.0, 1.0), (1.0, 1.0)]) == [1]  # as accurate and smaller
+    assert pareto_front([(1.0, 1.0), (1.0, 1.0)]) == [0, 1]  # neither beats the other
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_what_nothing_dominates(seed):
+    random = np.random.default_rng(seed)
+    points = [(float(x), float(y)) for x, y in random.integers(0, 12, (40, 2))]  # few values: many ties
+    left = {
+        k
+        for k, (size, accuracy) in enumerate(points)
+        if not any(a <= size and b >= accuracy and (a, b) != (size, accuracy) for a, b in points)
+    }
+    front = pareto_front(points)
+    assert set(front) == left
+    assert len(front) == len(left)
+    assert [points[k] for k in front] == sorted(points[k] for k in left)
+
+
+def test_ten_times_the_work_takes_about_ten_times_as_long():
+    layer, x = nn.Linear(400, 400), torch.randn(200, 400)
+    latency = single_thread_latency({"one": (layer, x), "ten": (nn.Sequential(*[layer] * 10), x)})
+    assert list(latency) == ["one", "ten"]
+    assert 4 < latency["ten"] / latency["one"] < 25
+
+
+class Probe(nn.Module):
+    """Notes who is called, and how."""
+
+    def __init__(self, name: str, calls: list):
+        super().__init__()
+        self.name, self.calls = name, calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.002)
+        self.calls.append((self.name, torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        if len(self.calls) > 10 and self.name == "broken":
+            raise RuntimeError
+        return x
+
+
+def test_networks_take_turns_on_one_thread_and_the_threads_come_back():
+    calls, threads = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        latency = single_thread_latency({name: (Probe(name, calls), torch.zeros(1)) for name in "ab"})
+        assert calls == [("a", 1, True), ("b", 1, True)] * (len(calls) // 2)
+        assert len(calls) >= 40
+        assert all(2 <= value < 20 for value in latency.values())  # milliseconds
+        assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError):
+            single_thread_latency({"broken": (Probe("broken", []), torch.zeros(1))})
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_8_bit_network_is_compared_with_the_float_one_it_came_from(tmp_path):
+    costs = {"parameters": 63_751, "nonzero_parameters": 63_751}
+    half = {**CNN, "filters": [16, 32, 64, 128]}
+    write_run(tmp_path / "a", net=CNN, stage="pruned", parameters=63_751, nonzero_parameters=32_000)
+    write_run(tmp_path / "b", net=CNN, **costs)
+    write_run(tmp_path / "c", net=BASELINE, **costs)
+    write_run(tmp_path / "d", net=CNN, stage="int8", quantization=INT8, parameters=61_517, nonzero_parameters=61_517)
+    write_run(tmp_path / "e", net=half, stage="int8", quantization=INT8)
+    found = systems(tmp_path)
+    times = [10.0, 9.0, 20.0, 2.0, 1.0]
+    lines = speedups(found, dict(zip([system.name for system in found], times, strict=True)))
+    assert len(lines) == 1
+    assert lines[0].startswith("CNN, int8 runs 4.5 times as fast as CNN on one thread here (one machine, torch 2.")
+    assert "qnnpack" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run with a whole checkpoint."""
+    directory = write_run(tmp_path_factory.mktemp("runs") / "run", checkpoint="checkpoints/best.ckpt")
+    model = SceneClassifier(
+        frontend={"_target_": "asc.frontend.Spectrogram", "sample_rate": RATE},
+        net=CNN,
+        optimizer={"_target_": "torch.optim.Adam"},
+        labels=LABELS,
+        clip_samples=2 * RATE,
+    )
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(directory / "checkpoints/best.ckpt")
+    return directory
+
+
+def test_a_network_that_cannot_be_had_has_no_time(trained, tmp_path):
+    own = {"_target_": "my_nets.OwnNet"}
+    found = systems(trained, write_run(tmp_path / "foreign", net=own), write_run(tmp_path / "lost"))
+    latency = measure(found)
+    assert list(latency) == ["CNN"]
+    assert 0 < latency["CNN"] < 1000
+    rows = [cells(line) for line in table(found, latency).splitlines()[3:6]]
+    assert [row[9] for row in rows] == [f"{latency['CNN']:.2f}", "-", "-"]
+
+
+def test_the_picture_shows_each_system(tmp_path):
+    for job in range(3):
+        write_run(tmp_path / f"dense{job}", 0.5 + 0.02 * job, net=CNN)
+    for zeros in (300, 500, 700):
+        costs = {"nonzero_parameters": 1000 - zeros, "size_kb": 4 - zeros / 250}
+        write_run(tmp_path / f"pruned{zeros}", 0.5 - zeros / 1e4, net=CNN, stage="pruned", **costs)
+    draw(systems(tmp_path), tmp_path / "one.png")
+    write_run(tmp_path / "other", labels=["park", "tram"])
+    draw(systems(tmp_path), tmp_path / "two.png")
+    sizes = []
+    for picture in ("one.png", "two.png"):
+        content = (tmp_path / picture).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        sizes.append(int.from_bytes(content[16:20], "big"))
+    assert sizes == [900, 1800]  # a panel for each set of labels
+
+
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
+    found = systems(write_run(tmp_path / "run"))
+    for picture in (tmp_path / "nowhere/report.png", tmp_path / "report.music"):
+        with pytest.raises(InputError, match=f"--picture={picture} cannot be written: give a .png"):
+            draw(found, picture)
+
+
+def test_the_command_line(trained, tmp_path):
+    command = [sys.executable, "-m", "asc.report", str(trained)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    row = cells(lines[3])
+    assert row[:3] == ["CNN", "1", "50.0"]
+    assert float(row[9]) > 0  # milliseconds
+    assert lines[-1] == "picture  report.png"
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_times_the_column_is_gone(trained, tmp_path, capsys):
+    main([str(trained), "--no-latency", "--picture", str(tmp_path / "mine.png")])
+    out = capsys.readouterr().out
+    assert "ms a" not in out
+    assert out.endswith(f"picture  {tmp_path / 'mine.png'}\n")
+    assert (tmp_path / "mine.png").exists()
+
+
+def test_a_mistake_is_one_sentence(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "nothing")])
+    sentence = f"error: {tmp_path}/nothing holds no results.json: give the directory of a finished run, or of several"
+    assert stop.value.code == sentence
