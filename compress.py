@@ -72,11 +72,12 @@ def compress(cfg: DictConfig) -> float:
 
 def load(cfg: DictConfig) -> SceneClassifier:
     """The classifier of the checkpoint, with the optimizer of the fine-tuning."""
-    parts = {
-        name: OmegaConf.to_container(cfg[name], resolve=True) if cfg[name] else None
-        for name in ("optimizer", "scheduler")
-    }
-    return SceneClassifier.load_from_checkpoint(cfg.checkpoint, trusted=tuple(cfg.trusted), **parts)
+    optimizer, scheduler = (
+        OmegaConf.to_container(cfg[name], resolve=True) if cfg[name] else None for name in ("optimizer", "scheduler")
+    )
+    return SceneClassifier.load_from_checkpoint(
+        cfg.checkpoint, trusted=tuple(cfg.trusted), optimizer=optimizer, scheduler=scheduler
+    )
 
 
 def check_directory(run_dir: Path, resumed: str | None) -> None:

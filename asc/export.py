@@ -100,11 +100,9 @@ def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
         pads = np.array([0, 0, layer.height, layer.width] * 2)
         graph.then("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
     elif isinstance(layer, nn.Conv2d):
-        weights = [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
-        graph.then("Conv", *weights, **convolution(layer))
+        graph.then("Conv", *float_weights(graph, layer), **convolution(layer))
     elif isinstance(layer, nn.Linear):
-        weights = [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
-        graph.then("Gemm", *weights, transB=1)
+        graph.then("Gemm", *float_weights(graph, layer), transB=1)
     elif isinstance(layer, nn.BatchNorm2d):
         add_batch_norm(graph, layer)
     elif isinstance(layer, nn.ReLU):
@@ -113,16 +111,22 @@ def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
         add_pooling(graph, layer, shape)
 
 
+def float_weights(graph: Graph, layer: nn.Conv2d | nn.Linear) -> list[str]:
+    """Names of the kernel and the bias."""
+    assert layer.bias is not None  # folding gives each layer one
+    return [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
+
+
 def convolution(layer: nn.Conv2d | nnq.Conv2d) -> dict[str, list[int]]:
     """Attributes of ONNX's Conv."""
-    height, width = layer.padding
-    return {"pads": [height, width, height, width], "strides": list(layer.stride), "dilations": list(layer.dilation)}
+    pads = [int(side) for side in layer.padding] * 2
+    return {"pads": pads, "strides": list(layer.stride), "dilations": list(layer.dilation)}
 
 
-def add_batch_norm(graph: Graph, layer: nn.BatchNorm2d) -> None:
+def add_batch_norm(graph: Graph, layer: Any) -> None:
     """Add a batch norm that could not be folded."""
     values = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-    names = [graph.constant(value.detach().cpu()) for value in values]  # type: ignore[union-attr]
+    names = [graph.constant(value.detach().cpu()) for value in values]
     graph.then("BatchNormalization", *names, epsilon=layer.eps)
 
 
@@ -158,7 +162,7 @@ class Grid:
 def add_integer(graph: Graph, layer: nn.Module, shape: Sequence[int], grid: Grid | None) -> Grid | None:
     """Add an 8-bit layer whose input is on `grid`; return that of its output."""
     if isinstance(layer, nnq.Quantize):
-        grid = Grid(graph, layer.scale.item(), int(layer.zero_point))
+        grid = Grid(graph, float(layer.scale), int(layer.zero_point))
     elif grid is None:  # before quantization
         add_float(graph, layer, shape)
         return None
@@ -173,7 +177,7 @@ def add_integer(graph: Graph, layer: nn.Module, shape: Sequence[int], grid: Grid
         grid = Grid(graph, layer.scale, layer.zero_point)
     elif isinstance(layer, nnq.BatchNorm2d):
         add_batch_norm(graph, layer)
-        grid = Grid(graph, layer.scale.item(), int(layer.zero_point))
+        grid = Grid(graph, float(layer.scale), int(layer.zero_point))  # type: ignore[arg-type]
     elif isinstance(layer, nnq.DeQuantize | nn.Identity | nn.Dropout):
         return grid
     else:
@@ -255,7 +259,9 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
     """
     if model.stage == "qat":
         raise InputError("the checkpoint is half quantized: export int8.ckpt of the same run")
-    shape = ["batch", model.clip_samples] if with_frontend else ["batch", *model.example_features().shape[1:]]
+    shape: list[str | int | None] = (
+        ["batch", model.clip_samples] if with_frontend else ["batch", *model.example_features().shape[1:]]
+    )
     graph = Graph("wave" if with_frontend else "features")
     source = helper.make_tensor_value_info(graph.x, TensorProto.FLOAT, shape)
     if with_frontend:

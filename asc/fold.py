@@ -79,29 +79,33 @@ def check_chain(net: nn.Module, features: Tensor) -> None:
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Factor and summand (channels,) of a batch norm at inference."""
-    scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
-    return scale, norm.bias.detach() - norm.running_mean * scale  # type: ignore[operator]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias.detach() - norm.running_mean * scale
 
 
 def lasting_norms(net: nn.Module) -> list[int]:
-    """Positions in `chain(net)` of the batch norms that cannot be folded: a factor below 0 does not pass max pooling.
+    """Positions in `chain(net)` of the batch norms that cannot be folded.
 
-    With it stay the others of its stretch, from one convolution to the next.
+    A factor below 0 does not pass max pooling, unless the convolution right before takes it; nor can a border make up
+    for a factor of 0 at the input. With such a batch norm stay the others between the same two convolutions.
     """
+    layers = chain(net)
     lasting: list[int] = []
     stretch: list[int] = []
     pooled, fits = False, True
-    for position, layer in reversed(list(enumerate(chain(net)))):
+    for position, layer in reversed(list(enumerate(layers))):
         if isinstance(layer, nn.MaxPool2d | PoolOverTime):
             pooled = True
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, nn.BatchNorm2d) and not (position and isinstance(layers[position - 1], nn.Conv2d)):
             stretch.append(position)
-            fits &= not (pooled and bool((affine(layer)[0] < 0).any()))
-        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            lowest = affine(layer)[0].min().item()
+            fits &= not (pooled and lowest < 0) and not (position == 0 and lowest == 0)
+        if isinstance(layer, nn.Conv2d | nn.Linear) or position == 0:
             lasting += [] if fits else stretch
             stretch, pooled, fits = [], False, True
-    first = [position for position in stretch if bool((affine(chain(net)[position])[0] == 0).any())]  # type: ignore[arg-type]
-    return sorted(lasting + first)
+    return sorted(lasting)
 
 
 def fold(net: nn.Module, lasting: Sequence[int]) -> nn.Sequential:
@@ -127,29 +131,29 @@ def fold(net: nn.Module, lasting: Sequence[int]) -> nn.Sequential:
             pending = None
         elif not isinstance(layer, nn.Dropout):
             folded.append(layer)
-    return nn.Sequential(*folded).to(memory_format=torch.channels_last)
+    return nn.Sequential(*folded).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.no_grad()
 def absorb(scale: Tensor, shift: Tensor, before: list[nn.Module], layer: nn.Conv2d | nn.Linear) -> None:
     """Make `layer` compute from x what it computed from scale * x + shift, x the output of the layers `before` it."""
     source = next((earlier for earlier in reversed(before) if isinstance(earlier, nn.Conv2d)), None)
-    padded = isinstance(layer, nn.Conv2d) and any(layer.padding)
+    padding = layer.padding if isinstance(layer, nn.Conv2d) and any(layer.padding) else None
     if source is not None:  # the factor there, before the 8-bit grid, which all channels share
         source.weight.mul_(scale.abs().view(-1, 1, 1, 1))
         source.bias.mul_(scale.abs())  # type: ignore[union-attr]
         scale = scale.sign()
-    elif padded:
-        before.append(Border(*layer.padding, -shift / scale))  # type: ignore[misc, arg-type]
+    elif padding:
+        before.append(Border(int(padding[0]), int(padding[1]), -shift / scale))
         layer.padding = (0, 0)
     repeats = layer.weight.shape[1] // len(scale)  # flattened maps stand channel by channel
     scale, shift = (value.repeat_interleave(repeats) for value in (scale, shift))
     kernels = torch.einsum("oc...,c->o...", layer.weight, shift)  # what the summand adds, (n_out, height, width)
     layer.weight.mul_(scale.view(1, -1, *[1] * (layer.weight.ndim - 2)))
-    if source is not None and padded:
+    if source is not None and padding:
         add_constant_map(source, layer, kernels)  # type: ignore[arg-type]
     else:
-        layer.bias.add_(kernels.reshape(len(kernels), -1).sum(1))
+        layer.bias.add_(kernels.reshape(len(kernels), -1).sum(1))  # type: ignore[union-attr]
 
 
 def add_constant_map(source: nn.Conv2d, layer: nn.Conv2d, kernels: Tensor) -> None:

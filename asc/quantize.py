@@ -69,9 +69,9 @@ def without_notices() -> Iterator[None]:
 
 
 class KernelObserver(tq.MovingAveragePerChannelMinMaxObserver):
-    """Ranges of the filters of a kernel; a filter of zeros gets the widest, for its bias must fit 32 bits on its grid."""
+    """Ranges of a kernel's filters; one of zeros gets the widest, for its bias must fit 32 bits on its grid."""
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Scale and zero point of each filter."""
         scale, zero_point = super().calculate_qparams()
         return torch.where(self.min_val == self.max_val, scale.max(), scale), zero_point
@@ -86,6 +86,7 @@ def qconfig(bits: int) -> tq.QConfig:
     activation = tq.FakeQuantize.with_args(observer=tq.MovingAverageMinMaxObserver, quant_min=0, quant_max=255)
     weight = tq.FakeQuantize.with_args(
         observer=KernelObserver,
+        averaging_constant=1.0,  # a weight is what it is
         quant_min=-(2 ** (bits - 1)),
         quant_max=2 ** (bits - 1) - 1,
         dtype=torch.qint8,
@@ -121,18 +122,18 @@ def prepare(net: nn.Module, engine: str, weight_bits: int, fold_norms: bool, las
         tq.fuse_modules_qat(sequence, fusible(sequence), inplace=True)
         sequence.qconfig = qconfig(weight_bits)  # type: ignore[assignment]
         tq.prepare_qat(sequence, inplace=True)
-        for layer in sequence:
-            if hasattr(layer, "weight_fake_quant"):
-                layer.weight_fake_quant(layer.weight)  # weights can be observed at once
-    return sequence.to(memory_format=torch.channels_last)
+        for layer in sequence.children():
+            if hasattr(layer, "weight_fake_quant"):  # weights can be observed at once
+                layer.weight_fake_quant(layer.weight)  # type: ignore[operator]
+    return sequence.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fusible(sequence: nn.Sequential) -> list[list[str]]:
     """Names of the neighbours that become one layer."""
-    groups = []
-    for start in range(len(sequence)):
+    groups, layers = [], list(sequence)
+    for start in range(len(layers)):
         for kinds in FUSED:
-            if tuple(type(layer) for layer in sequence[start : start + len(kinds)]) == kinds:
+            if tuple(type(layer) for layer in layers[start : start + len(kinds)]) == kinds:
                 groups.append([str(start + step) for step in range(len(kinds))])
                 break
     return groups
@@ -144,7 +145,7 @@ def convert(prepared: nn.Module, engine: str) -> nn.Module:
         return tq.convert(copy.deepcopy(prepared).cpu().eval())
 
 
-def kernels(net: nn.Module) -> Iterator[nn.Parameter]:
+def kernels(net: nn.Module) -> Iterator[Tensor]:
     """The kernels of the convolutions and dense layers."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -186,13 +187,13 @@ class QAT(pl.Callback):
         check("phase.frozen_norms", frozen_norms, int, 0)
         self.engine, self.fold, self.weight_bits = engine, fold, weight_bits or safe_weight_bits(engine)
         self.frozen_observers, self.frozen_norms = frozen_observers, frozen_norms
-        self.masks: list[tuple[nn.Parameter, Tensor]] = []
+        self.masks: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, model: Any) -> Any:
         """The classifier to fine-tune: `model` with fake quantization, or `model` itself where it is half done."""
         if model.stage == "int8":
             raise InputError("the checkpoint is quantized already: give best.ckpt or pruned.ckpt of its origin")
-        settings = {"engine": self.engine, "weight_bits": self.weight_bits, "fold_norms": self.fold}
+        settings: dict[str, Any] = {"engine": self.engine, "weight_bits": self.weight_bits, "fold_norms": self.fold}
         if model.stage == "qat":
             before = model.hparams["quantization"]
             differing = sorted(key for key in settings if before[key] != settings[key])

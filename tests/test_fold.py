@@ -9,7 +9,6 @@ from asc import InputError
 from asc.fold import chain, check_chain, fold, lasting_norms
 from asc.nets import Dcase2020Baseline, PhamCNN
 
-
 NETS = {
     "table_2": (lambda: PhamCNN(3), (128, 120)),
     "odd_sizes": (lambda: PhamCNN(4, filters=[5, 6, 7, 9]), (37, 61)),  # pooling rounds, borders differ
@@ -54,6 +53,24 @@ def test_a_negative_factor_before_pooling_keeps_its_batch_norms(block):
     assert len(norms) == len(lasting) == (1 if block == 3 else 2)
     x = torch.randn(2, 1, 40, 50, dtype=torch.double)
     torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_negative_factor_right_behind_a_convolution_is_no_obstacle():
+    net = lived_in(Dcase2020Baseline(3)).double()
+    with torch.no_grad():
+        net.features[1].weight[:7] *= -1
+    assert lasting_norms(net) == []
+    x = torch.randn(2, 1, 40, 50, dtype=torch.double)
+    torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_an_input_norm_of_factor_0_stays():
+    net = lived_in(PhamCNN(3)).double()
+    with torch.no_grad():
+        net.blocks[0][0].weight[:] = 0
+    assert lasting_norms(net) == [0]
+    x = torch.randn(2, 1, 40, 50, dtype=torch.double)
+    torch.testing.assert_close(fold(net, [0])(x), net(x), rtol=1e-9, atol=1e-9)
 
 
 def test_a_negative_factor_behind_pooling_is_no_obstacle():
