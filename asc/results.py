@@ -141,6 +141,7 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"size   {cost['nonzero_parameters']:,} non-zero parameters, {cost['size_kb']:.1f} KB",
         f"       {official:.1f} KB by DCASE 2020's count, {verdict} its limit of {DCASE2020_LIMIT_KB:.0f}",
+        f"       {cost['file_bytes']:,} bytes in the file for a device, graph included",
         f"time   {training['seconds']:.0f} s for {training['epochs']} epochs, "
         f"{training['clips_per_second']:.0f} clips/s",
     ]

@@ -20,9 +20,9 @@ def choices(*groups: str) -> list[str]:
     return sorted(f"{group}={file.stem}" for group in groups for file in (CONF / group).glob("*.yaml"))
 
 
-def settings(*overrides: str):
+def settings(*overrides: str, command: str = "train"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["data.root=somewhere", "hydra.run.dir=run", *overrides], return_hydra_config=True)
+        cfg = compose(command, ["data.root=somewhere", "hydra.run.dir=run", *overrides], return_hydra_config=True)
     OmegaConf.set_readonly(cfg.hydra, False)
     cfg.hydra.runtime.output_dir = "run"
     HydraConfig.instance().set_config(cfg)
@@ -54,6 +54,26 @@ def test_every_part_builds(choice):
     node = settings(choice)[group]
     for part in node.values() if group == "callbacks" else [node]:
         instantiate(part)
+
+
+@pytest.mark.parametrize("choice", choices("phase"))
+def test_every_phase_builds(choice):
+    cfg = settings(choice, "checkpoint=some.ckpt", command="compress")
+    for part in (cfg.phase, *cfg.callbacks.values(), cfg.trainer):
+        instantiate(part)
+    assert cfg.optimizer.lr == 1e-4
+    assert {"history", "progress", "epoch_seed", "mixup"} <= cfg.callbacks.keys()
+    assert set(cfg.data.values()) == {None, "somewhere"}
+    assert settings("data=dcase", choice, "checkpoint=some.ckpt", command="compress").data.batch_size == 100
+
+
+def test_compression_augments_as_training_does():
+    callbacks = settings("checkpoint=some.ckpt", command="compress").callbacks
+    for name in ("roll", "mixup", "mask"):
+        assert callbacks[name] == settings().callbacks[name]
+    report = settings("callbacks=[fine_tune,mixup]", "checkpoint=some.ckpt", command="compress").callbacks
+    assert "roll" not in report
+    assert report.mixup.alpha == 0.4
 
 
 def test_experiments_say_what_the_report_and_the_baseline_say():
