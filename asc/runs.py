@@ -1,0 +1,209 @@
+"""Finished runs, and the systems they are runs of."""
+
+import inspect
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import asc.nets
+from asc.classifier import read_checkpoint
+from asc.errors import InputError
+
+FIGURES = (
+    *("accuracy", "macro_accuracy", "log_loss"),
+    *("parameters", "nonzero_parameters", "size_kb", "dcase2020_size_kb", "macs", "file_bytes"),
+)
+NETS = {"PhamCNN": "CNN", "Dcase2020Baseline": "DCASE 2020 baseline"}
+PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int8": "int8"}  # of each stage
+FEW_ZEROS = 0.05  # which no pruning made: rounding to 8 bits alone leaves about 1 %
+SAME_ZEROS = 0.0075  # between the seeds of one pruning: rounding and folding add some zeros, not the same for each
+REPORT = {  # Pham et al. 2020, Table 3: accuracy in %, KB; by network, precision and whether half of it is pruned
+    ("Dcase2020Baseline", "float", False): (87.3, 450.0),
+    ("PhamCNN", "float", False): (93.0, 245.5),
+    ("PhamCNN", "int8", False): (91.9, 61.5),
+    ("PhamCNN", "float", True): (90.5, 122.8),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: of its results.json.
+        stage: float, pruned, qat or int8.
+        labels: names of the scenes.
+        figures: those of FIGURES, as results.json has them.
+        checkpoint: None where it cannot be found.
+        settings: the checkpoint's hyperparameters; nothing without a checkpoint.
+    """
+
+    directory: Path
+    stage: str
+    labels: tuple[str, ...]
+    figures: dict[str, float]
+    checkpoint: Path | None
+    settings: dict[str, Any]
+
+    @property
+    def precision(self) -> str:
+        """Of its arithmetic: float, fake-quantized or int8."""
+        return PRECISIONS[self.stage]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros among its values."""
+        parameters = self.figures["parameters"]
+        return (parameters - self.figures["nonzero_parameters"]) / parameters
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether weights were set to zero; filters that were taken away leave none."""
+        return self.sparsity > FEW_ZEROS
+
+    @property
+    def net(self) -> str:
+        """Class of its network; nothing without a checkpoint."""
+        return self.settings["net"]["_target_"].rpartition(".")[2] if self.settings else ""
+
+    @property
+    def quantization(self) -> dict[str, Any]:
+        """How it was quantized; nothing if it was not."""
+        return self.settings.get("quantization") or {}
+
+    @property
+    def filters(self) -> str:
+        """Filters of its convolutions, such as 16-32-64-128, where there are others than the network has by default."""
+        filters = list(self.settings["net"].get("filters") or []) if self.settings else []
+        default = inspect.signature(getattr(asc.nets, self.net, lambda: None)).parameters.get("filters")
+        return "" if default and filters == list(default.default) else "-".join(map(str, filters))
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What its system is called, before and after the share of zeros."""
+        if not self.settings:
+            return f"{self.directory.name}, {self.stage}", ""
+        precision = "" if self.precision == "float" else f", {self.precision}"
+        norms = "" if self.quantization.get("fold_norms", True) else " (batch norms kept)"
+        filters = f", filters {self.filters}" if self.filters else ""
+        variant = ", one input norm" if self.settings["net"].get("one_input_norm") else ""
+        return NETS.get(self.net, self.net) + precision + norms, filters + variant
+
+    @property
+    def name(self) -> str:
+        """What its system is called."""
+        zeros = f", pruned {100 * self.sparsity:.0f} %" if self.settings and self.is_pruned else ""
+        before, after = self.kind
+        return before + zeros + after
+
+    @property
+    def network(self) -> Any:
+        """What its network was built from; without a checkpoint the number of its values tells it from others."""
+        return self.settings["net"] if self.settings else self.figures["parameters"]
+
+    @property
+    def reported(self) -> tuple[float, float] | None:
+        """Accuracy in % and KB that the report gives for this system, if it is one of its four."""
+        if self.filters or len(self.labels) != 3 or (self.is_pruned and not 0.45 <= self.sparsity <= 0.55):
+            return None
+        return REPORT.get((self.net, self.precision, self.is_pruned))
+
+    def is_like(self, other: "Run") -> bool:
+        """Whether both are runs of the same system."""
+        if (self.kind, self.network, self.labels) != (other.kind, other.network, other.labels):
+            return False
+        return not (self.is_pruned or other.is_pruned) or abs(self.sparsity - other.sparsity) < SAME_ZEROS
+
+
+@dataclass(frozen=True)
+class System:
+    """Runs that differ in chance alone: seeds, folds.
+
+    Attributes:
+        name: no other system has it.
+        runs: at least one.
+    """
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for all of them where they are alike."""
+        return self.runs[0]
+
+    def mean(self, figure: str) -> float:
+        """Mean over the runs."""
+        return mean(run.figures[figure] for run in self.runs)
+
+    def deviation(self, figure: str) -> float | None:
+        """Sample deviation over the runs; None of a single one."""
+        return stdev(run.figures[figure] for run in self.runs) if len(self.runs) > 1 else None
+
+
+def find_runs(places: Iterable[str | Path]) -> list[Path]:
+    """Directories with a results.json: the places themselves, or all below them, sorted; each directory once.
+
+    Raises:
+        InputError: nothing there.
+    """
+    found: dict[Path, None] = {}
+    for place in map(Path, places):
+        own = place / "results.json"
+        files = [own] if own.is_file() else sorted(place.rglob("results.json"))
+        if not files:
+            raise InputError(f"{place} holds no results.json: give the directory of a finished run, or of several")
+        found |= dict.fromkeys(file.parent.resolve() for file in files)
+    return list(found)
+
+
+def read_run(directory: Path) -> Run:
+    """The run of a directory.
+
+    Raises:
+        InputError: its results.json lacks something, or its checkpoint is none.
+    """
+    file = directory / "results.json"
+    try:
+        results = json.loads(file.read_text())
+        values = {**results["test"], **results["complexity"]}
+        figures = {name: float(values[name]) for name in FIGURES}
+        stage, labels, noted = results["stage"], tuple(map(str, results["labels"])), Path(results["checkpoint"])
+        if stage not in PRECISIONS or not all(map(math.isfinite, figures.values())) or figures["parameters"] < 1:
+            raise ValueError("no run writes this")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not what a finished run writes: repeat the run or leave it out") from error
+    places = (noted, directory / noted.name, directory / "checkpoints" / noted.name)  # the run may have moved
+    checkpoint = next((place for place in places if place.is_file()), None)
+    settings = read_checkpoint(checkpoint)["hyper_parameters"] if checkpoint else {}
+    return Run(directory, stage, labels, figures, checkpoint, settings)
+
+
+def group(runs: Iterable[Run]) -> list[System]:
+    """The systems of the runs, in order of their first runs."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in groups if group[0].is_like(run)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    names = distinct_names([group[0] for group in groups])
+    return [System(name, group) for name, group in zip(names, groups, strict=True)]
+
+
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """The runs' names, and where they share one, what tells them apart."""
+    names = [run.name for run in runs]
+    for details in (
+        [f"{len(run.labels)} classes" for run in runs],
+        [f"{run.figures['parameters']:,.0f} parameters" for run in runs],
+    ):
+        longer = [f"{name}, {detail}" for name, detail in zip(names, details, strict=True)]
+        names = [b if longer.count(b) < names.count(a) else a for a, b in zip(names, longer, strict=True)]
+    earlier = [names[:position].count(name) for position, name in enumerate(names)]
+    return [f"{name} #{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
