@@ -26,7 +26,7 @@ class Prune(pl.Callback):
         amount: share of the weights that are zero in the end.
         initial_amount: share in the first epoch.
         schedule: "polynomial", initial + (amount - initial) * (1 - (1 - t)^3), or "constant", `amount` at once.
-        ramp_epochs: epochs until `amount` is reached.
+        ramp_epochs: epochs until `amount` is reached; None: half of all.
         scope: "layer", the same share of each kernel, or "global", the smallest of all kernels together.
     """
 
@@ -35,7 +35,7 @@ class Prune(pl.Callback):
         amount: float = 0.5,
         initial_amount: float = 0.0,
         schedule: Literal["polynomial", "constant"] = "polynomial",
-        ramp_epochs: int = 5,
+        ramp_epochs: int | None = None,
         scope: Literal["layer", "global"] = "layer",
     ):
         check_amount("phase.amount", amount)
@@ -46,7 +46,8 @@ class Prune(pl.Callback):
             raise InputError(f"phase.schedule={schedule} is not known: choose polynomial or constant")
         if scope not in ("layer", "global"):
             raise InputError(f"phase.scope={scope} is not known: choose layer or global")
-        check("phase.ramp_epochs", ramp_epochs, int, 0)
+        if ramp_epochs is not None:
+            check("phase.ramp_epochs", ramp_epochs, int, 0)
         self.amount, self.initial_amount, self.schedule = amount, initial_amount, schedule
         self.ramp_epochs, self.scope = ramp_epochs, scope
 
@@ -60,20 +61,35 @@ class Prune(pl.Callback):
         """The pruned classifier."""
         return model.with_net(model.net, stage="pruned")
 
-    def amount_at(self, epoch: int) -> float:
-        """Share of zeros in an epoch, counted from 0."""
-        if self.schedule == "constant" or epoch >= self.ramp_epochs:
+    def amount_at(self, epoch: int, epochs: int) -> float:
+        """Share of zeros in an epoch, counted from 0, of so many."""
+        ramp = epochs // 2 if self.ramp_epochs is None else self.ramp_epochs
+        if self.schedule == "constant" or epoch >= ramp:
             return self.amount
-        left = 1 - epoch / self.ramp_epochs
+        left = 1 - epoch / ramp
         return self.amount + (self.initial_amount - self.amount) * left**3
+
+    def on_fit_start(self, trainer: pl.Trainer, model: Any) -> None:
+        """Refuse a schedule that ends after training does.
+
+        Raises:
+            InputError: tells both numbers.
+        """
+        epochs = trainer.max_epochs or 1
+        if (self.ramp_epochs or 0) >= epochs:
+            raise InputError(
+                f"phase.ramp_epochs={self.ramp_epochs} is not less than trainer.max_epochs={epochs}, so phase.amount "
+                "would not be reached: give less"
+            )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: Any) -> None:
         """Prune anew: what was zero is smallest and stays so."""
         make_permanent(model.net)
         layers = [layer for layer in model.net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1)
         groups = [layers] if self.scope == "global" else [[layer] for layer in layers]
         for group in groups:
-            masks = magnitude_masks([layer.weight.detach() for layer in group], self.amount_at(trainer.current_epoch))
+            masks = magnitude_masks([layer.weight.detach() for layer in group], amount)
             for layer, mask in zip(group, masks, strict=True):
                 prune.custom_from_mask(layer, "weight", mask)
 

@@ -162,8 +162,8 @@ class QAT(pl.Callback):
         fold: fold batch norms into the convolutions first (`asc.fold`).
         weight_bits: of the kernels; None takes what the engine adds up without overflow on every processor: 8 on
             qnnpack, 7 on the others, where 8 suit processors with VNNI alone.
-        frozen_observers: last epochs in which the ranges of values are no longer observed, but kept.
-        frozen_norms: last epochs in which batch norms, where there are any left, keep their statistics.
+        frozen_observers: last epochs in which the ranges of values are no longer observed, but kept; None: a fifth.
+        frozen_norms: last epochs in which batch norms, where any are left, keep their statistics; None: two fifths.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class QAT(pl.Callback):
         engine: str = "onednn",
         fold: bool = True,
         weight_bits: int | None = None,
-        frozen_observers: int = 2,
-        frozen_norms: int = 4,
+        frozen_observers: int | None = None,
+        frozen_norms: int | None = None,
     ):
         if engine not in ENGINES:
             raise InputError(f"phase.engine={engine} is not known: choose {', '.join(ENGINES)}")
@@ -183,8 +183,9 @@ class QAT(pl.Callback):
             raise InputError(f"phase.fold={fold} is not known: choose true or false")
         if weight_bits is not None:
             check("phase.weight_bits", weight_bits, int, 2, 8)
-        check("phase.frozen_observers", frozen_observers, int, 0)
-        check("phase.frozen_norms", frozen_norms, int, 0)
+        for name, epochs in (("frozen_observers", frozen_observers), ("frozen_norms", frozen_norms)):
+            if epochs is not None:
+                check(f"phase.{name}", epochs, int, 0)
         self.engine, self.fold, self.weight_bits = engine, fold, weight_bits or safe_weight_bits(engine)
         self.frozen_observers, self.frozen_norms = frozen_observers, frozen_norms
         self.masks: list[tuple[Tensor, Tensor]] = []
@@ -212,14 +213,28 @@ class QAT(pl.Callback):
         return model.with_net(convert(model.net, self.engine), stage="int8")
 
     def on_fit_start(self, trainer: pl.Trainer, model: Any) -> None:
-        """Note which weights are zero."""
+        """Settle the schedule, and note which weights are zero.
+
+        Raises:
+            InputError: there is no epoch left in which to observe ranges.
+        """
+        epochs = trainer.max_epochs or 1
+        if self.frozen_observers is None:
+            self.frozen_observers = epochs // 5
+        if self.frozen_norms is None:
+            self.frozen_norms = 2 * epochs // 5
+        if self.frozen_observers >= epochs:
+            raise InputError(
+                f"phase.frozen_observers={self.frozen_observers} leaves none of trainer.max_epochs={epochs} to observe "
+                "ranges in: give less"
+            )
         self.masks = [(kernel, kernel != 0) for kernel in kernels(model.net)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: Any) -> None:
         """Freeze what is to settle before the end."""
         left = (trainer.max_epochs or 1) - trainer.current_epoch
-        model.net.apply(tq.disable_observer if left <= self.frozen_observers else tq.enable_observer)
-        if left <= self.frozen_norms:
+        model.net.apply(tq.disable_observer if left <= (self.frozen_observers or 0) else tq.enable_observer)
+        if left <= (self.frozen_norms or 0):
             model.net.apply(freeze_bn_stats)
             for layer in model.net.modules():
                 if isinstance(layer, nn.BatchNorm2d):

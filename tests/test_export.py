@@ -35,7 +35,7 @@ def halved(model):
 
 
 class _Epoch:
-    current_epoch = 0
+    current_epoch, max_epochs = 0, 1
 
 
 @pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])

@@ -23,11 +23,13 @@ class Masks(pl.Callback):
 
 def test_the_schedule_by_hand():
     phase = Prune(amount=0.5, ramp_epochs=4)
-    shares = [phase.amount_at(epoch) for epoch in range(6)]
+    shares = [phase.amount_at(epoch, 10) for epoch in range(6)]
     assert shares == pytest.approx([0, 0.2890625, 0.4375, 0.4921875, 0.5, 0.5])  # 0.5 (1 - (1 - t)^3)
     phase = Prune(amount=0.8, initial_amount=0.3, ramp_epochs=2)
-    assert [phase.amount_at(epoch) for epoch in range(3)] == pytest.approx([0.3, 0.7375, 0.8])
-    assert [Prune(0.7, schedule="constant").amount_at(epoch) for epoch in range(2)] == [0.7, 0.7]
+    assert [phase.amount_at(epoch, 10) for epoch in range(3)] == pytest.approx([0.3, 0.7375, 0.8])
+    assert [Prune(0.7, schedule="constant").amount_at(epoch, 10) for epoch in range(2)] == [0.7, 0.7]
+    assert Prune(0.5).amount_at(0, 1) == 0.5
+    assert [Prune(0.5).amount_at(epoch, 4) for epoch in range(4)] == pytest.approx([0, 0.4375, 0.5, 0.5])
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
@@ -36,7 +38,7 @@ def test_each_kernel_loses_its_share_and_never_gets_it_back(net):
     fit(phase.begin(model), phase, masks, epochs=4)
     for epoch, layers in enumerate(masks.epochs):
         for mask in layers:
-            assert mask.sum() == round(phase.amount_at(epoch) * mask.numel())
+            assert mask.sum() == round(phase.amount_at(epoch, 4) * mask.numel())
     for earlier, later in zip(masks.epochs, masks.epochs[1:], strict=False):
         assert all((after | ~before).all() for before, after in zip(earlier, later, strict=True))
     pruned = phase.finish(model)
@@ -60,7 +62,7 @@ def test_the_smallest_go_first():
     model = classifier()
     before = [kernel.detach().clone() for kernel in kernels(model.net)]
     phase = Prune(amount=0.3, schedule="constant")
-    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu"), model)
+    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu", max_epochs=1), model)
     phase.on_train_end(None, model)
     for kernel, old in zip(kernels(model.net), before, strict=True):
         threshold = old.abs().flatten().sort().values[round(0.3 * old.numel())]
@@ -71,7 +73,7 @@ def test_the_global_scope_ranks_all_kernels_together():
     model = classifier()
     before = torch.cat([kernel.detach().flatten() for kernel in kernels(model.net)])
     phase = Prune(amount=0.5, schedule="constant", scope="global")
-    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu"), model)
+    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu", max_epochs=1), model)
     phase.on_train_end(None, model)
     after = torch.cat([kernel.detach().flatten() for kernel in kernels(model.net)])
     assert (after == 0).sum() == round(0.5 * len(after))
@@ -143,6 +145,8 @@ def test_what_cannot_be_pruned_is_refused(tmp_path):
     for settings in ({"schedule": "cosine"}, {"scope": "net"}, {"ramp_epochs": -1}):
         with pytest.raises(InputError, match=f"phase.{next(iter(settings))}"):
             Prune(**settings)
+    with pytest.raises(InputError, match=r"phase.ramp_epochs=2 is not less than trainer.max_epochs=2"):
+        fit(classifier(), Prune(ramp_epochs=2), epochs=2)
     fake = QAT().begin(classifier())
     for model in (fake, QAT().finish(fake)):
         for phase in (Prune(), PruneFilters()):

@@ -217,6 +217,11 @@ def test_a_network_that_keeps_a_batch_norm_loads_too(tmp_path):
         assert (int8.net(x) - model.net(x)).square().mean().sqrt() < 0.2 * model.net(x).std()
 
 
+def test_some_epoch_must_observe():
+    with pytest.raises(InputError, match=r"phase.frozen_observers=2 leaves none of trainer.max_epochs=2"):
+        fit(QAT().begin(classifier()), QAT(frozen_observers=2), epochs=2)
+
+
 def test_what_cannot_be_quantized_is_refused(monkeypatch):
     with pytest.raises(InputError, match=r"phase.engine=tpu is not known: choose onednn, x86, qnnpack"):
         QAT(engine="tpu")
