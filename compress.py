@@ -45,7 +45,8 @@ def compress(cfg: DictConfig) -> float:
     check_directory(run_dir, resumed)
     data = remembered_data(cfg, model)
     callbacks = {name: instantiate(callback) for name, callback in cfg.callbacks.items()}
-    trainer = instantiate(cfg.trainer, callbacks=[phase, *callbacks.values()], logger=False)
+    own = [phase, *callbacks.values()]
+    trainer = instantiate(cfg.trainer, callbacks=own, logger=False, enable_checkpointing="checkpoint" in callbacks)
     if resumed:
         check_resumable(resumed, model, cfg.trainer.max_epochs)
 

@@ -214,7 +214,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: no such file, or not such a checkpoint.
     """
     if not Path(path).is_file():
-        raise InputError(f"checkpoint={path} does not exist: give a file such as RUN/checkpoints/best.ckpt")
+        fault = "is a directory" if Path(path).is_dir() else "does not exist"
+        raise InputError(f"checkpoint={path} {fault}: give a file such as RUN/checkpoints/best.ckpt")
     foreign = f"checkpoint={path} is not a checkpoint of this program: give a file such as RUN/checkpoints/best.ckpt"
     try:
         with without_notices():

@@ -258,7 +258,7 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
         InputError: the network is in quantization-aware training, or not a plain chain of layers.
     """
     if model.stage == "qat":
-        raise InputError("the checkpoint is half quantized: export int8.ckpt of the same run")
+        raise InputError("a checkpoint of stage qat is half quantized: export int8.ckpt of the same run")
     shape: list[str | int | None] = (
         ["batch", model.clip_samples] if with_frontend else ["batch", *model.example_features().shape[1:]]
     )
@@ -299,9 +299,12 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet()
     with one_sentence():
-        model = SceneClassifier.load_from_checkpoint(arguments.checkpoint, trusted=arguments.trusted)
         name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
-        path = export(model, arguments.output or arguments.checkpoint.with_name(name), arguments.frontend)
+        path = arguments.output or arguments.checkpoint.with_name(name)
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"--output={path} cannot be written: give a file in a directory that is there")
+        model = SceneClassifier.load_from_checkpoint(arguments.checkpoint, trusted=arguments.trusted)
+        export(model, path, arguments.frontend)
         print(f"{path}  {path.stat().st_size:,} bytes")
 
 

@@ -88,11 +88,16 @@ def draw_panel(axes: "Axes", systems: Sequence[System]) -> None:
         )
     axes.set_xscale("log")
     axes.margins(0.12)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 102))
+    shown = dict.fromkeys(system.first.precision for system in systems)
+    for precision in shown:
+        axes.plot([], [], MARKERS[precision], color="grey", label=precision)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="non-zero parameters, KB", ylabel="macro-average accuracy, %")
-    axes.set_title(f"{len(systems[0].first.labels)} classes", fontsize=10)
+    data = ", ".join(dict.fromkeys(system.first.data for system in systems if system.first.data))
+    axes.set_title(f"{data or 'test clips'}, {len(systems[0].first.labels)} classes", fontsize=10)
     axes.grid(alpha=0.3)
 
 

@@ -15,7 +15,7 @@ from asc.cli import one_sentence, quiet
 from asc.errors import InputError
 from asc.memory import keep_freed_blocks
 from asc.pareto import draw
-from asc.runs import Run, System, find_runs, group, read_run
+from asc.runs import System, find_runs, group, read_run
 
 WARM_UP, ROUNDS = 3, 30
 
@@ -52,25 +52,14 @@ def measure(systems: Iterable[System]) -> dict[str, float]:
 
 
 def speedups(systems: Sequence[System], latency: dict[str, float]) -> list[str]:
-    """A sentence for each 8-bit system of whose network there is a float one too."""
-
-    def origin(run: Run) -> tuple:
-        return run.network, run.labels
-
-    timed = [system for system in systems if system.name in latency]
-    version = torch.__version__.partition("+")[0]
-    lines = []
-    for system in timed:
-        same = [other for other in timed if origin(other.first) == origin(system.first)]
-        floats = [other for other in same if other.first.precision == "float"]
-        if system.first.precision == "int8" and floats:
-            other = min(floats, key=lambda other: other.first.sparsity)
-            ratio, engine = latency[other.name] / latency[system.name], system.first.quantization["engine"]
-            lines.append(
-                f"{system.name} runs {ratio:.1f} times as fast as {other.name} on one thread here "
-                f"(one machine, torch {version}, {engine} kernels)"
-            )
-    return lines
+    """How many times as fast each system is as the whole float network of its class and data; nothing for that one."""
+    found = []
+    for system in systems:
+        same = [other for other in systems if other.first.origin == system.first.origin and other.name in latency]
+        whole = [other for other in same if other.first.is_whole]
+        timed = system.name in latency and whole and system is not whole[0]
+        found.append(f"{latency[whole[0].name] / latency[system.name]:.1f}" if timed else "")
+    return found
 
 
 def spread(systems: Iterable[System], figure: str, scale: float, digits: int) -> list[str]:
@@ -99,6 +88,7 @@ def table(systems: Sequence[System], latency: dict[str, float] | None = None) ->
         ("file", "bytes", [f"{system.mean('file_bytes'):,.0f}" for system in systems]),
         ("MACs", "M", [f"{system.mean('macs') / 1e6:.1f}" for system in systems]),
         ("ms a", "clip", times),
+        ("times", "as fast", speedups(systems, latency or {})),
         ("report", "%", [f"{row[0]:.1f}" if row else "" for row in reported]),
         ("report", "KB", [f"{row[1]:.1f}" if row else "" for row in reported]),
     ]
@@ -110,7 +100,12 @@ def table(systems: Sequence[System], latency: dict[str, float] | None = None) ->
         lines.append("  ".join(cells).rstrip())
     lines.insert(2, "-" * max(map(len, lines)))
     if times:
-        lines += ["", "ms a clip: the network alone, on one thread of this machine"]
+        version = torch.__version__.partition("+")[0]
+        lines += [
+            "",
+            f"ms a clip: the network alone on one thread of this machine in torch {version}, median of {ROUNDS}; "
+            "as fast: as the float network",
+        ]
     if any(reported):
         lines += [
             *([] if times else [""]),
@@ -130,9 +125,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet()
     keep_freed_blocks()
     with one_sentence():
+        if not arguments.picture.parent.is_dir():
+            raise InputError(f"--picture={arguments.picture} cannot be written: its directory is not there")
         systems = group(map(read_run, find_runs(arguments.run)))
         latency = None if arguments.no_latency else measure(systems)
-        print("\n".join([table(systems, latency), *speedups(systems, latency or {})]))
+        print(table(systems, latency))
         draw(systems, arguments.picture)
         print(f"\npicture  {arguments.picture}")
 

@@ -97,6 +97,7 @@ def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> 
     """What is about to be trained, on what: a few lines of at most 80 columns."""
     cost = model.complexity()
     name = model.hparams["net"]["_target_"].rpartition(".")[2]
+    kilobytes = "to be 8-bit" if model.stage == "qat" else f"{cost.parameters * 4 / KB:.1f} KB"
     _, _, n_bins, frames = model.example_features().shape
     splits = {name: clips for name, clips in data.clips.items() if clips}
     width = max(map(len, data.labels))
@@ -109,8 +110,7 @@ def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> 
         "",
         f"input       {n_bins} bins x {frames} frames, from {model.clip_samples / model.sample_rate:g} s "
         f"at {model.sample_rate} Hz",
-        f"network     {name}, {cost.parameters:,} parameters, "
-        f"{cost.parameters * 4 / KB:.1f} KB, {cost.macs / 1e6:.1f} M MACs",
+        f"network     {name}, {cost.parameters:,} parameters, {kilobytes}, {cost.macs / 1e6:.1f} M MACs",
     ]
     if cache:
         size = cache.stat().st_size / 1e6
@@ -131,7 +131,7 @@ def table(results: dict[str, Any]) -> str:
     rule = "-" * (width + 8)
     official = cost["dcase2020_size_kb"]
     verdict = "within" if official <= DCASE2020_LIMIT_KB else "over"
-    lines = ["", f"{'test accuracy':{width}}", rule]
+    lines = ["", "test accuracy", rule]
     lines += [f"{label:{width}}{value:>8}" for label, value in rows]
     lines += [
         rule,

@@ -9,8 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 import asc.nets
 from asc.classifier import read_checkpoint
+from asc.complexity import nonzeros
 from asc.errors import InputError
 
 FIGURES = (
@@ -38,27 +41,27 @@ class Run:
         stage: float, pruned, qat or int8.
         labels: names of the scenes.
         figures: those of FIGURES, as results.json has them.
+        epochs: of its training or fine-tuning.
         checkpoint: None where it cannot be found.
         settings: the checkpoint's hyperparameters; nothing without a checkpoint.
+        data: name of the folder it was trained on; nothing without a checkpoint.
+        sparsity: share of zeros among the kernels' weights; without a checkpoint, among all values.
     """
 
     directory: Path
     stage: str
     labels: tuple[str, ...]
     figures: dict[str, float]
+    epochs: int
     checkpoint: Path | None
     settings: dict[str, Any]
+    data: str
+    sparsity: float
 
     @property
     def precision(self) -> str:
         """Of its arithmetic: float, fake-quantized or int8."""
         return PRECISIONS[self.stage]
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros among its values."""
-        parameters = self.figures["parameters"]
-        return (parameters - self.figures["nonzero_parameters"]) / parameters
 
     @property
     def is_pruned(self) -> bool:
@@ -101,9 +104,21 @@ class Run:
         return before + zeros + after
 
     @property
-    def network(self) -> Any:
-        """What its network was built from; without a checkpoint the number of its values tells it from others."""
-        return self.settings["net"] if self.settings else self.figures["parameters"]
+    def recipe(self) -> Any:
+        """What else tells it from runs that it must not be averaged with."""
+        if not self.settings:
+            return self.figures["parameters"], self.epochs
+        return [self.settings.get(part) for part in ("net", "optimizer", "scheduler")], self.data, self.epochs
+
+    @property
+    def origin(self) -> tuple:
+        """What its network was before it was compressed."""
+        return self.net, self.data, self.labels
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was not compressed."""
+        return self.stage == "float"
 
     @property
     def reported(self) -> tuple[float, float] | None:
@@ -114,7 +129,7 @@ class Run:
 
     def is_like(self, other: "Run") -> bool:
         """Whether both are runs of the same system."""
-        if (self.kind, self.network, self.labels) != (other.kind, other.network, other.labels):
+        if (self.kind, self.recipe, self.labels) != (other.kind, other.recipe, other.labels):
             return False
         return not (self.is_pruned or other.is_pruned) or abs(self.sparsity - other.sparsity) < SAME_ZEROS
 
@@ -156,7 +171,8 @@ def find_runs(places: Iterable[str | Path]) -> list[Path]:
         own = place / "results.json"
         files = [own] if own.is_file() else sorted(place.rglob("results.json"))
         if not files:
-            raise InputError(f"{place} holds no results.json: give the directory of a finished run, or of several")
+            fault = "holds no results.json" if place.is_dir() else "is no directory"
+            raise InputError(f"{place} {fault}: give the directory of a finished run, or of several")
         found |= dict.fromkeys(file.parent.resolve() for file in files)
     return list(found)
 
@@ -173,18 +189,33 @@ def read_run(directory: Path) -> Run:
         values = {**results["test"], **results["complexity"]}
         figures = {name: float(values[name]) for name in FIGURES}
         stage, labels, noted = results["stage"], tuple(map(str, results["labels"])), Path(results["checkpoint"])
+        epochs = int(results["training"]["epochs"])
         if stage not in PRECISIONS or not all(map(math.isfinite, figures.values())) or figures["parameters"] < 1:
             raise ValueError("no run writes this")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is not what a finished run writes: repeat the run or leave it out") from error
     places = (noted, directory / noted.name, directory / "checkpoints" / noted.name)  # the run may have moved
     checkpoint = next((place for place in places if place.is_file()), None)
-    settings = read_checkpoint(checkpoint)["hyper_parameters"] if checkpoint else {}
-    return Run(directory, stage, labels, figures, checkpoint, settings)
+    content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
+    data = Path(content.get("datamodule_hyper_parameters", {}).get("root", "")).name
+    sparsity = zeros(content["state_dict"])
+    if sparsity is None:
+        sparsity = (figures["parameters"] - figures["nonzero_parameters"]) / figures["parameters"]
+    return Run(directory, stage, labels, figures, epochs, checkpoint, content["hyper_parameters"], data, sparsity)
+
+
+def zeros(state: dict[str, Any]) -> float | None:
+    """Share of zeros among the weights of the kernels; None where there are none."""
+    kernels = [
+        value[0] if isinstance(value, tuple) else value for key, value in state.items() if key.startswith("net.")
+    ]
+    kernels = [kernel for kernel in kernels if torch.is_tensor(kernel) and kernel.ndim > 1]
+    total = sum(kernel.numel() for kernel in kernels)
+    return (total - sum(map(nonzeros, kernels))) / total if total else None
 
 
 def group(runs: Iterable[Run]) -> list[System]:
-    """The systems of the runs, in order of their first runs."""
+    """The systems of the runs, largest first."""
     groups: list[list[Run]] = []
     for run in runs:
         group = next((group for group in groups if group[0].is_like(run)), None)
@@ -192,6 +223,7 @@ def group(runs: Iterable[Run]) -> list[System]:
             groups.append([run])
         else:
             group.append(run)
+    groups.sort(key=lambda group: -mean(run.figures["size_kb"] for run in group))
     names = distinct_names([group[0] for group in groups])
     return [System(name, group) for name, group in zip(names, groups, strict=True)]
 
@@ -201,6 +233,8 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
     names = [run.name for run in runs]
     for details in (
         [f"{len(run.labels)} classes" for run in runs],
+        [run.data for run in runs],
+        [f"{run.epochs} epochs" for run in runs],
         [f"{run.figures['parameters']:,.0f} parameters" for run in runs],
     ):
         longer = [f"{name}, {detail}" for name, detail in zip(names, details, strict=True)]

@@ -80,21 +80,21 @@ def test_runs_of_a_sweep_are_one_row_with_mean_and_sample_deviation(tmp_path):
     write_run(tmp_path / "alone", 0.25, net=BASELINE, size_kb=450.07, file_bytes=1_443_000, macs=111_740_000)
     lines = table(systems(tmp_path / "sweep", tmp_path / "alone")).splitlines()
     # mean 58.0; deviations -8, 2, 6: (64 + 4 + 36) / 2 = 52, and its root 7.2
-    assert cells(lines[3]) == [
+    assert cells(lines[4]) == [
         *("CNN", "3", "58.0 +- 7.2", "68.0 +- 7.2", "1.000 +- 0.000"),
         *("4.0", "3.5", "802,111", "163.0", "93.0", "245.5"),
     ]
-    assert cells(lines[4]) == [
+    assert cells(lines[3]) == [
         *("DCASE 2020 baseline", "1", "25.0", "35.0", "1.000"),
         *("450.1", "3.5", "1,443,000", "111.7", "87.3", "450.0"),
     ]
-    assert lines[3].index("58.0") == lines[4].index("25.0")  # the decimal points below each other
+    assert lines[4].index("58.0") == lines[3].index("25.0")  # the decimal points below each other
     assert max(map(len, lines)) <= 130
     assert "quoted from Pham et al. 2020" in lines[-1]
     assert "not measured on these clips" in lines[-1]
 
 
-def test_rows_come_in_the_order_given_and_each_run_counts_once(tmp_path):
+def test_rows_of_one_size_come_in_the_order_given_and_each_run_counts_once(tmp_path):
     b = write_run(tmp_path / "b", net=BASELINE, parameters=2000, nonzero_parameters=2000)
     a = write_run(tmp_path / "a", net=CNN)
     found = systems(b, a, b, tmp_path)
@@ -229,8 +229,11 @@ def test_a_checkpoint_is_found_after_the_run_has_moved(tmp_path):
 
 
 def test_what_holds_no_results_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds no results.json: give the directory"):
         find_runs([write_run(tmp_path / "run"), tmp_path / "empty"])
+    with pytest.raises(InputError, match="nowhere is no directory"):
+        find_runs([tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +290,7 @@ def test_ten_times_the_work_takes_about_ten_times_as_long():
     layer, x = nn.Linear(400, 400), torch.randn(200, 400)
     latency = single_thread_latency({"one": (layer, x), "ten": (nn.Sequential(*[layer] * 10), x)})
     assert list(latency) == ["one", "ten"]
-    assert 4 < latency["ten"] / latency["one"] < 25
+    assert latency["ten"] > 3 * latency["one"]
 
 
 class Probe(nn.Module):
@@ -329,12 +332,17 @@ def test_an_8_bit_network_is_compared_with_the_float_one_it_came_from(tmp_path):
     write_run(tmp_path / "c", net=BASELINE, **costs)
     write_run(tmp_path / "d", net=CNN, stage="int8", quantization=INT8, parameters=61_517, nonzero_parameters=61_517)
     write_run(tmp_path / "e", net=half, stage="int8", quantization=INT8)
+    latency = {"CNN, pruned 50 %": 10.0, "CNN": 9.0, "DCASE 2020 baseline": 20.0, "CNN, int8": 2.0}
+    latency["CNN, int8, filters 16-32-64-128"] = 1.0
     found = systems(tmp_path)
-    times = [10.0, 9.0, 20.0, 2.0, 1.0]
-    lines = speedups(found, dict(zip([system.name for system in found], times, strict=True)))
-    assert len(lines) == 1
-    assert lines[0].startswith("CNN, int8 runs 4.5 times as fast as CNN on one thread here (one machine, torch 2.")
-    assert "qnnpack" in lines[0]
+    ratios = dict(zip([system.name for system in found], speedups(found, latency), strict=True))
+    assert ratios == {
+        "CNN, pruned 50 %": "0.9",
+        "CNN": "",
+        "DCASE 2020 baseline": "",
+        "CNN, int8": "4.5",
+        "CNN, int8, filters 16-32-64-128": "9.0",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -412,5 +420,5 @@ def test_without_times_the_column_is_gone(trained, tmp_path, capsys):
 def test_a_mistake_is_one_sentence(tmp_path):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / "nothing")])
-    sentence = f"error: {tmp_path}/nothing holds no results.json: give the directory of a finished run, or of several"
+    sentence = f"error: {tmp_path}/nothing is no directory: give the directory of a finished run, or of several"
     assert stop.value.code == sentence
