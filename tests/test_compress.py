@@ -122,6 +122,9 @@ def test_the_figures_are_those_of_the_integers(quantized, tiny):
 
 def test_pruning_halves_the_kernels(pruned):
     found = results(pruned)
+    names = {path.name for path in pruned.iterdir()}
+    pictures = {"confusion_matrix.png", "training_curves.png"}
+    assert names == {".hydra", "metrics.csv", "model.onnx", "pruned.ckpt", "results.json", *pictures}
     assert found["stage"] == "pruned"
     assert found["complexity"]["parameters"] == 63_751
     assert found["complexity"]["nonzero_parameters"] <= 63_751 - 30_224
@@ -244,6 +247,7 @@ FAULTS = {  # the words of the command line, and those that its sentence must ho
     "too few epochs": (["checkpoint={qat}", "phase=qat", "trainer.max_epochs=1"], ["has done 3 epochs"]),
     "half precision": (["checkpoint={float}", "phase=qat", "trainer.precision=bf16-mixed"], ["trainer.precision"]),
     "no checkpoint": (["phase=qat"], ["checkpoint is not set"]),
+    "a directory": (["checkpoint={run}", "phase=qat"], ["is a directory", "best.ckpt"]),
     "checkpoint of nowhere": (["checkpoint=nowhere.ckpt", "phase=qat"], ["nowhere.ckpt", "does not exist"]),
     "other labels": (["checkpoint={float}", "phase=qat", "data.root={other}"], ["labels", "park", "outdoor"]),
     "data gone": (["checkpoint={float}", "phase=qat", "data.root={other}/gone"], ["gone", "not a directory"]),
