@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
 from torch.ao.quantization import FakeQuantizeBase, ObserverBase
+from torch.nn.modules.batchnorm import _BatchNorm  # also of the 8-bit ones
 
 KB = 1024
 DCASE2020_LIMIT_KB = 500.0
@@ -43,7 +44,7 @@ def stored_values(net: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
         if isinstance(layer, nnq.Conv2d | nnq.Linear):
             yield from ((layer, value) for value in (layer.weight(), layer.bias()))
         yield from ((layer, value) for value in layer.parameters(recurse=False))
-        names = {"running_mean", "running_var"} if isinstance(layer, nn.BatchNorm2d) else dict(layer.named_buffers())
+        names = {"running_mean", "running_var"} if isinstance(layer, _BatchNorm) else dict(layer.named_buffers())
         buffers = (value for name, value in layer.named_buffers(recurse=False) if name in names)
         yield from ((layer, value) for value in buffers if value.is_floating_point())
 
@@ -80,7 +81,7 @@ def nonzeros(array: Tensor) -> int:
 def complexity(net: nn.Module, features: Tensor) -> Complexity:
     """Costs of `net` for an input shaped as features (1, 1, n_bins, frames)."""
     values = list(stored_values(net))
-    official = [value for layer, value in values if not isinstance(layer, nn.BatchNorm2d)]
+    official = [value for layer, value in values if not isinstance(layer, _BatchNorm)]
 
     def kilobytes(arrays: list[Tensor]) -> float:
         return sum(nonzeros(array) * array.element_size() for array in arrays) / KB
