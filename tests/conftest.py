@@ -7,6 +7,8 @@ import torch
 from command import run
 from tiny import SETTINGS, write_tiny
 
+torch.set_num_threads(1)  # two processes share two cores
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
