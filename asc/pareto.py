@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import BboxBase
 
 MARKERS, COLORS = {"float": "o", "fake-quantized": "^", "int8": "s"}, ("C0", "C1", "C4", "C5")
-SIDES = [(6, 0), (-6, 0)] + [(x, y) for y in (5, -5, 15, -15) for x in (4, -4)]  # of a point: where its name may be
+SIDES = [(x, y) for y in (5, -5, 15, -15) for x in (4, -4)] + [(6, 0), (-6, 0)]  # of a point: where its name may be
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[int]:
