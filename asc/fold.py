@@ -62,6 +62,15 @@ def chain(net: nn.Module) -> list[nn.Module]:
     return layers
 
 
+def copied_chain(net: nn.Module) -> list[nn.Module]:
+    """Copies of the layers of `chain`, all with biases, which folding and 8-bit sums need a place for."""
+    layers = copy.deepcopy(chain(net))
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros_like(layer.weight.flatten(1)[:, 0]))
+    return layers
+
+
 def check_chain(net: nn.Module, features: Tensor) -> None:
     """Refuse a network that does more, or in another order, than its `chain`.
 
@@ -115,7 +124,7 @@ def fold(net: nn.Module, lasting: Sequence[int]) -> nn.Sequential:
     """
     folded: list[nn.Module] = []
     pending: tuple[Tensor, Tensor] | None = None  # factor and summand that the layers so far leave out
-    for position, layer in enumerate(copy.deepcopy(chain(net))):
+    for position, layer in enumerate(copied_chain(net)):
         if isinstance(layer, nn.BatchNorm2d) and position not in lasting:
             if folded and isinstance(folded[-1], nn.Conv2d):
                 folded[-1] = fuse_conv_bn_eval(folded[-1].eval(), layer.eval())
@@ -123,8 +132,6 @@ def fold(net: nn.Module, lasting: Sequence[int]) -> nn.Sequential:
                 scale, shift = affine(layer)
                 pending = (scale * pending[0], shift + scale * pending[1]) if pending else (scale, shift)
         elif isinstance(layer, nn.Conv2d | nn.Linear):
-            if layer.bias is None:
-                layer.bias = nn.Parameter(torch.zeros_like(layer.weight.flatten(1)[:, 0]))
             if pending:
                 absorb(*pending, folded, layer)
             folded.append(layer)

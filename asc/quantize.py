@@ -16,7 +16,7 @@ from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc.errors import InputError, check
-from asc.fold import Border, chain, check_chain, fold, lasting_norms
+from asc.fold import Border, check_chain, copied_chain, fold, lasting_norms
 
 ENGINES = ("onednn", "x86", "qnnpack")
 FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
@@ -114,7 +114,7 @@ def prepare(net: nn.Module, engine: str, weight_bits: int, fold_norms: bool, las
         fold_norms: fold all batch norms away but those at the positions `lasting`.
         lasting: see `asc.fold.lasting_norms`.
     """
-    layers = list(fold(net, lasting)) if fold_norms else copy.deepcopy(chain(net))
+    layers = list(fold(net, lasting)) if fold_norms else copied_chain(net)
     borders = [layer for layer in layers if isinstance(layer, Border)]  # of the input, while it is float
     rest = [layer for layer in layers if not isinstance(layer, Border)]
     sequence = FakeQuantized(*borders, tq.QuantStub(), *rest, tq.DeQuantStub()).train()

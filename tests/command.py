@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,15 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def interrupt(process: subprocess.Popen, directory: Path, epochs: int) -> str:
+    """Ctrl-C after so many epochs of the run in `directory`; what it said on stderr."""
+    history = directory / "metrics.csv"
+    while process.poll() is None and not (history.exists() and len(rows(history)) >= epochs):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    return err

@@ -5,14 +5,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_quantize import BASELINE, HERE, NETS, clips, fit, observed
+from test_prune import prune_at_once
+from test_quantize import HERE, NETS, clips, fit, observed
 from tiny import classifier
 from torch import nn
+from torch.ao.nn import quantized as nnq
 
 from asc import InputError
 from asc.export import export
-from asc.prune import Prune, PruneFilters
-from asc.quantize import QAT, kernels
+from asc.prune import PruneFilters
+from asc.quantize import QAT
 
 
 def answers(path, **inputs) -> np.ndarray:
@@ -26,26 +28,25 @@ def probabilities(model, x) -> np.ndarray:
         return (model.net(x) if x.ndim == 4 else model(x)).softmax(-1).numpy()
 
 
-def halved(model):
-    """The classifier with half of its weights zero."""
-    phase = Prune(0.5, schedule="constant")
-    phase.on_train_epoch_start(_Epoch(), model)
-    phase.on_train_end(None, model)
-    return phase.finish(model)
-
-
-class _Epoch:
-    current_epoch, max_epochs = 0, 1
-
-
 @pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])
 @pytest.mark.parametrize("net", [*NETS.values(), {"one_input_norm": True}, {"filters": [5, 7, 9, 11]}])
 def test_onnx_runtime_computes_the_float_network(net, prune, tmp_path):
-    model = halved(classifier(net)) if prune else classifier(net)
+    model = prune_at_once(classifier(net), amount=0.5) if prune else classifier(net)
     path = export(model, tmp_path / "model.onnx")
     for count in (1, 8):
         x = clips(model, count)
         np.testing.assert_allclose(answers(path, features=x), probabilities(model, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "norms"])
+def test_convolutions_without_biases_are_quantized_and_exported(fold, tmp_path):
+    model = classifier({"_target_": "tiny.NoBias"})
+    assert model.complexity().parameters == 63_751 - 480
+    int8 = QAT(fold=fold).finish(observed(model, QAT(fold=fold)))
+    x = clips(model)
+    for stage, tolerance in ((model, 1e-5), (int8, 0.05)):
+        path = export(stage, tmp_path / "model.onnx")
+        np.testing.assert_allclose(answers(path, features=x), probabilities(stage, x), atol=tolerance)
 
 
 def test_a_batch_norm_that_cannot_be_folded_is_exported_too(tmp_path):
@@ -66,7 +67,7 @@ def test_a_batch_norm_that_cannot_be_folded_is_exported_too(tmp_path):
 @pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])
 def test_onnx_runtime_computes_the_8_bit_network(net, fold, prune, tmp_path):
     phase = QAT(fold=fold)
-    int8 = phase.finish(observed(halved(classifier(net)) if prune else classifier(net), phase))
+    int8 = phase.finish(observed(prune_at_once(classifier(net), amount=0.5) if prune else classifier(net), phase))
     path = export(int8, tmp_path / "model.onnx")
     x = clips(int8, 32)
     ours, theirs = probabilities(int8, x), answers(path, features=x)
@@ -95,7 +96,7 @@ def test_the_8_bit_file_holds_integers_and_runs_on_them(tmp_path):
 def test_a_pruned_file_is_smaller_in_proportion(stage, tmp_path):
     """Half of the values and a bit for each: 1/2 + 1/32 of a float file, 1/2 + 1/8 of an 8-bit one, and the rest."""
     sizes, values = [], []
-    for model in (classifier(), halved(classifier())):
+    for model in (classifier(), prune_at_once(classifier(), amount=0.5)):
         small = QAT().finish(observed(model, QAT())) if stage == "int8" else model
         sizes.append(export(small, tmp_path / "model.onnx").stat().st_size)
         values.append(small.complexity())
@@ -173,10 +174,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     trainable = classifier(frontend={"trainable_stft": True, "frames": None})
     with pytest.raises(InputError, match="trainable_stft"):
         export(trainable, tmp_path / "model.onnx", with_frontend=True)
-    tiny_bias = classifier(BASELINE)
-    int8 = QAT().finish(observed(tiny_bias, QAT()))
-    int8.net[0].scale.fill_(1e-30)
+    int8 = QAT().finish(observed(classifier(), QAT()))
+    next(layer for layer in int8.net if isinstance(layer, nnq.Quantize)).scale.fill_(1e-30)
     with pytest.raises(InputError, match="32-bit grid"):
         export(int8, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-    assert sum(1 for _ in kernels(trainable.net)) == 5

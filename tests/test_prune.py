@@ -21,6 +21,15 @@ class Masks(pl.Callback):
         self.epochs.append([layer.weight.detach() == 0 for layer in layers])
 
 
+def prune_at_once(model: SceneClassifier, **settings) -> SceneClassifier:
+    """The classifier pruned without fine-tuning; `model` itself is, too."""
+    phase = Prune(schedule="constant", **settings)
+    trainer = pl.Trainer(logger=False, barebones=True, accelerator="cpu", max_epochs=1)
+    phase.on_train_epoch_start(trainer, model)
+    phase.on_train_end(trainer, model)
+    return phase.finish(model)
+
+
 def test_the_schedule_by_hand():
     phase = Prune(amount=0.5, ramp_epochs=4)
     shares = [phase.amount_at(epoch, 10) for epoch in range(6)]
@@ -61,9 +70,7 @@ def test_half_of_table_2_is_the_published_number():
 def test_the_smallest_go_first():
     model = classifier()
     before = [kernel.detach().clone() for kernel in kernels(model.net)]
-    phase = Prune(amount=0.3, schedule="constant")
-    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu", max_epochs=1), model)
-    phase.on_train_end(None, model)
+    prune_at_once(model, amount=0.3)
     for kernel, old in zip(kernels(model.net), before, strict=True):
         threshold = old.abs().flatten().sort().values[round(0.3 * old.numel())]
         assert torch.equal(kernel, torch.where(old.abs() < threshold, 0, old))
@@ -72,9 +79,7 @@ def test_the_smallest_go_first():
 def test_the_global_scope_ranks_all_kernels_together():
     model = classifier()
     before = torch.cat([kernel.detach().flatten() for kernel in kernels(model.net)])
-    phase = Prune(amount=0.5, schedule="constant", scope="global")
-    phase.on_train_epoch_start(pl.Trainer(logger=False, barebones=True, accelerator="cpu", max_epochs=1), model)
-    phase.on_train_end(None, model)
+    prune_at_once(model, amount=0.5, scope="global")
     after = torch.cat([kernel.detach().flatten() for kernel in kernels(model.net)])
     assert (after == 0).sum() == round(0.5 * len(after))
     assert before[after == 0].abs().max() <= after[after != 0].abs().min()

@@ -30,6 +30,16 @@ class OwnNet(PhamCNN):
     """A network from outside the package, as a user would bring one."""
 
 
+class NoBias(PhamCNN):
+    """A network whose convolutions leave the shift to batch norm."""
+
+    def __init__(self, n_classes: int):
+        super().__init__(n_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.bias = None
+
+
 def write_list(path: Path, header: str, rows: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([header, *rows]) + "\n")
