@@ -16,7 +16,8 @@ from asc.cli import interrupted, one_sentence, quiet
 from asc.data import SceneData
 from asc.errors import check
 from asc.export import device_file
-from asc.memory import keep_freed_blocks
+from asc.machine import keep_freed_blocks
+from asc.processes import check_processes, single
 from asc.results import summary, table, write_results
 
 
@@ -47,19 +48,23 @@ def compress(cfg: DictConfig) -> float:
     callbacks = {name: instantiate(callback) for name, callback in cfg.callbacks.items()}
     own = [phase, *callbacks.values()]
     trainer = instantiate(cfg.trainer, callbacks=own, logger=False, enable_checkpointing="checkpoint" in callbacks)
+    check_processes(trainer)
     if resumed:
         check_resumable(resumed, model, cfg.trainer.max_epochs)
 
     device = trainer.strategy.root_device
     cache = data.cache_features(model.frontend, model.hparams["frontend"], device) if data.cache else None
-    print(summary(data, model, cache))
+    if trainer.is_global_zero:
+        print(summary(data, model, cache))
     try:
         trainer.fit(model.train(), data, ckpt_path=resumed, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         sys.exit(interrupted(unfinished, run_dir))
+    if not trainer.is_global_zero:
+        return 0.0  # what follows is the first process's, whose figure Hydra takes
 
     model = phase.finish(model)
-    tester = instantiate(cfg.trainer, accelerator="cpu", devices=1, logger=False, callbacks=callbacks["progress"])
+    tester = single(cfg.trainer, callbacks["progress"], accelerator="cpu")
     tester.test(model, data, verbose=False)
     checkpoint = run_dir / f"{model.stage}.ckpt"
     save_whole(tester, checkpoint, weights_only=True)

@@ -14,8 +14,11 @@ from asc.cli import interrupted, one_sentence, quiet
 from asc.data import SceneData
 from asc.errors import check
 from asc.export import device_file
-from asc.memory import keep_freed_blocks
+from asc.machine import keep_freed_blocks
+from asc.processes import check_processes, single
 from asc.results import summary, table, write_results
+
+COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -44,40 +47,52 @@ def train(cfg: DictConfig) -> float:
     instantiate(cfg.optimizer, params=model.parameters())  # a mistake in its settings shows now, not after the features
     callbacks = {name: instantiate(callback) for name, callback in cfg.callbacks.items()}
     trainer = instantiate(cfg.trainer, callbacks=list(callbacks.values()), logger=instantiate(cfg.logger) or False)
-    check_run(data, model, callbacks, trainer)
+    check_run(data, model, callbacks, trainer, cfg.compile)
     if cfg.checkpoint:
         check_resumable(cfg.checkpoint, model, cfg.trainer.max_epochs)
 
     settings = OmegaConf.to_container(cfg.frontend, resolve=True)
     cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if data.cache else None
-    print(summary(data, model, cache))
+    if trainer.is_global_zero:
+        print(summary(data, model, cache))
+    if cfg.compile:
+        model.net.compile(mode=cfg.compile)  # at the first step
 
     try:
         trainer.fit(model, data, ckpt_path=cfg.checkpoint, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         sys.exit(interrupted(last, run_dir))
+    if not trainer.is_global_zero:
+        return 0.0  # what follows is the first process's, whose figure Hydra takes
 
     parts = [cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler]
     own = [part["_target_"].rpartition(".")[0] for part in parts if part]  # what the user chose is trusted
     model = SceneClassifier.load_from_checkpoint(best, trusted=own)
-    trainer.test(model, data, verbose=False)
+    single(cfg.trainer, callbacks["progress"]).test(model, data, verbose=False)
     results = write_results(run_dir, best, device_file(model, run_dir, best), model, callbacks["history"].totals())
     print(table(results) + f"\nrun    {run_dir}")
     validated = callbacks["checkpoint"].best_score
     return validated if data.clips["val"] else results["test"]["macro_accuracy"]
 
 
-def check_run(data: SceneData, model: SceneClassifier, callbacks: dict, trainer: pl.Trainer) -> None:
+def check_run(
+    data: SceneData, model: SceneClassifier, callbacks: dict, trainer: pl.Trainer, compile_mode: str | None
+) -> None:
     """Refuse parts that do not go together."""
     if data.sample_rate != model.sample_rate:
         raise InputError(
             f"data.sample_rate={data.sample_rate} is not frontend.sample_rate={model.sample_rate}: "
             "set both by sample_rate"
         )
-    if not {"checkpoint", "history"} <= callbacks.keys():
-        raise InputError("callbacks.checkpoint and callbacks.history write the run's results: leave both in")
+    if not {"checkpoint", "history", "progress"} <= callbacks.keys():
+        raise InputError(
+            "callbacks.checkpoint, callbacks.history and callbacks.progress tell how a run went: leave them in"
+        )
+    check_processes(trainer)
     if trainer.precision not in ("32-true", "16-mixed", "bf16-mixed"):
         raise InputError(f"trainer.precision={trainer.precision} will not do: give 32-true, 16-mixed or bf16-mixed")
+    if compile_mode not in COMPILE_MODES:
+        raise InputError(f"compile={compile_mode} is not known: choose null, {', '.join(COMPILE_MODES[1:])}")
     data.check_length(model.frontend.shortest)
     model.complexity()  # the network refuses features that its pooling would leave nothing of
 

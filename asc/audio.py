@@ -1,6 +1,7 @@
 """A sound file to a wave: one channel, one sample rate, and a sentence where that cannot be."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
+from tqdm import tqdm
 
 from asc.errors import InputError
 
@@ -29,29 +31,58 @@ def probe(path: Path) -> float:
         return sound.frames / sound.samplerate
 
 
-def read_wave(path: Path, sample_rate: int, channel: int | str = 0) -> Tensor:
+def probe_all(paths: Sequence[Path]) -> list[float]:
+    """Durations in seconds of all these files, by their headers.
+
+    Raises:
+        InputError: the first file that is at fault, and how many more there are.
+    """
+    seconds, faults = [], []
+    for path in tqdm(paths, "headers", unit="file", leave=False, disable=None, delay=1):
+        try:
+            seconds.append(probe(path))
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        more = f" (and {len(faults) - 1} files more like it)" if len(faults) > 1 else ""
+        raise InputError(f"{faults[0]}{more}")
+    return seconds
+
+
+def read_wave(path: Path, sample_rate: int, channel: int | str = 0, samples: int | None = None) -> Tensor:
     """Wave (samples,), float32 in [-1, 1], of any file that libsndfile reads (WAV, FLAC, OGG, MP3...).
 
     Args:
         path: the sound file.
         sample_rate: Hz to resample to.
         channel: index from 0, or "mean" for the mean of all channels. A mono file has one choice.
+        samples: how many are wanted, after resampling: no more is decoded than these need. None decodes all.
 
     Raises:
         InputError: the file is missing, damaged, empty, lacks the channel or holds values that are not numbers.
     """
     with _open(path) as sound:
+        rate = sound.samplerate
+        needed = sound.frames if samples is None else min(sound.frames, _source_samples(samples, rate, sample_rate))
         try:
-            samples = sound.read(dtype="float32", always_2d=True)  # (samples, channels)
+            decoded = sound.read(needed, dtype="float32", always_2d=True)  # (samples, channels)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
-        if len(samples) < sound.frames:
+        if len(decoded) < needed:
             raise InputError(f"{path} is cut off: its header promises more sound; replace or remove it")
-        rate = sound.samplerate
-    wave = torch.from_numpy(_one_channel(samples, channel, path))
+    wave = torch.from_numpy(_one_channel(decoded, channel, path))
     if not torch.isfinite(wave).all():
         raise InputError(f"{path} holds samples that are not finite numbers (NaN or infinity): replace or remove it")
-    return resampler(rate, sample_rate)(wave) if rate != sample_rate else wave
+    return (resampler(rate, sample_rate)(wave) if rate != sample_rate else wave)[:samples]
+
+
+def _source_samples(samples: int, rate: int, sample_rate: int) -> int:
+    """Samples at `rate` that the first so many at `sample_rate` depend on."""
+    if rate == sample_rate:
+        return samples
+    resample = resampler(rate, sample_rate)
+    orig, new = rate // resample.gcd, sample_rate // resample.gcd
+    return -(-samples // new) * orig + resample.width  # it computes `new` samples of `orig` at a time
 
 
 def fit_length(wave: Tensor, samples: int) -> Tensor:

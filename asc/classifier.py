@@ -1,5 +1,6 @@
 """SceneClassifier: frontend and network as one LightningModule, whose checkpoint rebuilds itself."""
 
+import copy
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
+from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.audio import fit_length, read_wave
 from asc.complexity import Complexity, complexity
 from asc.errors import InputError
+from asc.fold import check_chain, fold, lasting_norms
 from asc.quantize import convert, prepare, running_on, without_notices
 from asc.results import Scores, scores
 
@@ -55,7 +58,7 @@ class SceneClassifier(pl.LightningModule):
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels))
-        self.losses: list[Tensor] = []
+        self.losses = CatMetric(nan_strategy="disable")  # of each clip; both gather over processes
 
     @property
     def sample_rate(self) -> int:
@@ -103,7 +106,7 @@ class SceneClassifier(pl.LightningModule):
         if self.frontend.standardized:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             splits = [split for split in ("train", "val") if data.clips[split]]
-            batches = (x.to(self.device) for split in splits for x, _ in data.loader(split))
+            batches = (x.to(self.device) for split in splits for x, _ in data.loader(split, whole=True))
             with torch.no_grad():
                 self.frontend.fit(self.frontend.spectrogram(x) if x.ndim == 2 else x for x in batches)
 
@@ -114,7 +117,7 @@ class SceneClassifier(pl.LightningModule):
             target = F.one_hot(target, len(self.labels))
         log_probs = F.log_softmax(self.net(x), dim=-1)
         loss = F.kl_div(log_probs, target.to(log_probs), reduction="batchmean")
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x))
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x), sync_dist=True)
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
@@ -122,26 +125,28 @@ class SceneClassifier(pl.LightningModule):
         x, target = batch
         logits = self.net(x).float()
         self.confusion.update(logits, target)
-        self.losses.append(F.cross_entropy(logits, target, reduction="none"))
+        self.losses.update(F.cross_entropy(logits, target, reduction="none"))
 
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log val/acc, the macro-average accuracy by which DCASE ranks, and val/loss, the log loss."""
         result = self.epoch_scores()
-        self.log_dict({"val/acc": result.macro_accuracy, "val/loss": result.log_loss}, prog_bar=True)
+        self.log_dict({"val/acc": result.macro_accuracy, "val/loss": result.log_loss}, prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """Log test/acc and test/loss and keep all scores in `test_scores`."""
         self.test_scores = self.epoch_scores()
-        self.log_dict({"test/acc": self.test_scores.macro_accuracy, "test/loss": self.test_scores.log_loss})
+        self.log_dict(
+            {"test/acc": self.test_scores.macro_accuracy, "test/loss": self.test_scores.log_loss}, sync_dist=True
+        )
 
     def epoch_scores(self) -> Scores:
         """Scores of the clips since the last call."""
         matrix = self.confusion.compute().cpu()
-        log_loss = torch.cat(self.losses).mean().item()
+        log_loss = self.losses.compute().mean().item()
         self.confusion.reset()
-        self.losses.clear()
+        self.losses.reset()
         return scores(matrix, log_loss, self.labels)
 
     def configure_optimizers(self) -> Any:
@@ -159,6 +164,14 @@ class SceneClassifier(pl.LightningModule):
         with running_on((model.hparams["quantization"] or {}).get("engine")):
             model.net.load_state_dict(net.state_dict())
         model.frontend.load_state_dict(self.frontend.state_dict())
+        return model.eval()
+
+    def folded(self) -> "SceneClassifier":
+        """A copy for inference alone, which computes the same with fewer operations: batch norms are folded away."""
+        model = copy.deepcopy(self)
+        if self.stage in ("float", "pruned"):
+            check_chain(self.net, self.example_features())
+            model.net = fold(self.net, lasting_norms(self.net))
         return model.eval()
 
     def complexity(self) -> Complexity:

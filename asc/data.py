@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,44 +11,14 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 
 from asc import audio, cache
+from asc.batches import Batches, Features, Waves
 from asc.dataset import Clip, check_split, first, hold_out, read_clips, read_meta, refuse, without_missing
 from asc.errors import InputError, check
 from asc.frontend import Spectrogram
-
-
-class Waves(Dataset):
-    """Item: (wave (samples,), class index), decoded when asked for."""
-
-    def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
-        self.clips, self.labels = clips, labels
-        self.rate, self.samples, self.channel = rate, samples, channel
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        clip = self.clips[index]
-        wave = audio.read_wave(clip.path, self.rate, self.channel)
-        return audio.fit_length(wave, self.samples), self.labels.index(clip.label)
-
-
-class Features(Dataset):
-    """Item: (features (1, n_bins, frames) float16, class index), from the memory-mapped file."""
-
-    def __init__(self, clips: Sequence[Clip], labels: Sequence[str], array: np.ndarray, rows: dict[Path, int]):
-        self.array = array
-        self.rows = [rows[clip.path] for clip in clips]
-        self.targets = [labels.index(clip.label) for clip in clips]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(np.array(self.array[self.rows[index]])[None]), self.targets[index]
+from asc.machine import cores, fits_on
 
 
 class SceneData(LightningDataModule):
@@ -66,7 +36,7 @@ class SceneData(LightningDataModule):
         batch_size: clips.
         val_fraction: share of the training clips held out for validation, by location; 0 for none.
         missing: "error" refuses lists that name files which are not there, "skip" goes on without these.
-        num_workers: processes that decode clips.
+        num_workers: processes that decode clips; None: one for each core, but no more than 8.
         cache: compute features once and keep them.
         cache_dir: where to keep them.
         seed: of the validation split and the order of the clips.
@@ -87,7 +57,7 @@ class SceneData(LightningDataModule):
         batch_size: int = 100,
         val_fraction: float = 0.0,
         missing: Literal["error", "skip"] = "error",
-        num_workers: int = 2,
+        num_workers: int | None = None,
         cache: bool = True,
         cache_dir: str = "~/.cache/asc",
         seed: int = 0,
@@ -96,7 +66,8 @@ class SceneData(LightningDataModule):
         check("data.val_fraction", val_fraction, float, 0, 0.9)
         check("data.batch_size", batch_size, int, 1)
         check("data.sample_rate", sample_rate, int, 1)
-        check("data.num_workers", num_workers, int, 0)
+        if num_workers is not None:
+            check("data.num_workers", num_workers, int, 0)
         check("data.seed", seed, int, 0)
         if clip_seconds is not None:
             check("data.clip_seconds", clip_seconds, float, 0.001)
@@ -111,11 +82,12 @@ class SceneData(LightningDataModule):
         self.labels = labels
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
         self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
-        self.num_workers, self.cache, self.cache_dir = num_workers, cache, Path(cache_dir).expanduser()
-        self.seed = seed
+        self.num_workers = min(cores(), 8) if num_workers is None else num_workers
+        self.cache, self.cache_dir, self.seed = cache, Path(cache_dir).expanduser().absolute(), seed
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
-        self.features: np.ndarray | None = None
+        self.features: np.ndarray | Tensor | None = None
+        self.device = torch.device("cpu")
 
     def state_dict(self) -> dict[str, str]:
         """What a resumed run must agree with: how batches are made, and of which clips."""
@@ -176,15 +148,14 @@ class SceneData(LightningDataModule):
         return present
 
     def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
-        faults = []
-        for clip in [*train, *test]:
-            try:
-                self.seconds[clip] = audio.probe(clip.path)
-            except InputError as error:
-                faults.append(str(error))
-        if faults:
-            more = f" (and {len(faults) - 1} files more like it)" if len(faults) > 1 else ""
-            raise InputError(f"{faults[0]}{more}")
+        clips = [*train, *test]
+        paths = [clip.path for clip in clips]
+
+        def probe_all() -> np.ndarray:
+            return np.array(audio.probe_all(paths))
+
+        seconds = cache.keep(self.cache_dir, {}, paths, probe_all) if self.cache else probe_all()
+        self.seconds = dict(zip(clips, seconds.tolist(), strict=True))
         # to the hundredth: some TAU clips are a sample longer or shorter than 10 s
         usual = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
         return self.clip_seconds or usual
@@ -218,21 +189,42 @@ class SceneData(LightningDataModule):
             raise InputError(
                 "data.cache=true keeps features, but frontend.trainable_stft=true changes them: set data.cache=false"
             )
-        clips = sorted({clip for split in self.clips.values() for clip in split}, key=lambda clip: clip.path)
+        clips = sorted((clip for split in self.clips.values() for clip in split), key=lambda clip: str(clip.path))
         paths = [clip.path for clip in clips]
         reading = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
-        file = cache.cache_file(self.cache_dir, {**settings, **reading}, paths)
+        file = cache.kept_file(self.cache_dir, {**settings, **reading}, paths)
+
+        def waves(start: int) -> Iterator[Tensor]:
+            few = Batches(len(clips) - start, size=4)  # these pass between processes, in memory that may be scarce
+            return (wave for wave, _ in self._loader(self._waves(clips[start:]), few))
+
         if not file.exists():
-            waves = self._waves(clips)
-            loader = DataLoader(waves, batch_size=16, num_workers=self.num_workers, generator=torch.Generator())
-            batches = (wave for wave, _ in loader)
-            cache.write_features(file, frontend, batches, len(clips), self.clip_samples, device)
-        self.features = np.load(file, mmap_mode="r")
+            cache.write_features(file, frontend, waves, len(clips), self.clip_samples, device)
         self.rows = {path: row for row, path in enumerate(paths)}
+        self.features = np.load(file, mmap_mode="r")
+        self.device = device
+        if fits_on(device, self.features.nbytes):
+            self.features = torch.from_numpy(np.array(self.features)).to(device)
         return file
 
     def _waves(self, clips: Sequence[Clip]) -> Waves:
         return Waves(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
+
+    def _loader(self, dataset: Waves | Features, batches: Batches) -> DataLoader:
+        on_gpu = isinstance(dataset, Features) and isinstance(dataset.features, Tensor)
+        beside = not on_gpu and self.device.type != "cpu"  # batches are made while the device computes
+        workers = self.num_workers if isinstance(dataset, Waves) or beside else 0
+        return DataLoader(
+            dataset,
+            batch_size=None,  # a batch is one item
+            sampler=batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            # named, since a sweep's launcher may run this in processes with a default that cannot start others
+            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
+            pin_memory=beside,
+            generator=torch.Generator(),  # leaves the global one, which drives dropout and mixup, alone
+        )
 
     def dataset(self, split: str) -> Waves | Features:
         """The clips of "train", "val" or "test"."""
@@ -241,21 +233,19 @@ class SceneData(LightningDataModule):
             return self._waves(clips)
         return Features(clips, self.labels, self.features, self.rows)
 
-    def loader(self, split: str, shuffle: bool = False) -> DataLoader:
-        """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)]."""
-        dataset = self.dataset(split)
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # this sampler's order depends on the seed and the epoch alone, so a resumed run goes on as it would have
-        sampler: Sampler | None = DistributedSampler(dataset, replicas, rank, seed=self.seed) if shuffle else None
-        workers = 0 if isinstance(dataset, Features) else self.num_workers
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # leaves the global one, which drives dropout and mixup, alone
-        )
+    def loader(self, split: str, shuffle: bool = False, whole: bool = False) -> DataLoader:
+        """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
+
+        Args:
+            split: "train", "val" or "test".
+            shuffle: in another order each epoch.
+            whole: all clips also where several processes share them.
+        """
+        dataset, seed = self.dataset(split), self.seed if shuffle else None
+        processes, rank = 1, 0
+        if self.trainer and not whole:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
+        return self._loader(dataset, Batches(len(dataset), self.batch_size, seed, processes, rank))
 
     def train_dataloader(self) -> DataLoader:
         """Training clips, in an order that changes with the epoch."""

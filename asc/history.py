@@ -122,7 +122,7 @@ class ClipsProgressBar(TQDMProgressBar):
         """The bar of the training batches."""
         bar = super().init_train_tqdm()
         loader: Any = self.trainer.train_dataloader
-        bar.unit, bar.unit_scale = " clips", loader.batch_size
+        bar.unit, bar.unit_scale = " clips", loader.sampler.size
         bar.bar_format = "{desc} |{bar}| {rate_fmt}, {remaining} left{postfix}"
         return bar
 

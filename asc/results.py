@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asc.complexity import DCASE2020_LIMIT_KB, KB
+from asc.machine import peak_memory
 
 if TYPE_CHECKING:
     from asc.classifier import SceneClassifier
@@ -113,8 +114,11 @@ def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> 
         f"network     {name}, {cost.parameters:,} parameters, {kilobytes}, {cost.macs / 1e6:.1f} M MACs",
     ]
     if cache:
-        size = cache.stat().st_size / 1e6
-        lines.append(f"features    {size:.0f} MB kept in {shorten(cache.parent)}, which you may delete at any time")
+        size, whole = (
+            sum(file.stat().st_size for file in kept) / 1e6 for kept in ([cache], cache.parent.glob("*.npy"))
+        )
+        lines.append(f"features    {size:,.1f} MB, kept in {shorten(cache.parent)}")
+        lines.append(f"            ({whole:,.1f} MB in all: delete that folder at any time)")
     return "\n".join(lines) + "\n"
 
 
@@ -145,4 +149,6 @@ def table(results: dict[str, Any]) -> str:
         f"time   {training['seconds']:.0f} s for {training['epochs']} epochs, "
         f"{training['clips_per_second']:.0f} clips/s",
     ]
+    if memory := peak_memory():
+        lines.append(f"memory {memory / 1e9:.1f} GB at most")
     return "\n".join(lines)

@@ -108,6 +108,31 @@ def test_resampling_keeps_the_duration(tmp_path, length):
     assert len(read_wave(tmp_path / "clip.wav", 44100)) == math.ceil(length * 441 / 480)
 
 
+# The first so many samples
+
+
+@pytest.mark.parametrize(
+    ("rate", "new"),
+    [(16000, 16000), (48000, 16000), (8000, 16000), (22050, 16000), (48000, 44100), (44100, 48000), (11025, 48000)],
+)
+def test_the_first_samples_are_those_of_the_whole(tmp_path, rate, new):
+    soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).uniform(-0.9, 0.9, 2000), rate, subtype="FLOAT")
+    whole = read_wave(tmp_path / "clip.wav", new)
+    for samples in (1, 2, 3, 100, 160, 161, 441, len(whole) - 1, len(whole), len(whole) + 1, 10 * len(whole)):
+        wave = read_wave(tmp_path / "clip.wav", new, samples=samples)
+        torch.testing.assert_close(wave, whole[:samples], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("new", "sound"), [(RATE, 1000), (16000, 3300), (48000, 1200)])
+def test_no_more_is_decoded_than_the_first_samples_need(tmp_path, samples, new, sound):
+    """What comes after so much sound would be refused."""
+    samples[sound:] = np.nan
+    soundfile.write(tmp_path / "clip.wav", samples, RATE, subtype="FLOAT")
+    wave = read_wave(tmp_path / "clip.wav", new, samples=1000)
+    assert len(wave) == 1000
+    assert "finite" in refusal(tmp_path / "clip.wav", lambda path: read_wave(path, new, samples=2000))
+
+
 # Bad files: one line that names the file
 
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import soundfile
 import torch
 import torch.nn.functional as F
-from tiny import RATE, write_tiny
+from tiny import RATE, lived_in, write_tiny
 
 from asc import InputError, SceneClassifier
 from asc.checkpoint import KeepBest
@@ -95,6 +95,17 @@ def test_forward_is_frontend_then_net():
     torch.testing.assert_close(model(wave), model.net(model.frontend(wave)))
 
 
+def test_folded_for_inference_it_gives_the_same_logits_with_fewer_layers():
+    model = classifier()
+    lived_in(model.net)
+    wave = 0.1 * torch.randn(4, 2 * RATE)
+    fast = model.folded()
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(wave), model(wave), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fast.modules())
+    assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()), "the model itself must stay"
+
+
 def test_a_checkpoint_gives_the_same_logits_bit_for_bit(root, tmp_path):
     model = classifier()
     fit(model, root, tmp_path)
@@ -126,7 +137,8 @@ def test_band_statistics_come_from_the_training_clips_and_travel_with_the_checkp
     model = classifier(frontend={"_target_": "asc.frontend.Spectrogram", "sample_rate": RATE, **mel})
     trainer = fit(model, root, tmp_path)
     loaded = SceneClassifier.load_from_checkpoint(tmp_path / "best.ckpt")
-    waves = torch.stack([wave for wave, _ in trainer.datamodule.dataset("train")])
+    train = trainer.datamodule.dataset("train")
+    waves, _ = train[list(range(len(train)))]
     bands = loaded.frontend(waves).transpose(0, 2).flatten(1)  # (n_bins, all frames)
     torch.testing.assert_close(bands.mean(1), torch.zeros(40), atol=1e-4, rtol=0)
     torch.testing.assert_close(bands.std(1), torch.ones(40), atol=1e-3, rtol=0)

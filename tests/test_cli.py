@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from command import call, interrupt, rows, run, start, weights
-from tiny import RATE, SETTINGS, OwnNet, write_list
+from command import ENVIRONMENT, call, interrupt, rows, run, start, weights
+from tiny import PLAIN, RATE, SETTINGS, OwnNet, write_list
 
 from asc import InputError, SceneClassifier
 
@@ -180,6 +180,8 @@ def damage(root: Path, fault: str) -> list[str]:
             return ["checkpoint=nowhere.ckpt"]
         case "diverging rate":
             return ["optimizer.lr=1e30"]
+        case "unknown compiler":
+            return ["compile=quick"]
         case "no epochs":
             return ["trainer.max_epochs=0"]
         case "cache in a file":
@@ -221,6 +223,7 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "real data as synthetic": ["data=dcase"],
     "checkpoint of nowhere": ["nowhere.ckpt", "does not exist"],
     "diverging rate": ["epoch 1", "not finite", "optimizer.lr"],
+    "unknown compiler": ["compile=quick", "reduce-overhead"],
     "no epochs": ["trainer.max_epochs=0"],
     "cache in a file": ["data.cache_dir=", "fold1_train.csv"],
     "not a checkpoint": ["fold1_train.csv", "not a checkpoint"],
@@ -311,6 +314,18 @@ def test_a_network_of_ones_own_is_trained_tested_and_loaded_on_trust(job, tmp_pa
     with pytest.raises(InputError, match=r"tiny.OwnNet.*trusted"):
         SceneClassifier.load_from_checkpoint(checkpoint)
     assert isinstance(SceneClassifier.load_from_checkpoint(checkpoint, trusted=["tiny"]).net, OwnNet)
+
+
+def test_a_compiled_network_learns_the_same(job, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(Path(__file__).parent))
+    assert call(*job, *PLAIN, f"hydra.run.dir={tmp_path}/plain") is None
+    done = run(*job, *PLAIN, "compile=default", f"hydra.run.dir={tmp_path}/compiled")
+    assert done.returncode == 0, done.stderr
+    tables = [rows(tmp_path / name / "metrics.csv") for name in ("plain", "compiled")]
+    losses = [[float(row["train/loss"]) for row in table] for table in tables]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    names = [set(weights(tmp_path / name / "checkpoints/last.ckpt")) for name in ("plain", "compiled")]
+    assert names[1] == names[0], "its checkpoint must load without a compiler"
 
 
 def test_a_list_with_crlf_trains_the_same(tiny, job, tmp_path):

@@ -4,6 +4,7 @@ from torch import nn
 
 from asc.errors import InputError
 from asc.nets import Dcase2020Baseline, PhamCNN
+from asc.nets.dropout import Dropout
 
 
 def trained(net: nn.Module, *kinds: type[nn.Module]) -> list[int]:
@@ -155,3 +156,32 @@ def test_every_parameter_learns(net, bins):
     net = net(3)
     net(torch.randn(2, 1, bins, 44)).square().sum().backward()
     assert all(value.grad is not None and value.grad.any() for value in net.parameters())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35])
+def test_dropout_drops_the_share_and_keeps_the_mean(share):
+    layer = Dropout(share)
+    x = torch.ones(8, 16, 32, 54).to(memory_format=torch.channels_last).requires_grad_()
+    y = layer(x)
+    n = x.numel()
+    assert (y == 0).float().mean().item() == pytest.approx(share, abs=5 * (share * (1 - share) / n) ** 0.5)
+    assert y.max().item() == pytest.approx(1 / (1 - share), rel=1e-4)
+    assert y.stride() == x.stride()
+    y.sum().backward()
+    assert torch.equal(x.grad, y), "the gradient must pass where the value has"
+
+
+def test_dropout_draws_every_value_by_itself():
+    """Four values share a draw: none of its four parts may lean on another, or on the neighbouring draw."""
+    dropped = (Dropout(0.5)(torch.ones(400_000)) == 0).float().view(-1, 8)
+    assert (dropped.mean(0) - 0.5).abs().max() < 5 * 0.5 / 50_000**0.5
+    assert (torch.corrcoef(dropped.T) - torch.eye(8)).abs().max() < 5 / 50_000**0.5
+    assert (dropped[:-1, 7] * dropped[1:, 0]).mean().item() == pytest.approx(0.25, abs=5 * 0.433 / 50_000**0.5)
+
+
+def test_dropout_leaves_inference_and_a_share_of_0_alone():
+    x = torch.randn(3, 5)
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    before = torch.get_rng_state()
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -9,6 +9,7 @@ from torch import nn
 
 from asc import SceneClassifier
 from asc.nets import PhamCNN
+from asc.nets.pool import PoolOverTime
 
 RATE, SECONDS = 16000, 2
 SETTINGS = [f"sample_rate={RATE}", "data.num_workers=0", "data.batch_size=4", "trainer.max_epochs=2"]
@@ -38,6 +39,23 @@ class NoBias(PhamCNN):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.bias = None
+
+
+class Plain(nn.Sequential):
+    """A network without batch norm and dropout: what it learns of a clip does not depend on the clips beside it."""
+
+    def __init__(self, n_classes: int, **others: object):  # those of PhamCNN, in whose place it is named
+        pooled = PoolOverTime(height=32)  # 128 bins to 4
+        super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), pooled, nn.Flatten(), nn.Linear(4 * 8, n_classes))
+
+
+PLAIN = [  # arguments of a run that rounding changes little
+    "net._target_=tiny.Plain",
+    "frontend.standardize=true",
+    "callbacks=default",  # no augmentation
+    "optimizer._target_=torch.optim.SGD",  # Adam divides by the gradient's size
+    "optimizer.lr=0.1",
+]
 
 
 def write_list(path: Path, header: str, rows: list[str]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from asc.errors import InputError
+from asc.nets.dropout import Dropout
 from asc.nets.pool import PoolOverTime
 
 
@@ -14,10 +15,10 @@ def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: 
     return nn.Sequential(
         *first,
         nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2),  # an integer: 8-bit convolutions refuse 'same'
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.BatchNorm2d(n_out, **bn),
         pool,
-        nn.Dropout(drop),
+        Dropout(drop),
     )
 
 

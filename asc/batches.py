@@ -1,0 +1,113 @@
+"""Batches of clips: which clips each process gets, in which order, and what is in a batch."""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from asc import audio
+from asc.dataset import Clip
+from asc.errors import InputError
+
+
+class Batches(Sampler[list[int]]):
+    """Indices of the clips of each batch: over all processes, each clip once an epoch.
+
+    The order depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
+
+    Args:
+        clips: how many there are.
+        size: clips of a batch in each process; the last batch has what is left.
+        seed: of the order; None for the order of the list.
+        processes, rank: how many processes share the clips, and which of them this is.
+
+    Raises:
+        InputError: fewer clips than processes.
+    """
+
+    def __init__(self, clips: int, size: int, seed: int | None = None, processes: int = 1, rank: int = 0):
+        if clips < processes:
+            raise InputError(f"{clips} clips cannot be shared by {processes} processes: set trainer.devices to less")
+        self.clips, self.size, self.seed, self.processes, self.rank = clips, size, seed, processes, rank
+        self.epoch = 0
+        whole = size * processes
+        self.starts = list(range(0, clips, whole))
+        if clips - self.starts[-1] < processes:  # too few for a batch of each process: they go into the one before
+            self.starts.pop()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning tells the epoch here."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.clips)
+        if self.seed is not None:
+            order = torch.randperm(self.clips, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        for start, end in zip(self.starts, [*self.starts[1:], self.clips], strict=True):
+            yield order[start + self.rank : end : self.processes].tolist()
+
+
+def class_indices(clips: Sequence[Clip], labels: Sequence[str]) -> Tensor:
+    """The clips' places in the list of labels."""
+    index = {label: number for number, label in enumerate(labels)}
+    return torch.tensor([index[clip.label] for clip in clips])
+
+
+class Waves(Dataset):
+    """By a list of indices: waves (batch, samples), decoded when asked for, and class indices (batch,)."""
+
+    def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
+        self.clips, self.targets = clips, class_indices(clips, labels)
+        self.rate, self.samples, self.channel = rate, samples, channel
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return torch.stack([self.wave(self.clips[index].path) for index in indices]), self.targets[indices]
+
+    def wave(self, path: Path) -> Tensor:
+        """The clip's wave (samples,)."""
+        return audio.fit_length(audio.read_wave(path, self.rate, self.channel, self.samples), self.samples)
+
+
+class Features(Dataset):
+    """By a list of indices: features (batch, 1, n_bins, frames) as they are kept, and class indices (batch,).
+
+    Args:
+        clips: of the split.
+        labels: all.
+        features: of all clips (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
+        rows: where each file's are.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Path, int]
+    ):
+        self.features, self.targets = features, class_indices(clips, labels)
+        self.rows = torch.tensor([rows[clip.path] for clip in clips])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        rows = self.rows[indices]
+        if isinstance(self.features, Tensor):
+            x = self.features[rows.to(self.features.device)]
+        else:
+            x = torch.from_numpy(np.asarray(self.features[rows.numpy()]))
+            release(self.features)
+        return x.unsqueeze(1), self.targets[indices]
+
+
+def release(array: np.ndarray) -> None:
+    """Let go of a memory-mapped array's pages, which stay in the system's cache but count as this process's memory."""
+    if isinstance(array.base, mmap.mmap) and hasattr(array.base, "madvise"):
+        array.base.madvise(mmap.MADV_DONTNEED)

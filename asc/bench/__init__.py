@@ -1,0 +1,1 @@
+"""What `python -m asc.benchmark` measures: this package, its peers, and the bounds of both."""

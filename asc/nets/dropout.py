@@ -1,0 +1,20 @@
+"""Dropout whose random numbers cost less on a CPU."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` with 16 random bits for each value instead of a whole draw, which takes a tenth of a training step.
+
+    The share p is exact to 2^-17, and the factor on what is kept belongs to the share so rounded.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros in random places of x, of any shape and memory order without gaps, in training alone."""
+        if not self.training or self.p in (0, 1) or x.device.type != "cpu":
+            return super().forward(x)
+        kept = round((1 - self.p) * 2**16)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+        mask = (draws.view(torch.int16)[: x.numel()] < kept - 2**15) * (2**16 / kept)
+        return x * mask.to(x.dtype).as_strided(x.size(), x.stride())

@@ -1,0 +1,293 @@
+"""What is kept between runs: the same as without it, whole or not there, and computed once, whoever is killed when."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from command import call, rows
+from tiny import PLAIN, RATE, SECONDS
+
+from asc import InputError
+from asc.data import SceneData
+from asc.frontend import Spectrogram
+
+CPU = torch.device("cpu")
+CLIPS = 36
+FORK = multiprocessing.get_context("fork")  # processes as real as others, without the seconds of importing torch
+
+
+@pytest.fixture
+def root(tiny, tmp_path) -> Path:
+    """Clips of the test's own, which it may spoil."""
+    return Path(shutil.copytree(tiny, tmp_path / "data"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+def scenes(root: Path, folder: Path, **settings) -> SceneData:
+    data = SceneData(str(root), sample_rate=RATE, num_workers=0, cache_dir=str(folder), **settings)
+    data.setup()
+    return data
+
+
+def build(root: Path, folder: Path, frontend: Spectrogram | None = None, **settings) -> Path:
+    """The file of all clips' features, made where it is not there."""
+    return scenes(root, folder, **settings).cache_features(frontend or Spectrogram(RATE), {}, CPU)
+
+
+def features_in(folder: Path) -> list[Path]:
+    """The features there; the lengths of clips are a file too."""
+    return [file for file in folder.glob("*.npy") if np.load(file, mmap_mode="r").ndim == 3]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def sounds(root: Path) -> list[Path]:
+    """The clips in the order in which their features are kept."""
+    return sorted((root / "audio").iterdir())
+
+
+def spoil(path: Path) -> None:
+    """Make a file unreadable, and what tells that a file has changed as it was."""
+    was = path.stat()
+    path.write_bytes(bytes(was.st_size))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+class Watched(Spectrogram):
+    """A frontend that tells how many clips it has had, takes its time, and may be killed with its process.
+
+    Args:
+        left: clips after which the process is killed.
+        pause: seconds before each batch.
+    """
+
+    def __init__(self, left: int = CLIPS, pause: float = 0.0):
+        super().__init__(RATE)
+        self.left, self.pause, self.clips = left, pause, 0
+
+    def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
+        if wave.any():  # silence only tells the features' shape
+            if self.clips >= self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.clips += len(wave)
+            time.sleep(self.pause)
+        return super().spectrogram(wave)
+
+
+def beside(function: Callable[[], None]) -> multiprocessing.process.BaseProcess:
+    process = FORK.Process(target=function)
+    process.start()
+    return process
+
+
+# The same as without
+
+
+def test_cached_features_are_the_frontends_own(root, folder):
+    frontend = Spectrogram(RATE)
+    data = scenes(root, folder, batch_size=5)
+    waves = list(data.loader("test"))
+    file = data.cache_features(frontend, {"any": 1}, CPU)
+    assert features_in(folder) == [file]
+    assert {path.suffix for path in folder.iterdir()} == {".npy"}
+    for (wave, target), (features, same) in zip(waves, data.loader("test"), strict=True):
+        assert torch.equal(target, same)
+        # float16 has 11 bits: a step is 2^-10 of the value's power of two
+        torch.testing.assert_close(features.float(), frontend(wave), rtol=2**-11, atol=1e-4)
+
+
+def test_plain_magnitudes_are_kept_in_full(root, folder):
+    """The smallest of them would vanish in float16."""
+    data = scenes(root, folder)
+    data.cache_features(Spectrogram(RATE, log=False), {}, CPU)
+    features, _ = data.dataset("test")[[0]]
+    assert features.dtype == torch.float32
+
+
+def trained_with(cache: str, job: list[str], directory: Path, *words: str) -> tuple[list[float], dict]:
+    """Losses of the epochs, and results of the test."""
+    assert call(*job, *words, f"data.cache={cache}", f"hydra.run.dir={directory / cache}") is None
+    losses = [float(row["train/loss"]) for row in rows(directory / cache / "metrics.csv")]
+    return losses, json.loads((directory / cache / "results.json").read_text())["test"]
+
+
+def test_a_run_learns_the_same_with_and_without_the_cache(job, tmp_path):
+    """To the rounding of sums where the cache does not round, which takes features that are no logarithms."""
+    words = ["frontend.log=false", "frontend.standardize=true"]
+    cached, computed = (trained_with(cache, job, tmp_path, *words) for cache in ("true", "false"))
+    assert cached[0] == pytest.approx(computed[0], rel=1e-5)
+    assert cached[1]["confusion_matrix"] == computed[1]["confusion_matrix"]
+    assert cached[1]["log_loss"] == pytest.approx(computed[1]["log_loss"], rel=1e-4)
+
+
+def test_a_run_learns_nearly_the_same_from_rounded_features(job, tmp_path):
+    """In a network without batch norm, which makes as much of the rounding as of other noise in a batch of four."""
+    cached, computed = (trained_with(cache, job, tmp_path, *PLAIN) for cache in ("true", "false"))
+    assert cached[0] == pytest.approx(computed[0], abs=0.01)
+    assert cached[1]["confusion_matrix"] == computed[1]["confusion_matrix"]
+    assert cached[1]["log_loss"] == pytest.approx(computed[1]["log_loss"], abs=0.01)
+
+
+# Used again
+
+
+def test_features_are_used_again_until_a_clip_or_a_setting_changes(root, folder):
+    def cached(settings: dict, **changes) -> Path:
+        return scenes(root, folder, **changes).cache_features(Spectrogram(RATE), settings, CPU)
+
+    file = cached({"n_bins": 128})
+    written = file.stat().st_mtime_ns
+    assert cached({"n_bins": 128}, val_fraction=0.5, seed=3) == file, "another split of the same clips is the same file"
+    assert file.stat().st_mtime_ns == written
+    assert cached({"n_bins": 64}) != file
+    assert cached({"n_bins": 128}, clip_seconds=1) != file
+    clip = sounds(root)[0]
+    sound = clip.read_bytes()
+    clip.write_bytes(sound[:-2] + b"\x01\x00")
+    assert cached({"n_bins": 128}) != file
+
+
+def test_clips_whose_features_are_kept_are_not_opened_again(root, folder):
+    file = build(root, folder)
+    for clip in sounds(root):
+        spoil(clip)
+    assert build(root, folder) == file
+    with pytest.raises(InputError, match=f"not a sound file.* {CLIPS - 1} files more"):
+        scenes(root, folder, cache=False)
+
+
+def test_a_trainable_frontend_is_not_cached(root, folder):
+    with pytest.raises(InputError, match="data.cache=false"):
+        build(root, folder, Spectrogram(RATE, trainable_stft=True))
+
+
+# Interrupted
+
+
+def test_a_build_that_was_killed_goes_on_where_it_stopped(root, folder, tmp_path):
+    whole = build(root, tmp_path / "whole").read_bytes()
+    killed = beside(lambda: build(root, folder, Watched(left=20)))
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert not features_in(folder)
+    assert len(list(folder.glob("*.part"))) == 1
+    for clip in sounds(root)[:20]:
+        spoil(clip)  # nobody decodes it again
+    frontend = Watched()
+    file = build(root, folder, frontend)
+    assert frontend.clips == CLIPS - 20
+    assert file.read_bytes() == whole
+    assert {path.suffix for path in folder.iterdir()} == {".npy"}
+
+
+@pytest.mark.parametrize("left", ["nothing", "half the header", "the header", "half a row", "9.5 rows", "all rows"])
+def test_a_build_goes_on_from_whatever_was_left(root, folder, left):
+    file = build(root, folder)
+    whole, array = file.read_bytes(), np.load(file, mmap_mode="r")
+    header, row = array.offset, array[0].nbytes
+    assert len(whole) == header + CLIPS * row
+    size, done = {
+        "nothing": (0, 0),
+        "half the header": (header // 2, 0),
+        "the header": (header, 0),
+        "half a row": (header + row // 2, 0),
+        "9.5 rows": (header + 9 * row + row // 2, 9),
+        "all rows": (len(whole), CLIPS),  # killed between the last row and the file's name
+    }[left]
+    file.rename(file.with_suffix(".part"))
+    os.truncate(file.with_suffix(".part"), size)
+    frontend = Watched()
+    assert build(root, folder, frontend) == file
+    assert frontend.clips == CLIPS - done
+    assert file.read_bytes() == whole
+
+
+def test_a_clip_that_cannot_be_read_leaves_no_features(root, folder):
+    samples = np.full(RATE * SECONDS, np.nan, np.float32)
+    soundfile.write(sounds(root)[-1], samples, RATE, subtype="FLOAT")
+    with pytest.raises(InputError, match="NaN"):
+        build(root, folder)
+    assert not features_in(folder)
+    assert not list(folder.glob("*.part"))
+
+
+# Several processes
+
+
+def test_processes_that_build_at_once_compute_each_clip_once(root, folder, tmp_path, capfd):
+    whole = build(root, tmp_path / "whole")
+    together, computed = FORK.Barrier(3), FORK.SimpleQueue()
+
+    def build_too() -> None:
+        frontend = Watched(pause=0.05)
+        together.wait()
+        build(root, folder, frontend)
+        computed.put(frontend.clips)
+
+    processes = [beside(build_too) for _ in range(3)]
+    assert sorted(computed.get() for _ in processes) == [0, 0, CLIPS]
+    for process in processes:
+        process.join()
+    assert f"waiting for another process that writes {folder / whole.name}" in capfd.readouterr().err
+    assert (folder / whole.name).read_bytes() == whole.read_bytes()
+    assert names(folder) == names(tmp_path / "whole")  # no .part and no .lock
+
+
+def test_when_the_process_that_builds_is_killed_one_that_waits_goes_on(root, folder, tmp_path):
+    whole = build(root, tmp_path / "whole")
+    killed = beside(lambda: build(root, folder, Watched(left=12, pause=0.05)))
+    while not list(folder.glob("*.part")):
+        time.sleep(0.001)
+    frontend = Watched()
+    assert build(root, folder, frontend).read_bytes() == whole.read_bytes()
+    killed.join()
+    assert frontend.clips == CLIPS - 12
+    assert names(folder) == names(tmp_path / "whole")
+
+
+# No place
+
+
+@pytest.mark.parametrize("step", ["lengths", "features"])
+def test_a_folder_that_cannot_be_made_is_named(root, step):
+    folder = root / "meta.csv/cache"
+    with pytest.raises(InputError, match=f"data.cache_dir={folder} cannot be written"):
+        build(root, folder, cache=step == "lengths")  # without it no lengths are kept
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Let no file of this process grow over so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(root, folder, tmp_path):
+    whole = build(root, tmp_path / "whole").read_bytes()
+    with full_disk(100_000), pytest.raises(InputError, match=f"data.cache_dir={folder} cannot be written"):
+        build(root, folder)
+    assert not features_in(folder)
+    frontend = Watched()
+    assert build(root, folder, frontend).read_bytes() == whole
+    assert 0 < frontend.clips < CLIPS
