@@ -221,7 +221,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n" + table(rows) + "\n")
         results["rows"] = [asdict(row) for row in rows]
     if "growth" in arguments.part:
-        results["growth"] = growth.growth([])
+        results["growth"] = growth.growth()
         print("\n" + growth.table(results["growth"]) + "\n")
     arguments.json.write_text(json.dumps({**facts, **results}, indent=2) + "\n")
     print(f"figures  {arguments.json}")
