@@ -18,7 +18,7 @@ from asc.errors import check
 from asc.export import device_file
 from asc.machine import keep_freed_blocks
 from asc.processes import check_processes, single
-from asc.results import summary, table, write_results
+from asc.results import kept, summary, table, write_results
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")
@@ -52,14 +52,16 @@ def compress(cfg: DictConfig) -> float:
     if resumed:
         check_resumable(resumed, model, cfg.trainer.max_epochs)
 
+    if trainer.is_global_zero:
+        print(summary(data, model), flush=True)
     device = trainer.strategy.root_device
     cache = data.cache_features(model.frontend, model.hparams["frontend"], device) if data.cache else None
     if trainer.is_global_zero:
-        print(summary(data, model, cache))
+        print(f"{kept(cache)}\n" if cache else "")
     try:
         trainer.fit(model.train(), data, ckpt_path=resumed, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
-        sys.exit(interrupted(unfinished, run_dir))
+        sys.exit(interrupted(unfinished, run_dir) if trainer.is_global_zero else 1)
     if not trainer.is_global_zero:
         return 0.0  # what follows is the first process's, whose figure Hydra takes
 

@@ -16,7 +16,7 @@ from asc.errors import check
 from asc.export import device_file
 from asc.machine import keep_freed_blocks
 from asc.processes import check_processes, single
-from asc.results import summary, table, write_results
+from asc.results import kept, summary, table, write_results
 
 COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 
@@ -51,17 +51,19 @@ def train(cfg: DictConfig) -> float:
     if cfg.checkpoint:
         check_resumable(cfg.checkpoint, model, cfg.trainer.max_epochs)
 
+    if trainer.is_global_zero:
+        print(summary(data, model), flush=True)
     settings = OmegaConf.to_container(cfg.frontend, resolve=True)
     cache = data.cache_features(model.frontend, settings, trainer.strategy.root_device) if data.cache else None
     if trainer.is_global_zero:
-        print(summary(data, model, cache))
+        print(f"{kept(cache)}\n" if cache else "")
     if cfg.compile:
         model.net.compile(mode=cfg.compile)  # at the first step
 
     try:
         trainer.fit(model, data, ckpt_path=cfg.checkpoint, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
-        sys.exit(interrupted(last, run_dir))
+        sys.exit(interrupted(last, run_dir) if trainer.is_global_zero else 1)
     if not trainer.is_global_zero:
         return 0.0  # what follows is the first process's, whose figure Hydra takes
 

@@ -204,6 +204,8 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"{part} is not known: choose {', '.join(PARTS)} or growth")
     for name in ("threads", "batch", "rounds"):
         check(f"--{name}", getattr(arguments, name), int, 1)
+    if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"--device={arguments.device} is not on this machine: give cpu, or cuda where there is a GPU")
     if not Path("conf/train.yaml").exists():
         raise InputError("the benchmark runs train.py: start it in the folder that holds train.py and conf")
     if not arguments.json.parent.is_dir():

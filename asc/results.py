@@ -94,7 +94,7 @@ def draw_confusion(matrix: Tensor, labels: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> str:
+def summary(data: "SceneData", model: "SceneClassifier") -> str:
     """What is about to be trained, on what: a few lines of at most 80 columns."""
     cost = model.complexity()
     name = model.hparams["net"]["_target_"].rpartition(".")[2]
@@ -113,13 +113,16 @@ def summary(data: "SceneData", model: "SceneClassifier", cache: Path | None) -> 
         f"at {model.sample_rate} Hz",
         f"network     {name}, {cost.parameters:,} parameters, {kilobytes}, {cost.macs / 1e6:.1f} M MACs",
     ]
-    if cache:
-        size, whole = (
-            sum(file.stat().st_size for file in kept) / 1e6 for kept in ([cache], cache.parent.glob("*.npy"))
-        )
-        lines.append(f"features    {size:,.1f} MB, kept in {shorten(cache.parent)}")
-        lines.append(f"            ({whole:,.1f} MB in all: delete that folder at any time)")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def kept(cache: Path) -> str:
+    """Where the features are, how big, and how to be rid of them."""
+    whole = sum(file.stat().st_size for file in cache.parent.glob("*.npy"))
+    return (
+        f"features    {cache.stat().st_size / 1e6:,.1f} MB, kept in {shorten(cache.parent)}\n"
+        f"            ({whole / 1e6:,.1f} MB in all: delete that folder at any time)"
+    )
 
 
 def shorten(path: Path) -> str:

@@ -56,7 +56,9 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path):
     assert training > inference  # which is a part of it
 
 
-@pytest.mark.parametrize("words", [["speed"], ["--rounds", "0"], ["--json", "nowhere/figures.json"]])
+@pytest.mark.parametrize(
+    "words", [["speed"], ["--rounds", "0"], ["--json", "nowhere/figures.json"], ["--device", "tpu"]]
+)
 def test_wrong_arguments_get_one_sentence(words):
     with pytest.raises(SystemExit) as stop:
         main(words)
