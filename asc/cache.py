@@ -20,12 +20,12 @@ from asc.errors import InputError
 from asc.frontend import Spectrogram
 
 
-def kept_file(directory: Path, settings: dict, paths: Sequence[Path], suffix: str = ".npy") -> Path:
+def kept_file(directory: Path, settings: dict, paths: Sequence[Path]) -> Path:
     """The file for these clips under these settings; another setting, or a clip that changed, is another name."""
     stats = [(str(path), path.stat()) for path in paths]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     key = hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
-    return directory / f"{key[:24]}{suffix}"
+    return directory / f"{key[:24]}.npy"
 
 
 @contextmanager
@@ -46,24 +46,23 @@ def unfinished(file: Path) -> Iterator[Path | None]:
         except Timeout:
             print(f"waiting for another process that writes {file}", file=sys.stderr)
             lock.acquire()
-        with lock:
-            if file.exists():
-                yield None
-            else:
-                yield part
-                os.replace(part, file)
-            lock.release()
+        if file.exists():
+            yield None
+        else:
+            yield part
+            os.replace(part, file)
+        lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)  # with the file there, nobody needs it any more
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"data.cache_dir={file.parent} cannot be written ({why}): name another") from error
     finally:
-        lock.release(force=True)
+        lock.release()
 
 
-def keep(directory: Path, settings: dict, paths: Sequence[Path], compute: Callable[[], np.ndarray]) -> np.ndarray:
+def keep(directory: Path, paths: Sequence[Path], compute: Callable[[], np.ndarray]) -> np.ndarray:
     """The small array that was computed for these files before, or is now."""
-    file = kept_file(directory, settings, paths)
+    file = kept_file(directory, {}, paths)
     if not file.exists():
         values = compute()
         with unfinished(file) as part:

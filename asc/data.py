@@ -154,7 +154,7 @@ class SceneData(LightningDataModule):
         def probe_all() -> np.ndarray:
             return np.array(audio.probe_all(paths))
 
-        seconds = cache.keep(self.cache_dir, {}, paths, probe_all) if self.cache else probe_all()
+        seconds = cache.keep(self.cache_dir, paths, probe_all) if self.cache else probe_all()
         self.seconds = dict(zip(clips, seconds.tolist(), strict=True))
         # to the hundredth: some TAU clips are a sample longer or shorter than 10 s
         usual = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]

@@ -108,7 +108,7 @@ def training(device: str, threads: int, batch: int, precision: str = "32", compi
     wait = on(device, threads)
     model = classifier().to(device).train()
     if compiled:
-        model.net.compile(mode="reduce-overhead" if device == "cuda" else None)
+        model.net.compile(mode="reduce-overhead")
     x = torch.randn(batch, 1, 128, 428, device=device)
     target = torch.rand(batch, CLASSES, device=device).softmax(-1)
     one = step(model, precision)
