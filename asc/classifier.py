@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from asc.audio import fit_length, read_wave
 from asc.complexity import Complexity, complexity
+from asc.data.audio import fit_length, read_wave
 from asc.errors import InputError
 from asc.fold import check_chain, fold, lasting_norms
 from asc.quantize import convert, prepare, running_on, without_notices

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from asc.audio import fit_length, probe, read_wave
+from asc.data.audio import fit_length, probe, read_wave
 from asc.errors import InputError
 
 RATE = 44100

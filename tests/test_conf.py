@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import asc
-from asc.dataset import read_table
+from asc.data.lists import read_table
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -13,7 +13,7 @@ from tiny import PLAIN
 
 from asc import SceneClassifier
 from asc.data import SceneData
-from asc.dataset import Clip
+from asc.data.lists import Clip
 
 CPU = torch.device("cpu")
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from asc import InputError
 from asc.data import SceneData
+from asc.data.synthetic import SyntheticScenes, write_scenes
 from asc.frontend import Spectrogram
-from asc.synthetic import SyntheticScenes, write_scenes
 
 FEW = {"train_locations": 1, "test_locations": 1, "segments": 1, "seconds": 0.5}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asc.dataset import Clip, check_split, hold_out, read_clips, read_meta, read_table
+from asc.data.lists import Clip, check_split, hold_out, read_clips, read_meta, read_table
 from asc.errors import InputError
 
 LABELS = ["indoor", "outdoor", "transportation"]

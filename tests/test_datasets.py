@@ -9,8 +9,8 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from asc import InputError
-from asc.batches import Batches, Features
-from asc.dataset import Clip
+from asc.data.datasets import Batches, Features
+from asc.data.lists import Clip
 
 LABELS = ["indoor", "outdoor", "transportation"]
 STATUS = Path("/proc/self/status")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from asc import audio
-from asc.dataset import Clip
+from asc.data import audio
+from asc.data.lists import Clip
 from asc.errors import InputError
 
 

@@ -13,9 +13,9 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from asc import audio, cache
-from asc.batches import Batches, Features, Waves
-from asc.dataset import Clip, check_split, first, hold_out, read_clips, read_meta, refuse, without_missing
+from asc.data import audio, cache
+from asc.data.datasets import Batches, Features, Waves
+from asc.data.lists import Clip, check_split, first, hold_out, read_clips, read_meta, refuse, without_missing
 from asc.errors import InputError, check
 from asc.frontend import Spectrogram
 from asc.machine import cores, fits_on

@@ -17,7 +17,7 @@ import soundfile
 from scipy.fft import irfft, rfft, rfftfreq
 from scipy.signal.windows import tukey
 
-from asc.data import SceneData
+from asc.data.datamodule import SceneData
 from asc.errors import InputError
 
 SAMPLE_RATE = 44100  # Hz
