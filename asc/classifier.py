@@ -17,9 +17,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from asc.complexity import Complexity, complexity
 from asc.data.audio import fit_length, read_wave
 from asc.errors import InputError
-from asc.fold import check_chain, fold, lasting_norms
-from asc.quantize import convert, prepare, running_on, without_notices
 from asc.results import Scores, scores
+from asc.rewrite.fold import check_chain, fold, lasting_norms
+from asc.rewrite.quantize import convert, prepare, running_on, without_notices
 
 
 class SceneClassifier(pl.LightningModule):
@@ -32,7 +32,7 @@ class SceneClassifier(pl.LightningModule):
         clip_samples: length of the clips it is trained on, at the frontend's sample rate.
         channel: which channel `classify` takes of a file: index from 0, or "mean".
         stage: "float", "pruned", "qat" (fake-quantized, in fine-tuning) or "int8".
-        quantization: arguments of `asc.quantize.prepare` beside the network, for the last two stages.
+        quantization: arguments of `asc.rewrite.quantize.prepare` beside the network, for the last two stages.
     """
 
     def __init__(

@@ -21,9 +21,9 @@ from torch.ao.nn.intrinsic.quantized import ConvReLU2d, LinearReLU
 from asc.classifier import SceneClassifier
 from asc.cli import one_sentence, quiet
 from asc.errors import InputError
-from asc.fold import Border, check_chain, fold, lasting_norms
 from asc.frontend import Spectrogram
 from asc.nets.pool import PoolOverTime
+from asc.rewrite.fold import Border, check_chain, fold, lasting_norms
 
 OPSET = 17  # the first with STFT
 DOMAIN = "asc"

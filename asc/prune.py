@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from asc.errors import InputError, check
-from asc.fold import chain, check_chain
+from asc.rewrite.fold import chain, check_chain
 
 NOT_FLOAT = "the checkpoint is quantized already: prune best.ckpt or pruned.ckpt of its origin, then quantize"
 

@@ -14,7 +14,7 @@ from torch.ao.nn import quantized as nnq
 from asc import InputError
 from asc.export import export
 from asc.prune import PruneFilters
-from asc.quantize import QAT
+from asc.rewrite.quantize import QAT
 
 
 def answers(path, **inputs) -> np.ndarray:

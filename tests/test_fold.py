@@ -6,8 +6,8 @@ from tiny import lived_in
 from torch import nn
 
 from asc import InputError
-from asc.fold import chain, check_chain, fold, lasting_norms
 from asc.nets import Dcase2020Baseline, PhamCNN
+from asc.rewrite.fold import chain, check_chain, fold, lasting_norms
 
 NETS = {
     "table_2": (lambda: PhamCNN(3), (128, 120)),

@@ -7,7 +7,7 @@ from torch import nn
 
 from asc import InputError, SceneClassifier
 from asc.prune import Prune, PruneFilters, strongest_filters
-from asc.quantize import QAT, kernels
+from asc.rewrite.quantize import QAT, kernels
 
 
 class Masks(pl.Callback):

@@ -7,7 +7,7 @@ from torch.ao.nn import quantized as nnq
 
 from asc import InputError, SceneClassifier
 from asc import quantize as subject
-from asc.quantize import ENGINES, QAT, kernels, running_on, safe_weight_bits
+from asc.rewrite.quantize import ENGINES, QAT, kernels, running_on, safe_weight_bits
 
 BASELINE = {"_target_": "asc.nets.Dcase2020Baseline", "n_bins": 32}
 NETS = {"cnn": {}, "baseline": BASELINE}

@@ -22,7 +22,7 @@ from asc.cli import quiet
 from asc.data import SceneData
 from asc.export import export
 from asc.machine import keep_freed_blocks
-from asc.quantize import QAT
+from asc.rewrite.quantize import QAT
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
 

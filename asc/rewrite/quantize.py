@@ -16,7 +16,7 @@ from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc.errors import InputError, check
-from asc.fold import Border, check_chain, copied_chain, fold, lasting_norms
+from asc.rewrite.fold import Border, check_chain, copied_chain, fold, lasting_norms
 
 ENGINES = ("onednn", "x86", "qnnpack")
 FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
@@ -112,7 +112,7 @@ def prepare(net: nn.Module, engine: str, weight_bits: int, fold_norms: bool, las
         engine: that will run it.
         weight_bits: of the kernels.
         fold_norms: fold all batch norms away but those at the positions `lasting`.
-        lasting: see `asc.fold.lasting_norms`.
+        lasting: see `asc.rewrite.fold.lasting_norms`.
     """
     layers = list(fold(net, lasting)) if fold_norms else copied_chain(net)
     borders = [layer for layer in layers if isinstance(layer, Border)]  # of the input, while it is float
@@ -159,7 +159,7 @@ class QAT(pl.Callback):
 
     Args:
         engine: that will run the network: onednn or x86 on PCs and servers, qnnpack anywhere.
-        fold: fold batch norms into the convolutions first (`asc.fold`).
+        fold: fold batch norms into the convolutions first (`asc.rewrite.fold`).
         weight_bits: of the kernels; None takes what the engine adds up without overflow on every processor: 8 on
             qnnpack, 7 on the others, where 8 suit processors with VNNI alone.
         frozen_observers: last epochs in which the ranges of values are no longer observed, but kept; None: a fifth.
