@@ -12,8 +12,8 @@ from torch import nn
 from torch.ao.nn import quantized as nnq
 
 from asc import InputError
+from asc.compress.prune import PruneFilters
 from asc.export import export
-from asc.prune import PruneFilters
 from asc.rewrite.quantize import QAT
 
 

@@ -6,7 +6,7 @@ from tiny import OwnNet, classifier, save
 from torch import nn
 
 from asc import InputError, SceneClassifier
-from asc.prune import Prune, PruneFilters, strongest_filters
+from asc.compress.prune import Prune, PruneFilters, strongest_filters
 from asc.rewrite.quantize import QAT, kernels
 
 
