@@ -10,15 +10,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
-from asc.checkpoint import check_resumable, save_whole
 from asc.classifier import read_checkpoint
 from asc.cli import interrupted, one_sentence, quiet
 from asc.data import SceneData
 from asc.errors import check
 from asc.export import device_file
-from asc.machine import keep_freed_blocks
-from asc.processes import check_processes, single
 from asc.results import kept, summary, table, write_results
+from asc.training.checkpoints import check_resumable, save_whole
+from asc.training.distributed import check_processes, single
+from asc.training.memory import keep_freed_blocks
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")

@@ -9,14 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
-from asc.checkpoint import check_resumable
 from asc.cli import interrupted, one_sentence, quiet
 from asc.data import SceneData
 from asc.errors import check
 from asc.export import device_file
-from asc.machine import keep_freed_blocks
-from asc.processes import check_processes, single
 from asc.results import kept, summary, table, write_results
+from asc.training.checkpoints import check_resumable
+from asc.training.distributed import check_processes, single
+from asc.training.memory import keep_freed_blocks
 
 COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
 

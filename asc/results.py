@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asc.complexity import DCASE2020_LIMIT_KB, KB
-from asc.machine import peak_memory
+from asc.training.memory import peak_memory
 
 if TYPE_CHECKING:
     from asc.classifier import SceneClassifier

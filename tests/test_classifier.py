@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from tiny import RATE, lived_in, write_tiny
 
 from asc import InputError, SceneClassifier
-from asc.checkpoint import KeepBest
 from asc.classifier import check_targets
 from asc.data import SceneData
-from asc.history import History
+from asc.training.checkpoints import KeepBest
+from asc.training.history import History
 
 LABELS = ["indoor", "outdoor", "transportation"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from asc.machine import peak_memory
+from asc.training.memory import peak_memory
 
 
 @dataclass(frozen=True)

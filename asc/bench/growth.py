@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 
 from asc.bench.repeated import TRAIN, write_repeated
 from asc.errors import InputError
-from asc.machine import peak_memory
+from asc.training.memory import peak_memory
 
 SIZES = (200, 2_000, 13_370)  # the last is TAU Urban Acoustic Scenes 2020 3Class
 

@@ -21,8 +21,8 @@ from asc.classifier import SceneClassifier
 from asc.cli import quiet
 from asc.data import SceneData
 from asc.export import export
-from asc.machine import keep_freed_blocks
 from asc.rewrite.quantize import QAT
+from asc.training.memory import keep_freed_blocks
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
 

@@ -18,7 +18,7 @@ from asc.data.datasets import Batches, Features, Waves
 from asc.data.lists import Clip, check_split, first, hold_out, read_clips, read_meta, refuse, without_missing
 from asc.errors import InputError, check
 from asc.frontend import Spectrogram
-from asc.machine import cores, fits_on
+from asc.training.memory import cores, fits_on
 
 
 class SceneData(LightningDataModule):

@@ -1,0 +1,1 @@
+"""How a classifier is trained: checkpoints, history, several processes, memory."""
