@@ -16,9 +16,9 @@ from tiny import RATE
 from torch import nn
 
 from asc import InputError, SceneClassifier
-from asc.pareto import draw, pareto_front
-from asc.report import main, measure, single_thread_latency, speedups, table
-from asc.runs import System, find_runs, group, read_run
+from asc.report.__main__ import main, measure, single_thread_latency, speedups, table
+from asc.report.plot import draw, pareto_front
+from asc.report.runs import System, find_runs, group, read_run
 
 REPOSITORY = Path(__file__).parents[1]
 LABELS = ["indoor", "outdoor", "transportation"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asc.errors import InputError
-from asc.runs import System
+from asc.report.runs import System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

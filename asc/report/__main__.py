@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from asc.classifier import SceneClassifier
 from asc.cli import one_sentence, quiet
 from asc.errors import InputError
-from asc.pareto import draw
-from asc.runs import System, find_runs, group, read_run
+from asc.report.plot import draw
+from asc.report.runs import System, find_runs, group, read_run
 from asc.training.memory import keep_freed_blocks
 
 WARM_UP, ROUNDS = 3, 30

@@ -1,0 +1,1 @@
+"""python -m asc.report: finished runs compared, in a table and a plot."""
