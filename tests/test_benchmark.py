@@ -6,8 +6,8 @@ import time
 import pytest
 from command import run
 
-from asc.bench.contest import Contestant, contest
-from asc.benchmark import Row, main, table
+from asc.benchmark.__main__ import Row, main, table
+from asc.benchmark.contest import Contestant, contest
 
 
 def sleeper(seconds: float):

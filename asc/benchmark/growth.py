@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from asc.bench.repeated import TRAIN, write_repeated
+from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.errors import InputError
 from asc.training.memory import peak_memory
 
@@ -70,7 +70,7 @@ def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
         f"data.cache_dir={folder}/cache",
         "trainer.max_epochs=1",
         f"hydra.run.dir={folder}/{name}",
-        "+callbacks.stopwatch._target_=asc.bench.growth.Stopwatch",
+        "+callbacks.stopwatch._target_=asc.benchmark.growth.Stopwatch",
         f"+callbacks.stopwatch.file={watch}",
     ]
     start = time.time()

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from asc.bench import growth, ours, peers
-from asc.bench.contest import Contestant, contest
-from asc.bench.repeated import TRAIN, write_repeated
+from asc.benchmark import growth, ours, peers
+from asc.benchmark.contest import Contestant, contest
+from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import one_sentence, quiet
 from asc.errors import InputError, check
 

@@ -1,0 +1,1 @@
+"""python -m asc.benchmark: this package timed beside its peers and the bounds of both."""
