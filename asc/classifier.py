@@ -1,7 +1,6 @@
 """SceneClassifier: frontend and network as one LightningModule, whose checkpoint rebuilds itself."""
 
 import copy
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -17,9 +16,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from asc.complexity import Complexity, complexity
 from asc.data.audio import fit_length, read_wave
 from asc.errors import InputError
-from asc.results import Scores, scores
-from asc.rewrite.fold import check_chain, fold, lasting_norms
-from asc.rewrite.quantize import convert, prepare, running_on, without_notices
+from asc.frontend import Spectrogram
+from asc.loading import check_targets, read_checkpoint
+from asc.metrics import Metrics, compute_metrics
+from asc.rewrite.chain import check_chain
+from asc.rewrite.fold import fold, unfoldable_norms
+from asc.rewrite.quantize import convert, prepare, running_on, without_deprecation_notices
 
 
 class SceneClassifier(pl.LightningModule):
@@ -50,7 +52,7 @@ class SceneClassifier(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.labels, self.clip_samples, self.channel, self.stage = labels, clip_samples, channel, stage
-        self.frontend = instantiate(frontend)
+        self.frontend: Spectrogram = instantiate(frontend)
         # channels_last makes convolutions on a CPU 1.4 to 2 times as fast
         self.net: nn.Module = instantiate(net, n_classes=len(labels)).to(memory_format=torch.channels_last)
         if quantization:
@@ -80,9 +82,9 @@ class SceneClassifier(pl.LightningModule):
             InputError: the file is not one that can be read.
         """
         wave = read_wave(Path(path), self.sample_rate, self.channel)
-        if len(wave) < self.frontend.shortest:
+        if len(wave) < self.frontend.min_samples:
             raise InputError(
-                f"{path} is shorter than one window: give {self.frontend.shortest / self.sample_rate:.3f} s"
+                f"{path} is shorter than one window: give {self.frontend.min_samples / self.sample_rate:.3f} s"
             )
         training = self.training
         self.eval()  # batch norm must not learn from what is asked
@@ -101,15 +103,6 @@ class SceneClassifier(pl.LightningModule):
         spectrogram = self.frontend.spectrogram(x) if x.ndim == 2 else x.float()
         return [self.frontend.standardize(spectrogram), target]
 
-    def on_fit_start(self) -> None:
-        """Give a standardizing frontend the statistics of the training list, held-out clips included."""
-        if self.frontend.standardized:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            splits = [split for split in ("train", "val") if data.clips[split]]
-            batches = (x.to(self.device) for split in splits for x, _ in data.loader(split, whole=True))
-            with torch.no_grad():
-                self.frontend.fit(self.frontend.spectrogram(x) if x.ndim == 2 else x for x in batches)
-
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """KL divergence from the targets to the network's distribution (report, section 3); L2 is the optimizer's."""
         x, target = batch
@@ -121,7 +114,7 @@ class SceneClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Collect what the scores need; there is no mixup here, so targets are class indices."""
+        """Collect what the metrics need; there is no mixup here, so targets are class indices."""
         x, target = batch
         logits = self.net(x).float()
         self.confusion.update(logits, target)
@@ -131,23 +124,23 @@ class SceneClassifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log val/acc, the macro-average accuracy by which DCASE ranks, and val/loss, the log loss."""
-        result = self.epoch_scores()
+        result = self.epoch_metrics()
         self.log_dict({"val/acc": result.macro_accuracy, "val/loss": result.log_loss}, prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log test/acc and test/loss and keep all scores in `test_scores`."""
-        self.test_scores = self.epoch_scores()
+        """Log test/acc and test/loss and keep all metrics in `test_metrics`."""
+        self.test_metrics = self.epoch_metrics()
         self.log_dict(
-            {"test/acc": self.test_scores.macro_accuracy, "test/loss": self.test_scores.log_loss}, sync_dist=True
+            {"test/acc": self.test_metrics.macro_accuracy, "test/loss": self.test_metrics.log_loss}, sync_dist=True
         )
 
-    def epoch_scores(self) -> Scores:
-        """Scores of the clips since the last call."""
+    def epoch_metrics(self) -> Metrics:
+        """Metrics of the clips since the last call."""
         matrix = self.confusion.compute().cpu()
         log_loss = self.losses.compute().mean().item()
         self.confusion.reset()
         self.losses.reset()
-        return scores(matrix, log_loss, self.labels)
+        return compute_metrics(matrix, log_loss, self.labels)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and a scheduler stepped after each batch where there is one."""
@@ -171,7 +164,7 @@ class SceneClassifier(pl.LightningModule):
         model = copy.deepcopy(self)
         if self.stage in ("float", "pruned"):
             check_chain(self.net, self.example_features())
-            model.net = fold(self.net, lasting_norms(self.net))
+            model.net = fold(self.net, unfoldable_norms(self.net))
         return model.eval()
 
     def complexity(self) -> Complexity:
@@ -211,59 +204,13 @@ class SceneClassifier(pl.LightningModule):
         hyperparameters = read_checkpoint(checkpoint_path)["hyper_parameters"]
         check_targets(hyperparameters, trusted, checkpoint_path)
         try:
-            with without_notices(), running_on((hyperparameters.get("quantization") or {}).get("engine")):
+            with without_deprecation_notices(), running_on((hyperparameters.get("quantization") or {}).get("engine")):
                 model = super().load_from_checkpoint(
-                    checkpoint_path, map_location=map_location or "cpu", weights_only=weights_only, **kwargs
+                    checkpoint_path,
+                    map_location=map_location or "cpu",
+                    weights_only=weights_only,
+                    **{**hyperparameters, **kwargs},
                 )
         except RuntimeError as error:  # torch's word for weights that do not fit
             raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
         return model.eval()
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a SceneClassifier's checkpoint: plain values and tensors, no code is run.
-
-    Raises:
-        InputError: no such file, or not such a checkpoint.
-    """
-    if not Path(path).is_file():
-        fault = "is a directory" if Path(path).is_dir() else "does not exist"
-        raise InputError(f"checkpoint={path} {fault}: give a file such as RUN/checkpoints/best.ckpt")
-    foreign = f"checkpoint={path} is not a checkpoint of this program: give a file such as RUN/checkpoints/best.ckpt"
-    try:
-        with without_notices():
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(foreign) from error
-    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict", "stage"} <= checkpoint.keys():
-        raise InputError(foreign)
-    return checkpoint
-
-
-def is_class_of(name: str, homes: tuple[str, ...]) -> bool:
-    """Whether `name` leads to a class that was defined in one of `homes`."""
-    try:
-        target = get_object(name)
-    except Exception:  # whatever an unknown name makes an import raise, it is no class
-        return False
-    return isinstance(target, type) and f"{target.__module__}.".startswith(homes)
-
-
-def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse a `_target_` that is not a class of asc, torch.optim or `trusted`: Hydra would call whatever it names.
-
-    The class's own module counts too, since `asc.classifier.torch...` begins well and leads elsewhere.
-    """
-    if isinstance(node, dict):
-        if "_target_" in node:
-            name = str(node["_target_"])
-            homes = tuple(f"{module}." for module in ("asc", "torch.optim", *trusted))
-            if not (name.startswith(homes) and is_class_of(name, homes)):
-                raise InputError(
-                    f"{path} wants to run {name}, which is no class of asc or torch.optim: "
-                    'if you trust its source, load it with trusted=("THE_MODULE",)'
-                )
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            check_targets(child, trusted, path)

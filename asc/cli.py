@@ -16,7 +16,7 @@ from asc.errors import InputError
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def exit_on_input_error() -> Iterator[None]:
     """Turn a mistake in the input into one sentence on stderr and exit status 1; anything else keeps its traceback."""
     try:
         yield
@@ -27,7 +27,7 @@ def one_sentence() -> Iterator[None]:
         inner: BaseException = error
         while isinstance(inner.__cause__, InstantiationException | InputError):  # one for each level of the settings
             inner = inner.__cause__
-        refused = "" if isinstance(inner, InputError) else "a setting was refused: "
+        refused = "" if isinstance(inner, InputError) else "invalid setting: "
         sys.exit(f"error: {refused}{one_line(inner)}")
     except MissingMandatoryValue as error:
         sys.exit(f"error: {error.full_key} is not set: give it on the command line, as {error.full_key}=...")
@@ -37,9 +37,9 @@ def one_sentence() -> Iterator[None]:
         sys.exit("\nstopped")
 
 
-def interrupted(last: Path, run_dir: Path) -> str:
-    """What to tell after Ctrl-C: the command that goes on from the checkpoint `last`, if there is one yet."""
-    if not last.exists():
+def resume_hint(last: Path | None, run_dir: Path) -> str:
+    """What to say after Ctrl-C: the command that goes on from the checkpoint `last`, if there is one yet."""
+    if not last or not last.exists():
         return "\nstopped: there is nothing to resume, start again"
     overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
     words = [*overrides, f"checkpoint={last}", f"hydra.run.dir={run_dir}"]
@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silence what the user can do nothing about."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -63,5 +63,7 @@ def quiet() -> None:
         ".*Total length of `list` across ranks is zero.*",
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        "Checkpoint directory .* exists and is not empty",  # that of a resumed run
+        "The dirpath has changed from",  # a run resumed elsewhere
     ):
         warnings.filterwarnings("ignore", message)

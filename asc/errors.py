@@ -1,5 +1,6 @@
-"""What the user gave cannot work, and here is what to do."""
+"""A user's mistake, told in one sentence."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -7,14 +8,27 @@ class InputError(ValueError):
     """A mistake in the input. Its message is one sentence that names the file or setting, the fault and the remedy."""
 
 
-def check(setting: str, value: Any, kind: type[int] | type[float], low: float, high: float = float("inf")) -> None:
+def check_number(
+    setting: str, value: Any, kind: type[int] | type[float], low: float, high: float = float("inf")
+) -> None:
     """Refuse a setting that is not a number of its kind from `low` to `high`.
 
     Raises:
-        InputError: names the setting and what it may be.
+        InputError: names the setting, its value and what is expected.
     """
-    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not (number and low <= value <= high):
-        noun = "a whole number" if kind is int else "a number"
-        span = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
-        raise InputError(f"{setting}={value} will not do: give {noun} {span}")
+    is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not (is_number and low <= value <= high):
+        noun = "an integer" if kind is int else "a number"
+        expected = f"{noun} from {low} to {high}" if high < float("inf") else f"{noun} >= {low}"
+        raise InputError(f"invalid {setting}={value}: expected {expected}")
+
+
+def check_choice(setting: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse a setting that is not one of `choices`.
+
+    Raises:
+        InputError: names the setting, its value and the choices.
+    """
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
+        names = ["null" if choice is None else str(choice).lower() for choice in choices]
+        raise InputError(f"unknown {setting}={value}: choose from {', '.join(names)}")

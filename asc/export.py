@@ -19,11 +19,12 @@ from torch.ao.nn import quantized as nnq
 from torch.ao.nn.intrinsic.quantized import ConvReLU2d, LinearReLU
 
 from asc.classifier import SceneClassifier
-from asc.cli import one_sentence, quiet
+from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
-from asc.frontend import Spectrogram
+from asc.frontend import Frontend, Spectrogram
 from asc.nets.pool import PoolOverTime
-from asc.rewrite.fold import Border, check_chain, fold, lasting_norms
+from asc.rewrite.chain import check_chain
+from asc.rewrite.fold import ConstantPad, fold, unfoldable_norms
 
 OPSET = 17  # the first with STFT
 DOMAIN = "asc"
@@ -96,7 +97,7 @@ def unpack() -> onnx.FunctionProto:
 
 def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
     """Add a float layer whose input has this shape."""
-    if isinstance(layer, Border):
+    if isinstance(layer, ConstantPad):
         pads = np.array([0, 0, layer.height, layer.width] * 2)
         graph.then("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
     elif isinstance(layer, nn.Conv2d):
@@ -205,7 +206,7 @@ def add_net(graph: Graph, model: SceneClassifier) -> None:
         layers = list(model.net)  # type: ignore[call-overload]
     else:
         check_chain(model.net, x)
-        layers = list(fold(model.net, lasting_norms(model.net)).cpu())
+        layers = list(fold(model.net, unfoldable_norms(model.net)).cpu())
     grid = None
     with torch.inference_mode():
         for layer in layers:
@@ -217,8 +218,10 @@ def add_net(graph: Graph, model: SceneClassifier) -> None:
     graph.then("Softmax", axis=1)
 
 
-def add_frontend(graph: Graph, frontend: Spectrogram) -> None:
+def add_frontend(graph: Graph, frontend: Frontend) -> None:
     """Add the frontend, from wave (batch, samples) to features (batch, 1, n_bins, frames)."""
+    if not isinstance(frontend, Spectrogram):
+        raise InputError(f"{type(frontend).__name__} cannot be exported: export the network alone")
     if frontend.trainable:
         raise InputError("a trainable_stft frontend cannot be exported: export the network alone")
     n_fft, half = frontend.n_fft, frontend.n_fft // 2
@@ -252,7 +255,7 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
     Args:
         model: of stage float, pruned or int8.
         path: of the file.
-        with_frontend: take a wave (batch, samples) instead of features (batch, 1, n_bins, frames).
+        with_frontend: take a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
 
     Raises:
         InputError: the network is in quantization-aware training, or not a plain chain of layers.
@@ -279,10 +282,10 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
     return path
 
 
-def device_file(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
-    """What a device would load: model.onnx, written here, or the checkpoint of a network that has no such file."""
+def export_or_checkpoint(model: SceneClassifier, path: Path, checkpoint: Path) -> Path:
+    """What a device would load: the ONNX file, written here, or the checkpoint of a network that has no such file."""
     try:
-        return export(model, directory / "model.onnx")
+        return export(model, path)
     except InputError:
         return checkpoint
 
@@ -293,12 +296,12 @@ def main() -> None:
         prog="python -m asc.export", description="Write a checkpoint's classifier as ONNX."
     )
     parser.add_argument("checkpoint", type=Path, help="best.ckpt, pruned.ckpt or int8.ckpt of a run")
-    parser.add_argument("--frontend", action="store_true", help="take a wave instead of features")
+    parser.add_argument("--frontend", action="store_true", help="take a waveform instead of features")
     parser.add_argument("--output", type=Path, help="the file; beside the checkpoint where it is not given")
     parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
     arguments = parser.parse_args()
-    quiet()
-    with one_sentence():
+    silence_libraries()
+    with exit_on_input_error():
         name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
         path = arguments.output or arguments.checkpoint.with_name(name)
         if path.is_dir() or not path.parent.is_dir():

@@ -1,5 +1,6 @@
-"""Sound to spectrogram, on the device of the model: wave (batch, samples)  ->  features (batch, 1, n_bins, frames)."""
+"""Waveform to spectrogram, on the device of the model: (batch, samples)  ->  (batch, 1, n_bins, frames)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Literal
 
@@ -10,10 +11,53 @@ from scipy.signal import get_window
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from asc.errors import InputError, check
+from asc.errors import InputError, check_choice, check_number
 
 
-class Spectrogram(nn.Module):
+class Frontend(nn.Module, ABC):
+    """What a SceneClassifier asks of its frontend.
+
+    A frontend of your own is a subclass, in any module that can be imported, with `spectrogram`, `min_samples` and, set
+    in its constructor, `sample_rate`; and one file:
+
+        # conf/frontend/mine.yaml
+        _target_: my_frontends.Mine
+        sample_rate: ${sample_rate}
+
+    Attributes:
+        sample_rate: Hz of the waveforms it takes.
+        log: whether features are logarithms, which a cache may keep in float16.
+        standardized: whether `standardize` needs `fit`, once, before training.
+        trainable: whether it has parameters, so that its features cannot be cached.
+    """
+
+    sample_rate: int
+    log = False
+    standardized = False
+    trainable = False
+
+    @property
+    @abstractmethod
+    def min_samples(self) -> int:
+        """Samples of the shortest waveform that there are features of."""
+
+    @abstractmethod
+    def spectrogram(self, wave: Tensor) -> Tensor:
+        """Features (batch, 1, n_bins, frames) of wave (batch, samples), as far as they may be cached."""
+
+    def standardize(self, features: Tensor) -> Tensor:
+        """What is done to cached features before the network gets them: by default nothing."""
+        return features
+
+    def fit(self, batches: Iterable[Tensor]) -> None:  # noqa: B027 (most need none)
+        """Set the statistics of `standardize` from batches of `spectrogram`'s results."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Features (batch, 1, n_bins, frames), float32 also under autocast, of wave (batch, samples)."""
+        return self.standardize(self.spectrogram(wave))
+
+
+class Spectrogram(Frontend):
     """Magnitude spectrogram, a filterbank over it, the natural logarithm and, where asked, standardized bands.
 
     The defaults are the report's Table 1. Frozen kernels take the FFT, which gives the numbers of nnAudio's
@@ -34,7 +78,7 @@ class Spectrogram(nn.Module):
         log: take ``log(x + eps)``.
         eps: far below the quietest recording: the filterbank divides by n_fft.
         frames: keep the first so many; a shorter clip keeps what it has; None keeps all.
-        standardize: give each band mean 0 and deviation 1 over the training set (see `fit`).
+        standardize: give each band mean 0 and standard deviation 1 over the training set (see `fit`).
         trainable_stft: learn the Fourier kernels.
 
     >>> Spectrogram(sample_rate=44100)(torch.zeros(2, 441000)).shape
@@ -66,17 +110,17 @@ class Spectrogram(nn.Module):
     ):
         super().__init__()
         f_max = f_max or sample_rate / 2
-        check("frontend.sample_rate", sample_rate, int, 1)
-        check("frontend.n_fft", n_fft, int, 2)
-        check("frontend.win_length", win_length, int, 1, n_fft)
-        check("frontend.hop_length", hop_length, int, 1)
-        check("frontend.n_bins", n_bins, int, 1)
-        check("frontend.f_max", f_max, float, 0, sample_rate / 2)
-        check("frontend.f_min", f_min, float, 0, f_max)
-        check("frontend.power", power, float, 0)
-        check("frontend.eps", eps, float, 1e-45)  # the least that float32 tells from 0
+        check_number("frontend.sample_rate", sample_rate, int, 1)
+        check_number("frontend.n_fft", n_fft, int, 2)
+        check_number("frontend.win_length", win_length, int, 1, n_fft)
+        check_number("frontend.hop_length", hop_length, int, 1)
+        check_number("frontend.n_bins", n_bins, int, 1)
+        check_number("frontend.f_max", f_max, float, 0, sample_rate / 2)
+        check_number("frontend.f_min", f_min, float, 0, f_max)
+        check_number("frontend.power", power, float, 0)
+        check_number("frontend.eps", eps, float, 1e-45)  # the least that float32 tells from 0
         if frames is not None:
-            check("frontend.frames", frames, int, 1)
+            check_number("frontend.frames", frames, int, 1)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames
         self.standardized, self.trainable = standardize, trainable_stft
@@ -102,9 +146,11 @@ class Spectrogram(nn.Module):
         elif filterbank == "mel":
             weights = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
         elif filterbank is not None:
-            raise InputError(f"frontend.filterbank={filterbank} is not known: choose gammatone, mel or null")
+            check_choice("frontend.filterbank", filterbank, ("gammatone", "mel", None))
         elif n_bins != n_fft // 2 + 1:
-            raise InputError(f"frontend.n_bins={n_bins} needs a filterbank: without one give {n_fft // 2 + 1}")
+            raise InputError(
+                f"invalid frontend.n_bins={n_bins}: expected {n_fft // 2 + 1}, n_fft / 2 + 1, without a filterbank"
+            )
         self.register_buffer("weights", weights, persistent=False)  # (n_bins, n_fft // 2 + 1)
 
         if standardize:
@@ -112,26 +158,24 @@ class Spectrogram(nn.Module):
             self.register_buffer("std", torch.ones(n_bins, 1))
 
     @property
-    def shortest(self) -> int:
-        """Samples of the shortest sound that there are features of: a window, and what the ends reflect."""
+    def min_samples(self) -> int:
+        """Samples of one window, and of what the ends reflect."""
         return max(self.win_length, self.n_fft // 2 + 1)
 
-    def forward(self, wave: Tensor) -> Tensor:
-        """Features (batch, 1, n_bins, frames), float32 also under autocast, of wave (batch, samples).
+    def spectrogram(self, wave: Tensor) -> Tensor:
+        """Features (batch, 1, n_bins, frames) of wave (batch, samples), not yet standardized.
 
         Raises:
-            InputError: the sound is shorter than one window.
+            InputError: the waveform is shorter than one window.
         """
-        return self.standardize(self.spectrogram(wave))
-
-    def spectrogram(self, wave: Tensor) -> Tensor:
-        """`forward` without `standardize`: what depends on the sound and the settings alone and may be kept."""
         if wave.ndim != 2 or not wave.is_floating_point():
-            raise InputError(f"a wave is (batch, samples) in floating point, not {tuple(wave.shape)} in {wave.dtype}")
-        if wave.shape[-1] < self.shortest:
             raise InputError(
-                f"the sound has {wave.shape[-1]} samples at {self.sample_rate} Hz, less than one window: "
-                f"give at least {self.shortest} ({self.shortest / self.sample_rate:.3f} s)"
+                f"a waveform is (batch, samples) in floating point, not {tuple(wave.shape)} in {wave.dtype}"
+            )
+        if wave.shape[-1] < self.min_samples:
+            raise InputError(
+                f"the waveform has {wave.shape[-1]} samples at {self.sample_rate} Hz, less than one window: "
+                f"give at least {self.min_samples} ({self.min_samples / self.sample_rate:.3f} s)"
             )
         with torch.autocast(wave.device.type, enabled=False):
             x = self.magnitude(wave.float())[..., : self.frames] ** self.power
@@ -150,11 +194,11 @@ class Spectrogram(nn.Module):
         ).abs()
 
     def standardize(self, features: Tensor) -> Tensor:
-        """Each band less its mean and over its deviation, or as it is where the frontend does not standardize."""
+        """Each band less its mean, over its standard deviation; or the features as they are."""
         return (features - self.mean) / self.std if self.standardized else features
 
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Set the mean and deviation of each band from batches of `spectrogram`'s results."""
+        """Set the mean and standard deviation of each band from batches of `spectrogram`'s results."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for spectrogram in batches:
             bands = spectrogram.cpu().double().transpose(0, 2).flatten(1)  # (n_bins, batch * frames)

@@ -17,8 +17,8 @@ import torch
 from asc.benchmark import growth, ours, peers
 from asc.benchmark.contest import Contestant, contest
 from asc.benchmark.repeated import TRAIN, write_repeated
-from asc.cli import one_sentence, quiet
-from asc.errors import InputError, check
+from asc.cli import exit_on_input_error, silence_libraries
+from asc.errors import InputError, check_number
 
 PRODUCT = 2048  # rows of the matrices by whose product the speed of arithmetic is measured
 
@@ -188,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", default=5, type=int, help="that count, default: 5")
     parser.add_argument("--json", default=Path("benchmark.json"), type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
-    quiet()
-    with one_sentence():
+    silence_libraries()
+    with exit_on_input_error():
         run(arguments)
 
 
@@ -203,7 +203,7 @@ def run(arguments: argparse.Namespace) -> None:
         if part not in (*PARTS, "growth"):
             raise InputError(f"{part} is not known: choose {', '.join(PARTS)} or growth")
     for name in ("threads", "batch", "rounds"):
-        check(f"--{name}", getattr(arguments, name), int, 1)
+        check_number(f"--{name}", getattr(arguments, name), int, 1)
     if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"--device={arguments.device} is not on this machine: give cpu, or cuda where there is a GPU")
     if not Path("conf/train.yaml").exists():

@@ -7,29 +7,28 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor
 
-from asc.augment import Mask, Mixup, Roll
 from asc.classifier import SceneClassifier
-from asc.cli import quiet
-from asc.data import SceneData
+from asc.cli import silence_libraries
+from asc.compress import QAT
 from asc.export import export
-from asc.rewrite.quantize import QAT
-from asc.training.memory import keep_freed_blocks
+from asc.training.memory import keep_freed_memory
+from asc.training.run import Run
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
 
 
 def on(device: str, threads: int) -> Callable[[], None]:
     """Settle where to compute; what waits until that has been done."""
-    keep_freed_blocks()
+    keep_freed_memory()
     torch.set_num_threads(threads)
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
@@ -147,38 +146,40 @@ class Clock(pl.Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def prepared(device: str, words: Sequence[str]) -> tuple[SceneData, SceneClassifier, dict[str, pl.Callback], Any]:
-    """What train.py makes of these settings, with the cache warm: data, model, callbacks, the trainer's settings."""
-    quiet()
+def compose_settings(device: str, words: Sequence[str]) -> DictConfig:
+    """The settings of train.py for these words of its command line."""
+    accelerator = "gpu" if device == "cuda" else device
     with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-        cfg = compose("train", [*words, f"trainer.accelerator={'gpu' if device == 'cuda' else device}"])
-    data = instantiate(cfg.data)
-    data.setup()
-    model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    data.cache_features(model.frontend, model.hparams["frontend"], torch.device(device))
-    return data, model, {name: instantiate(callback) for name, callback in cfg.callbacks.items()}, cfg.trainer
+        return compose("train", [*words, f"trainer.accelerator={accelerator}", "trainer.max_epochs=1"])
 
 
 def epochs(device: str, threads: int, words: Sequence[str], rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of epochs of train.py, and of their bare steps in turn: augmentation included, all clips in memory."""
     wait = on(device, threads)
-    data, model, callbacks, settings = prepared(device, words)
+    silence_libraries()
+    cfg = compose_settings(device, words)
+    data = instantiate(cfg.data)
+    data.setup()
+    model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
+    path = data.cache_path(model.hparams["frontend"])
+    data.build_cache(path, model.frontend, torch.device(device))
+    data.load_cache(path, torch.device(device))
     plain = copy.deepcopy(model).to(device).train()
     batches = [(x.to(device).float(), target.to(device)) for x, target in data.loader("train", shuffle=True)]
-    augment = [callback for callback in callbacks.values() if isinstance(callback, Roll | Mixup | Mask)]
+    augment = [instantiate(node) for name, node in cfg.callbacks.items() if name != "checkpoint"]
     one = step(plain, "32")
     whole, bare = [], []
     for _ in range(1 + rounds):
         clock = Clock()
-        trainer = instantiate(settings, max_epochs=1, logger=False, callbacks=[*callbacks.values(), clock])
+        run = Run(cfg, model, data, Path(cfg.run_dir) / "checkpoints/last.ckpt", callbacks=[clock])
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer.fit(model, data)
+            run.fit(resume=None)
         whole.append(clock.seconds)
         start = time.perf_counter()
         for number, pair in enumerate(batches):
             batch = list(pair)
             for callback in augment:
-                callback.on_train_batch_start(trainer, plain, batch, number)
+                callback.on_train_batch_start(run.trainer, plain, batch, number)
             one(*batch)
         wait()
         bare.append(time.perf_counter() - start)

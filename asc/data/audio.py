@@ -1,4 +1,4 @@
-"""A sound file to a wave: one channel, one sample rate, and a sentence where that cannot be."""
+"""A sound file to a waveform: one channel, one sample rate, and a sentence where that cannot be."""
 
 import re
 from collections.abc import Sequence
@@ -116,5 +116,5 @@ def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndar
         return samples.mean(axis=1)
     if not isinstance(channel, int) or not 0 <= channel < samples.shape[1]:
         last = samples.shape[1] - 1
-        raise InputError(f"{path} lacks the channel data.channel={channel}: give 0 to {last}, or mean")
+        raise InputError(f"{path} has no channel data.channel={channel}: choose from 0 to {last}, or mean")
     return np.ascontiguousarray(samples[:, channel])

@@ -1,4 +1,4 @@
-"""What is computed once and kept in a folder: each clip's features, since the frontend is fixed, and its length."""
+"""The cache: each clip's features, since the frontend is fixed, and its length, computed once."""
 
 import hashlib
 import io
@@ -17,11 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asc.errors import InputError
-from asc.frontend import Spectrogram
+from asc.frontend import Frontend
 
 
-def kept_file(directory: Path, settings: dict, paths: Sequence[Path]) -> Path:
-    """The file for these clips under these settings; another setting, or a clip that changed, is another name."""
+def cache_path(directory: Path, settings: dict, paths: Sequence[Path]) -> Path:
+    """The file of these clips under these settings; another setting, or a clip that changed, is another name."""
     stats = [(str(path), path.stat()) for path in paths]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     key = hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
@@ -29,7 +29,7 @@ def kept_file(directory: Path, settings: dict, paths: Sequence[Path]) -> Path:
 
 
 @contextmanager
-def unfinished(file: Path) -> Iterator[Path | None]:
+def write_once(file: Path) -> Iterator[Path | None]:
     """Where to write `file`, which gets its name when it is whole, or None if another process has written it by now.
 
     One process writes while others that want the same file wait; the lock of one that is killed is free again, and
@@ -55,17 +55,17 @@ def unfinished(file: Path) -> Iterator[Path | None]:
         Path(lock.lock_file).unlink(missing_ok=True)  # with the file there, nobody needs it any more
     except OSError as error:
         why = error.strerror or error
-        raise InputError(f"data.cache_dir={file.parent} cannot be written ({why}): name another") from error
+        raise InputError(f"data.cache_dir={file.parent} cannot be written ({why}): choose another") from error
     finally:
         lock.release()
 
 
-def keep(directory: Path, paths: Sequence[Path], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The small array that was computed for these files before, or is now."""
-    file = kept_file(directory, {}, paths)
+def load_or_compute(directory: Path, paths: Sequence[Path], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The small array computed for these files: now, or by an earlier run."""
+    file = cache_path(directory, {}, paths)
     if not file.exists():
         values = compute()
-        with unfinished(file) as part:
+        with write_once(file) as part:
             if part:
                 with open(part, "wb") as out:
                     np.save(out, values)
@@ -75,7 +75,7 @@ def keep(directory: Path, paths: Sequence[Path], compute: Callable[[], np.ndarra
 @torch.inference_mode()
 def write_features(
     file: Path,
-    frontend: Spectrogram,
+    frontend: Frontend,
     waves: Callable[[int], Iterable[Tensor]],
     clips: int,
     samples: int,
@@ -88,7 +88,7 @@ def write_features(
     Args:
         file: to write.
         frontend: computes the features.
-        waves: waves(n) gives batches of waves (batch, samples) of all clips but the first n.
+        waves: waves(n) gives batches (batch, samples) of all clips but the first n.
         clips: how many there are.
         samples: of each.
         device: to compute on.
@@ -99,7 +99,7 @@ def write_features(
     frontend = frontend.to(device)
     shape = (clips, *frontend.spectrogram(torch.zeros(1, samples, device=device)).shape[2:])
     dtype = np.dtype(np.float16 if frontend.log else np.float32)
-    with unfinished(file) as part:
+    with write_once(file) as part:
         if not part:
             return
         try:

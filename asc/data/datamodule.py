@@ -1,9 +1,11 @@
-"""SceneData: clips of a dataset in the TAU layout as batches of waves, or of features where they are cached."""
+"""SceneData: clips of a dataset in the TAU layout as batches of waveforms, or of features where they are cached."""
 
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from asc.data import audio, cache
-from asc.data.datasets import Batches, Features, Waves
-from asc.data.lists import Clip, check_split, first, hold_out, read_clips, read_meta, refuse, without_missing
-from asc.errors import InputError, check
-from asc.frontend import Spectrogram
-from asc.training.memory import cores, fits_on
+from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
+from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
+from asc.data.splits import check_split, hold_out
+from asc.errors import InputError, check_choice, check_number
+from asc.frontend import Frontend
 
 
 class SceneData(LightningDataModule):
@@ -34,7 +36,7 @@ class SceneData(LightningDataModule):
         clip_seconds: length of every clip, longer ones cut and shorter ones repeated; None takes the length that most
             training clips have.
         batch_size: clips.
-        val_fraction: share of the training clips held out for validation, by location; 0 for none.
+        val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
         missing: "error" refuses lists that name files which are not there, "skip" goes on without these.
         num_workers: processes that decode clips; None: one for each core, but no more than 8.
         cache: compute features once and keep them.
@@ -63,18 +65,16 @@ class SceneData(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        check("data.val_fraction", val_fraction, float, 0, 0.9)
-        check("data.batch_size", batch_size, int, 1)
-        check("data.sample_rate", sample_rate, int, 1)
+        check_number("data.val_fraction", val_fraction, float, 0, 0.9)
+        check_number("data.batch_size", batch_size, int, 1)
+        check_number("data.sample_rate", sample_rate, int, 1)
         if num_workers is not None:
-            check("data.num_workers", num_workers, int, 0)
-        check("data.seed", seed, int, 0)
+            check_number("data.num_workers", num_workers, int, 0)
+        check_number("data.seed", seed, int, 0)
         if clip_seconds is not None:
-            check("data.clip_seconds", clip_seconds, float, 0.001)
-        if missing not in ("error", "skip"):
-            raise InputError(f"data.missing={missing} is not known: choose error or skip")
-        if not isinstance(cache, bool):
-            raise InputError(f"data.cache={cache} is not known: choose true or false")
+            check_number("data.clip_seconds", clip_seconds, float, 0.001)
+        check_choice("data.missing", missing, ("error", "skip"))
+        check_choice("data.cache", cache, (True, False))
         root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
         self.root = Path(root)
@@ -86,8 +86,7 @@ class SceneData(LightningDataModule):
         self.cache, self.cache_dir, self.seed = cache, Path(cache_dir).expanduser().absolute(), seed
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
-        self.features: np.ndarray | Tensor | None = None
-        self.device = torch.device("cpu")
+        self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
 
     def state_dict(self) -> dict[str, str]:
         """What a resumed run must agree with: how batches are made, and of which clips."""
@@ -123,7 +122,7 @@ class SceneData(LightningDataModule):
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
         check_split(train, test, self.labels, self.root)
-        train, test = self._present(train, self.train_list), self._present(test, self.test_list)
+        train, test = self._without_missing(train, self.train_list), self._without_missing(test, self.test_list)
         self.clip_samples = round(self._clip_seconds(train, test) * self.sample_rate)
         val: list[Clip] = []
         if self.val_fraction:
@@ -134,14 +133,14 @@ class SceneData(LightningDataModule):
                 )
         self.clips = {"train": train, "val": val, "test": test}
 
-    def _present(self, clips: list[Clip], list_name: str) -> list[Clip]:
+    def _without_missing(self, clips: list[Clip], list_name: str) -> list[Clip]:
         """The clips with a file; where some lack it, an error or a word to the user, as `missing` says."""
         present = without_missing(clips)
         if len(present) == len(clips):
             return present
         there = set(present)
         names = [str(clip.path.relative_to(self.root)) for clip in clips if clip not in there]
-        what = f"{self.root / list_name}: {len(names)} of {len(clips)} audio files are missing ({first(names)})"
+        what = f"{self.root / list_name}: {len(names)} of {len(clips)} audio files are missing ({shorten(names)})"
         if self.missing == "error" or not present:
             raise InputError(f"{what}: complete {self.root}, or go on without them by data.missing=skip")
         print(f"{what}: skipped", file=sys.stderr)
@@ -154,7 +153,7 @@ class SceneData(LightningDataModule):
         def probe_all() -> np.ndarray:
             return np.array(audio.probe_all(paths))
 
-        seconds = cache.keep(self.cache_dir, paths, probe_all) if self.cache else probe_all()
+        seconds = cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()
         self.seconds = dict(zip(clips, seconds.tolist(), strict=True))
         # to the hundredth: some TAU clips are a sample longer or shorter than 10 s
         usual = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
@@ -174,13 +173,18 @@ class SceneData(LightningDataModule):
         short = [clip.path.name for clip, seconds in self.seconds.items() if seconds * self.sample_rate < samples]
         refuse(self.root, f"clips shorter than one window ({samples / self.sample_rate:.3f} s)", short, "remove them")
 
-    def cache_features(self, frontend: Spectrogram, settings: dict, device: torch.device) -> Path:
-        """From here on, batches hold features: those of an earlier run with the same clips and settings, or new ones.
+    def cached_clips(self) -> list[Clip]:
+        """The clips of all splits in the order of the cache's rows, which is the same however they are split."""
+        return sorted((clip for split in self.clips.values() for clip in split), key=lambda clip: str(clip.path))
 
-        Args:
-            frontend: computes what is not there yet.
-            settings: of the frontend; with the clips they name the file.
-            device: to compute on.
+    def cache_path(self, settings: dict) -> Path:
+        """The file of the clips' features under these settings of the frontend."""
+        reading = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
+        paths = [clip.path for clip in self.cached_clips()]
+        return cache.cache_path(self.cache_dir, {**settings, **reading}, paths)
+
+    def build_cache(self, path: Path, frontend: Frontend, device: torch.device) -> None:
+        """Write the file of the clips' features, where it is not there yet.
 
         Raises:
             InputError: the frontend is trainable, so that its features change at every step.
@@ -189,31 +193,55 @@ class SceneData(LightningDataModule):
             raise InputError(
                 "data.cache=true keeps features, but frontend.trainable_stft=true changes them: set data.cache=false"
             )
-        clips = sorted((clip for split in self.clips.values() for clip in split), key=lambda clip: str(clip.path))
-        paths = [clip.path for clip in clips]
-        reading = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
-        file = cache.kept_file(self.cache_dir, {**settings, **reading}, paths)
+        clips = self.cached_clips()
 
         def waves(start: int) -> Iterator[Tensor]:
-            few = Batches(len(clips) - start, size=4)  # these pass between processes, in memory that may be scarce
-            return (wave for wave, _ in self._loader(self._waves(clips[start:]), few))
+            sampler = BatchSampler(len(clips) - start, size=4)  # waveforms pass through shared memory, often scarce
+            return (wave for wave, _ in self._loader(self._wave_dataset(clips[start:]), sampler))
 
-        if not file.exists():
-            cache.write_features(file, frontend, waves, len(clips), self.clip_samples, device)
-        self.rows = {path: row for row, path in enumerate(paths)}
-        self.features = np.load(file, mmap_mode="r")
-        self.device = device
+        if not path.exists():
+            cache.write_features(path, frontend, waves, len(clips), self.clip_samples, device)
+
+    def load_cache(self, path: Path, device: torch.device) -> None:
+        """From here on, batches hold the features of this file, from the device's memory where they fit in there."""
+        self.features = np.load(path, mmap_mode="r")
         if fits_on(device, self.features.nbytes):
             self.features = torch.from_numpy(np.array(self.features)).to(device)
-        return file
 
-    def _waves(self, clips: Sequence[Clip]) -> Waves:
-        return Waves(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
+    def dataset(self, split: str) -> WaveDataset | FeatureDataset:
+        """The clips of "train", "val" or "test"."""
+        clips = self.clips[split]
+        if self.features is None:
+            return self._wave_dataset(clips)
+        rows = {clip.path: row for row, clip in enumerate(self.cached_clips())}
+        return FeatureDataset(clips, self.labels, self.features, rows)
 
-    def _loader(self, dataset: Waves | Features, batches: Batches) -> DataLoader:
-        on_gpu = isinstance(dataset, Features) and isinstance(dataset.features, Tensor)
-        beside = not on_gpu and self.device.type != "cpu"  # batches are made while the device computes
-        workers = self.num_workers if isinstance(dataset, Waves) or beside else 0
+    def _wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
+        return WaveDataset(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
+
+    def loader(self, split: str, shuffle: bool = False) -> DataLoader:
+        """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
+
+        Args:
+            split: "train", "val" or "test"; before a trainer has it, all of it, also where processes will share it.
+            shuffle: in another order each epoch.
+        """
+        dataset, seed = self.dataset(split), self.seed if shuffle else None
+        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return self._loader(dataset, BatchSampler(len(dataset), self.batch_size, seed, processes, rank))
+
+    def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:
+        """Batches of the frontend's features, not yet standardized, of the training list, held-out clips included."""
+        frontend.to(device)
+        for x, _ in chain.from_iterable(self.loader(split) for split in ("train", "val") if self.clips[split]):
+            with torch.no_grad():
+                yield x if x.ndim == 4 else frontend.spectrogram(x.to(device))
+
+    def _loader(self, dataset: WaveDataset | FeatureDataset, batches: BatchSampler) -> DataLoader:
+        on_gpu = isinstance(dataset, FeatureDataset) and isinstance(dataset.features, Tensor)
+        to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        # cached features are gathered faster than a worker could send them, unless a GPU computes meanwhile
+        workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
         return DataLoader(
             dataset,
             batch_size=None,  # a batch is one item
@@ -222,30 +250,9 @@ class SceneData(LightningDataModule):
             persistent_workers=workers > 0,
             # named, since a sweep's launcher may run this in processes with a default that cannot start others
             multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
-            pin_memory=beside,
+            pin_memory=to_gpu,
             generator=torch.Generator(),  # leaves the global one, which drives dropout and mixup, alone
         )
-
-    def dataset(self, split: str) -> Waves | Features:
-        """The clips of "train", "val" or "test"."""
-        clips = self.clips[split]
-        if self.features is None:
-            return self._waves(clips)
-        return Features(clips, self.labels, self.features, self.rows)
-
-    def loader(self, split: str, shuffle: bool = False, whole: bool = False) -> DataLoader:
-        """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
-
-        Args:
-            split: "train", "val" or "test".
-            shuffle: in another order each epoch.
-            whole: all clips also where several processes share them.
-        """
-        dataset, seed = self.dataset(split), self.seed if shuffle else None
-        processes, rank = 1, 0
-        if self.trainer and not whole:
-            processes, rank = self.trainer.world_size, self.trainer.global_rank
-        return self._loader(dataset, Batches(len(dataset), self.batch_size, seed, processes, rank))
 
     def train_dataloader(self) -> DataLoader:
         """Training clips, in an order that changes with the epoch."""
@@ -258,3 +265,13 @@ class SceneData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Test clips."""
         return self.loader("test")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether so many bytes are at most half of what is free on a GPU; the other half is for the training."""
+    return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 2

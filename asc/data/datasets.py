@@ -1,4 +1,4 @@
-"""Batches of clips: which clips each process gets, in which order, and what is in a batch."""
+"""Datasets of waveforms and of cached features, and the sampler of their batches, for one process or several."""
 
 import mmap
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from asc.data.lists import Clip
 from asc.errors import InputError
 
 
-class Batches(Sampler[list[int]]):
+class BatchSampler(Sampler[list[int]]):
     """Indices of the clips of each batch: over all processes, each clip once an epoch.
 
     The order depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
@@ -34,8 +34,8 @@ class Batches(Sampler[list[int]]):
             raise InputError(f"{clips} clips cannot be shared by {processes} processes: set trainer.devices to less")
         self.clips, self.size, self.seed, self.processes, self.rank = clips, size, seed, processes, rank
         self.epoch = 0
-        whole = size * processes
-        self.starts = list(range(0, clips, whole))
+        step = size * processes
+        self.starts = list(range(0, clips, step))
         if clips - self.starts[-1] < processes:  # too few for a batch of each process: they go into the one before
             self.starts.pop()
 
@@ -55,13 +55,13 @@ class Batches(Sampler[list[int]]):
 
 
 def class_indices(clips: Sequence[Clip], labels: Sequence[str]) -> Tensor:
-    """The clips' places in the list of labels."""
+    """Class index of each clip: the position of its label."""
     index = {label: number for number, label in enumerate(labels)}
     return torch.tensor([index[clip.label] for clip in clips])
 
 
-class Waves(Dataset):
-    """By a list of indices: waves (batch, samples), decoded when asked for, and class indices (batch,)."""
+class WaveDataset(Dataset):
+    """By a list of indices: waveforms (batch, samples), decoded when asked for, and class indices (batch,)."""
 
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
         self.clips, self.targets = clips, class_indices(clips, labels)
@@ -74,12 +74,12 @@ class Waves(Dataset):
         return torch.stack([self.wave(self.clips[index].path) for index in indices]), self.targets[indices]
 
     def wave(self, path: Path) -> Tensor:
-        """The clip's wave (samples,)."""
+        """The clip's waveform (samples,)."""
         return audio.fit_length(audio.read_wave(path, self.rate, self.channel, self.samples), self.samples)
 
 
-class Features(Dataset):
-    """By a list of indices: features (batch, 1, n_bins, frames) as they are kept, and class indices (batch,).
+class FeatureDataset(Dataset):
+    """By a list of indices: features (batch, 1, n_bins, frames) as cached, and class indices (batch,).
 
     Args:
         clips: of the split.
@@ -103,11 +103,11 @@ class Features(Dataset):
             x = self.features[rows.to(self.features.device)]
         else:
             x = torch.from_numpy(np.asarray(self.features[rows.numpy()]))
-            release(self.features)
+            drop_pages(self.features)
         return x.unsqueeze(1), self.targets[indices]
 
 
-def release(array: np.ndarray) -> None:
+def drop_pages(array: np.ndarray) -> None:
     """Let go of a memory-mapped array's pages, which stay in the system's cache but count as this process's memory."""
     if isinstance(array.base, mmap.mmap) and hasattr(array.base, "madvise"):
         array.base.madvise(mmap.MADV_DONTNEED)

@@ -1,8 +1,7 @@
 """The lists of a dataset in the layout of TAU Urban Acoustic Scenes: which clips, which scene, which location."""
 
 import os
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,48 +77,14 @@ def read_meta(root: Path) -> dict[str, dict[str, str]]:
 def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
     """Raise InputError with the count and the first few names, if there are any."""
     if names:
-        raise InputError(f"{where}: {what}: {len(names)} ({first(names)}); {remedy}")
+        raise InputError(f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}")
 
 
-def first(names: Sequence[str], few: int = 3) -> str:
+def shorten(names: Sequence[str], most: int = 3) -> str:
     """The first few names."""
-    return ", ".join(names[:few]) + (", ..." if len(names) > few else "")
-
-
-def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
-    """Refuse a label outside `labels`, a file in both lists, and a location in both lists."""
-    strange = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
-    refuse(where, "clips with an unknown label", strange, f"known are {', '.join(labels)}")
-    both = {clip.path for clip in train} & {clip.path for clip in test}
-    refuse(where, "files in both train and test", sorted(path.name for path in both))
-    shared = {clip.location for clip in train} & {clip.location for clip in test}
-    refuse(where, "locations in both train and test", sorted(shared), "a location belongs to one of them")
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def without_missing(clips: Iterable[Clip]) -> list[Clip]:
     """The clips whose files are there."""
     return [clip for clip in clips if os.path.isfile(clip.path)]
-
-
-def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Split into (train, validation): whole locations, about `fraction` of each class, never the last of a class."""
-    locations: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        locations[clip.location].append(clip)
-    by_label: dict[str, list[list[Clip]]] = defaultdict(list)
-    for group in locations.values():
-        by_label[group[0].label].append(group)
-    left = Counter(clip.label for clip in clips)
-    validation: set[Clip] = set()
-    for label in sorted(by_label):
-        groups = by_label[label]
-        random.Random(f"{seed} {label}").shuffle(groups)
-        wanted = fraction * sum(map(len, groups))
-        for group in groups:
-            taken = Counter(clip.label for clip in group)
-            nearer = wanted >= len(group) / 2  # to what is wanted, with the group than without
-            if nearer and all(left[name] > count for name, count in taken.items()):
-                validation.update(group)
-                wanted -= len(group)
-                left -= taken
-    return [clip for clip in clips if clip not in validation], [clip for clip in clips if clip in validation]

@@ -15,7 +15,7 @@ class Dcase2020Baseline(nn.Module):
         n_classes: number of scenes.
         n_bins: bands of the frontend, which fix the width of the first dense layer.
         filters: of the two convolutions; fewer after structured pruning.
-        dropout: share of values dropped after both poolings and the first dense layer.
+        dropout: fraction of the values dropped after both poolings and the first dense layer.
         dropout_scale: factor on it; less than 1 for few clips. Ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01.
         bn_eps: added to batch norm's variance. Keras' default.
@@ -35,7 +35,7 @@ class Dcase2020Baseline(nn.Module):
         if n_bins < 20:
             raise InputError(f"Dcase2020Baseline's pooling needs at least 20 bins, not n_bins={n_bins}")
         if len(filters) != 2:
-            raise InputError(f"net.filters={list(filters)} will not do: give two numbers")
+            raise InputError(f"invalid net.filters={list(filters)}: expected two integers")
         n1, n2 = filters
         self.n_bins = n_bins
         self.features = nn.Sequential(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """`nn.Dropout` with 16 random bits for each value instead of a whole draw, which takes a tenth of a training step.
 
-    The share p is exact to 2^-17, and the factor on what is kept belongs to the share so rounded.
+    The fraction p is rounded to a multiple of 2^-16, and what is kept is scaled by 1 / (1 - p) of the p so rounded.
     """
 
     def forward(self, x: Tensor) -> Tensor:

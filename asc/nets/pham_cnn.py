@@ -30,7 +30,7 @@ class PhamCNN(nn.Module):
     Args:
         n_classes: number of scenes.
         filters: of the four convolutions (Table 2; fewer after structured pruning).
-        dropouts: share of values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
+        dropouts: fraction of the values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
         one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
@@ -51,9 +51,9 @@ class PhamCNN(nn.Module):
     ):
         super().__init__()
         if len(dropouts) != 4:
-            raise InputError(f"net.dropouts={list(dropouts)} will not do: give four shares, one for each block")
+            raise InputError(f"invalid net.dropouts={list(dropouts)}: expected four fractions, one for each block")
         if len(filters) != 4:
-            raise InputError(f"net.filters={list(filters)} will not do: give four numbers, one for each block")
+            raise InputError(f"invalid net.filters={list(filters)}: expected four integers, one for each block")
         n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         again = not one_input_norm

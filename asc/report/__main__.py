@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from asc.classifier import SceneClassifier
-from asc.cli import one_sentence, quiet
+from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
 from asc.report.plot import draw
 from asc.report.runs import System, find_runs, group, read_run
-from asc.training.memory import keep_freed_blocks
+from asc.training.memory import keep_freed_memory
 
 WARM_UP, ROUNDS = 3, 30
 
@@ -122,9 +122,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", default="report.png", type=Path, metavar="FILE", help="default: report.png")
     parser.add_argument("--no-latency", action="store_true", help="do not time the networks")
     arguments = parser.parse_args(argv)
-    quiet()
-    keep_freed_blocks()
-    with one_sentence():
+    silence_libraries()
+    keep_freed_memory()
+    with exit_on_input_error():
         if not arguments.picture.parent.is_dir():
             raise InputError(f"--picture={arguments.picture} cannot be written: its directory is not there")
         systems = group(map(read_run, find_runs(arguments.run)))

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 import asc.nets
-from asc.classifier import read_checkpoint
 from asc.complexity import nonzeros
 from asc.errors import InputError
+from asc.loading import read_checkpoint
 
 FIGURES = (
     *("accuracy", "macro_accuracy", "log_loss"),

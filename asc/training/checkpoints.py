@@ -1,6 +1,5 @@
-"""Callbacks about where a run stands: which epoch is kept, and how a resumed run goes on as it would have."""
+"""Checkpoints of a run: which epochs are saved, atomically, and how a resumed run goes on as it would have."""
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -8,53 +7,101 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from asc.classifier import SceneClassifier, read_checkpoint
-from asc.errors import InputError
+from asc.classifier import SceneClassifier
+from asc.errors import InputError, check_number
+from asc.loading import read_checkpoint
 
 
-class KeepBest(Checkpoint):
-    """last.ckpt after each epoch, and best.ckpt: the best epoch on validation, or the last one without validation.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all, whenever the process is killed.
 
-    Lightning's ModelCheckpoint writes last.ckpt only where it also writes a best one, and forgets the best so far when
-    a run is resumed in another directory.
+    Lightning's own writes to the system's temporary folder first, from where a move to another disk is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write beside `path`, then rename."""
+        temporary = Path(path).with_suffix(".tmp")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        os.replace(temporary, path)
+
+
+def last_checkpoint(path: Path) -> ModelCheckpoint:
+    """Saves each epoch to `path`, for an interrupted run to go on from."""
+    return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt: the epoch that is best on validation, or the last one where no clips are held out.
+
+    Lightning's ModelCheckpoint cannot leave out the first epochs, fails without its metric, and forgets the best score
+    when a run is resumed in another directory.
 
     Args:
-        directory: where to write them.
-        monitor: the validation figure to maximize.
+        dirpath: where to write it.
+        monitor: the validation metric to maximize.
         after_epoch: number of first epochs that cannot be the best; the official baseline leaves out 50.
     """
 
-    def __init__(self, directory: str, monitor: str = "val/acc", after_epoch: int = 0):
-        self.last, self.best = Path(directory) / "last.ckpt", Path(directory) / "best.ckpt"
-        self.monitor, self.after_epoch = monitor, after_epoch
-        self.best_score = -math.inf
+    state_key = "BestCheckpoint"  # ModelCheckpoint's names the metric, which there may be none of
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Write last.ckpt and, if this epoch is the best so far, best.ckpt."""
-        is_best = self.is_best(trainer)  # first: the score so far belongs into the file
-        if is_best:
-            save_whole(trainer, self.best)
-        save_whole(trainer, self.last)
+    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: int = 0):
+        check_number("callbacks.checkpoint.after_epoch", after_epoch, int, 0)
+        super().__init__(
+            dirpath, "best", monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        self.after_epoch = after_epoch
 
-    def is_best(self, trainer: pl.Trainer) -> bool:
-        """Whether this epoch is to be kept."""
-        if self.monitor not in trainer.callback_metrics:
-            return True
-        too_early = trainer.current_epoch < min(self.after_epoch, (trainer.max_epochs or 1) - 1)
-        score = trainer.callback_metrics[self.monitor].item()
-        if too_early or score <= self.best_score:
-            return False
-        self.best_score = score
-        return True
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Without validation there is nothing to monitor."""
+        super().on_train_start(trainer, pl_module)
+        if not sum(trainer.num_val_batches):
+            self.monitor = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to know."""
-        return {"best_score": self.best_score, "best": str(self.best)}
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the epoch if it is the best so far.
+
+        Raises:
+            InputError: validation does not log the metric.
+        """
+        if self.monitor and self.monitor not in trainer.callback_metrics:
+            raise InputError(f"unknown callbacks.checkpoint.monitor={self.monitor}: choose from val/acc")
+        if not self.monitor or trainer.current_epoch >= min(self.after_epoch, (trainer.max_epochs or 1) - 1):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best epoch so far along, also into another directory."""
+        earlier, path = Path(state_dict["best_model_path"]), Path(str(self.dirpath)) / "best.ckpt"
+        if not earlier.is_file():
+            return
+        if earlier.resolve() != path.resolve():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(earlier, path)
+        score = state_dict["best_model_score"]
+        models = {} if score is None else {str(path): score}
+        moved = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": models})
+
+
+class ExactResume(pl.Callback):
+    """A resumed run ends as one that never stopped: on a CPU with the same weights, bit for bit.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        """Seed torch, from which dropout and the augmentation draw, by the number of the epoch."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a schedule that was laid out for another number of steps: it would end too early or too late.
+        """Refuse a schedule laid out for another number of steps: it would end too early or too late.
 
         Raises:
             InputError: tells both numbers.
@@ -67,62 +114,9 @@ class KeepBest(Checkpoint):
                     "keep the trainer's settings of its run, trainer.max_epochs above all"
                 )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best epoch so far along, also into another directory."""
-        earlier = Path(state_dict["best"])
-        if earlier.is_file():
-            self.best_score = state_dict["best_score"]
-            if earlier.resolve() != self.best.resolve():
-                self.best.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(earlier, self.best)
 
-
-class KeepLast(Checkpoint):
-    """The newest epoch, to go on from.
-
-    Args:
-        path: of the checkpoint.
-    """
-
-    def __init__(self, path: str):
-        self.path = Path(path)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Write the checkpoint."""
-        save_whole(trainer, self.path)
-
-
-def save_whole(trainer: pl.Trainer, path: Path, weights_only: bool = False) -> None:
-    """Write a checkpoint whole or not at all, whenever the process is killed.
-
-    Args:
-        trainer: whose model to save, and, without `weights_only`, all that a resumed run needs.
-        path: of the checkpoint.
-        weights_only: leave out what inference does not need.
-    """
-    unfinished = path.with_suffix(".tmp")
-    trainer.save_checkpoint(unfinished, weights_only)
-    if trainer.is_global_zero:
-        os.replace(unfinished, path)
-
-
-class EpochSeed(pl.Callback):
-    """Seed each epoch by its number, so that what it draws does not depend on how the run got there.
-
-    Args:
-        seed: of the run.
-    """
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Seed torch, from which dropout and the augmentation draw."""
-        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
-
-
-def check_resumable(path: str, model: SceneClassifier, epochs: int) -> None:
-    """Refuse to resume from a checkpoint of another model, or of a run longer than `epochs`.
+def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:
+    """Refuse to resume from a checkpoint of another model, or of a run with another number of epochs or steps.
 
     Raises:
         InputError: says what differs.
@@ -135,7 +129,6 @@ def check_resumable(path: str, model: SceneClassifier, epochs: int) -> None:
             f"checkpoint={path} was trained with another {', '.join(differing)}: "
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
         )
-    if checkpoint["epoch"] + 1 > epochs:
-        raise InputError(
-            f"checkpoint={path} has done {checkpoint['epoch'] + 1} epochs: give trainer.max_epochs at least as many"
-        )
+    done = checkpoint["epoch"] + 1
+    if done > (trainer.max_epochs or 0):
+        raise InputError(f"checkpoint={path} has done {done} epochs: give trainer.max_epochs at least as many")

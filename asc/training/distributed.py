@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import ParallelStrategy
 
 from asc.errors import InputError
+from asc.training.checkpoints import AtomicCheckpointIO
 
 
 def check_processes(trainer: pl.Trainer) -> None:
@@ -21,7 +22,8 @@ def check_processes(trainer: pl.Trainer) -> None:
         InputError: says what else can be done.
     """
     strategy = trainer.strategy
-    if HydraConfig.get().mode != RunMode.MULTIRUN or trainer.world_size == 1:
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if not is_sweep or trainer.world_size == 1:
         return
     if isinstance(strategy, ParallelStrategy) and not strategy.cluster_environment.creates_processes_externally:  # type: ignore[union-attr]
         raise InputError(
@@ -30,9 +32,15 @@ def check_processes(trainer: pl.Trainer) -> None:
         )
 
 
-def single(settings: DictConfig, progress: pl.Callback, **changes: Any) -> pl.Trainer:
+def single_process_trainer(settings: DictConfig, callbacks: list[pl.Callback], **changes: Any) -> pl.Trainer:
     """A trainer of this process alone, which tests each clip once, whatever number of processes has trained."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    alone = {"strategy": "auto", "devices": 1, "num_nodes": 1, "plugins": [LightningEnvironment()], **changes}
-    return instantiate(settings, **alone, logger=False, enable_checkpointing=False, callbacks=[progress])
+    alone = {
+        "strategy": "auto",
+        "devices": 1,
+        "num_nodes": 1,
+        "plugins": [LightningEnvironment(), AtomicCheckpointIO()],
+        **changes,
+    }
+    return instantiate(settings, **alone, logger=False, enable_checkpointing=False, callbacks=callbacks)

@@ -1,15 +1,13 @@
-"""Callbacks that show a training run: metrics.csv, the training curves as a picture, and the progress bar."""
+"""The history of a run: metrics.csv and a plot of the training curves."""
 
 import csv
 import math
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import TQDMProgressBar
 
 from asc.errors import InputError
 
@@ -21,8 +19,8 @@ class History(pl.Callback):
         directory: where to write them.
     """
 
-    def __init__(self, directory: str):
-        self.directory = Path(directory)
+    def __init__(self, directory: Path):
+        self.directory = directory
         self.rows: list[dict[str, float]] = []
         self.started = 0.0
 
@@ -69,12 +67,12 @@ class History(pl.Callback):
         os.replace(unfinished, self.directory / "metrics.csv")
 
     def on_fit_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Draw the curves; write the rows too, which a resumed run that was done already has not."""
+        """Plot the curves; write the rows too, which a resumed run that was done already has not."""
         if trainer.is_global_zero and self.rows:
             self.write()
-            self.draw(self.directory / "training_curves.png")
+            self.plot(self.directory / "training_curves.png")
 
-    def draw(self, path: Path) -> None:
+    def plot(self, path: Path) -> None:
         """Loss of training and validation, and the validation accuracy where there is one, over the epochs."""
         from matplotlib.figure import Figure  # without pyplot, which looks for a screen
 
@@ -107,47 +105,3 @@ class History(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue them."""
         self.rows = list(state_dict["rows"])
-
-
-class ClipsProgressBar(TQDMProgressBar):
-    """Lightning's bar in clips rather than batches; a line an epoch where the output is not a terminal."""
-
-    def setup(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
-        """Show nothing in a file or a pipe."""
-        super().setup(trainer, model, stage)
-        if not sys.stdout.isatty():
-            self.disable()
-
-    def init_train_tqdm(self) -> Any:
-        """The bar of the training batches."""
-        bar = super().init_train_tqdm()
-        loader: Any = self.trainer.train_dataloader
-        bar.unit, bar.unit_scale = " clips", loader.sampler.size
-        bar.bar_format = "{desc} |{bar}| {rate_fmt}, {remaining} left{postfix}"
-        return bar
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Count the epochs from 1, and tell how many there will be."""
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """In a file or a pipe, print what the bar would have shown."""
-        super().on_train_epoch_end(trainer, model)
-        if not sys.stdout.isatty() and trainer.is_global_zero:
-            names = {"train/loss": "loss", "val/loss": "val_loss", "val/acc": "val_acc"}
-            metrics = trainer.callback_metrics
-            figures = [f"{name} {metrics[key].item():.3f}" for key, name in names.items() if key in metrics]
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(figures), flush=True)
-
-    def init_test_tqdm(self) -> Any:
-        """The bar of the test batches, gone when they are done."""
-        bar = super().init_test_tqdm()
-        bar.leave = False
-        return bar
-
-    def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
-        """Without the version number, and with short names."""
-        metrics = super().get_metrics(trainer, model)
-        names = {"train/loss_step": "loss", "val/acc": "val_acc"}
-        return {names[key]: value for key, value in metrics.items() if key in names}

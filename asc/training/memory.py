@@ -1,14 +1,12 @@
-"""What this machine has, and how a process makes the best of it."""
+"""The memory of a process: kept between operations, and how much it was."""
 
 import ctypes
 import os
 
-import torch
-
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
-def keep_freed_blocks() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next operation instead of giving it back to the system.
 
     Each operation of a training step takes and returns hundreds of MB, and without this every step pays for having
@@ -32,13 +30,3 @@ def peak_memory() -> int | None:
         return None
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def fits_on(device: torch.device, size: int) -> bool:
-    """Whether so many bytes are at most half of what is free on a GPU; the other half is for the training."""
-    return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 2

@@ -1,63 +1,28 @@
-"""Figures of a run: scores of the test clips, results.json, the confusion matrix, tables for a terminal."""
+"""What a run tells: a summary before it trains, results.json, the confusion matrix and a table after its test."""
 
 import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from asc.classifier import SceneClassifier
 from asc.complexity import DCASE2020_LIMIT_KB, KB
+from asc.data import SceneData
 from asc.training.memory import peak_memory
-
-if TYPE_CHECKING:
-    from asc.classifier import SceneClassifier
-    from asc.data import SceneData
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of a set of clips; accuracies are fractions in [0, 1].
-
-    Attributes:
-        accuracy: of all clips.
-        macro_accuracy: mean of the classes' accuracies (recalls), by which DCASE ranks.
-        log_loss: mean negative logarithm of the true class's probability, scikit-learn's `log_loss`.
-        class_accuracy: by label; None for a class without clips, which macro_accuracy leaves out.
-        confusion_matrix: clips, row = true class, column = predicted class.
-    """
-
-    accuracy: float
-    macro_accuracy: float
-    log_loss: float
-    class_accuracy: dict[str, float | None]
-    confusion_matrix: list[list[int]]
-
-
-def scores(matrix: Tensor, log_loss: float, labels: list[str]) -> Scores:
-    """Scores from a confusion matrix (n_classes, n_classes) and the log loss."""
-    right, clips = matrix.diag().double(), matrix.sum(1)
-    recall = right / clips  # nan where a class has no clips
-    return Scores(
-        accuracy=(right.sum() / clips.sum()).item(),
-        macro_accuracy=recall.nanmean().item(),
-        log_loss=log_loss,
-        class_accuracy={k: None if math.isnan(v) else v for k, v in zip(labels, recall.tolist(), strict=True)},
-        confusion_matrix=matrix.tolist(),
-    )
 
 
 def write_results(
-    directory: Path, checkpoint: Path, file: Path, model: "SceneClassifier", training: dict[str, float]
+    directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, training: dict[str, float]
 ) -> dict:
     """Write results.json and confusion_matrix.png for the tested model; return what results.json holds.
 
     Args:
         directory: of the run.
         checkpoint: of the model.
-        file: that a device would load, for its size.
+        file: what a device would load, for its size.
         model: after its test.
         training: see `History.totals`.
     """
@@ -65,26 +30,28 @@ def write_results(
         "stage": model.stage,
         "checkpoint": str(checkpoint),
         "labels": model.labels,
-        "test": asdict(model.test_scores),
+        "test": asdict(model.test_metrics),
         "complexity": {**asdict(model.complexity()), "file_bytes": file.stat().st_size},
         "training": training,
     }
     (directory / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    draw_confusion(torch.tensor(model.test_scores.confusion_matrix), model.labels, directory / "confusion_matrix.png")
+    plot_confusion_matrix(
+        torch.tensor(model.test_metrics.confusion_matrix), model.labels, directory / "confusion_matrix.png"
+    )
     return results
 
 
-def draw_confusion(matrix: Tensor, labels: list[str], path: Path) -> None:
-    """Draw a confusion matrix: colour = share of the true class, number = clips."""
+def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None:
+    """Plot a confusion matrix: colour = fraction of the true class, number = clips."""
     from matplotlib.figure import Figure  # without pyplot, which looks for a screen
 
     side = 2.5 + 0.6 * len(labels)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    share = matrix / matrix.sum(1, keepdim=True).clamp_min(1)
-    axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="Blues")
+    fraction = matrix / matrix.sum(1, keepdim=True).clamp_min(1)
+    axes.imshow(fraction.numpy(), vmin=0, vmax=1, cmap="Blues")
     for row, column in torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist():
-        dark = share[row, column] > 0.5
+        dark = fraction[row, column] > 0.5
         axes.text(
             column, row, str(int(matrix[row, column])), ha="center", va="center", color="white" if dark else "black"
         )
@@ -94,7 +61,7 @@ def draw_confusion(matrix: Tensor, labels: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def summary(data: "SceneData", model: "SceneClassifier") -> str:
+def summary(data: SceneData, model: SceneClassifier) -> str:
     """What is about to be trained, on what: a few lines of at most 80 columns."""
     cost = model.complexity()
     name = model.hparams["net"]["_target_"].rpartition(".")[2]
@@ -116,22 +83,22 @@ def summary(data: "SceneData", model: "SceneClassifier") -> str:
     return "\n".join(lines)
 
 
-def kept(cache: Path) -> str:
+def cache_summary(path: Path) -> str:
     """Where the features are, how big, and how to be rid of them."""
-    whole = sum(file.stat().st_size for file in cache.parent.glob("*.npy"))
+    whole = sum(file.stat().st_size for file in path.parent.glob("*.npy"))
     return (
-        f"features    {cache.stat().st_size / 1e6:,.1f} MB, kept in {shorten(cache.parent)}\n"
+        f"features    {path.stat().st_size / 1e6:,.1f} MB, kept in {from_home(path.parent)}\n"
         f"            ({whole / 1e6:,.1f} MB in all: delete that folder at any time)"
     )
 
 
-def shorten(path: Path) -> str:
+def from_home(path: Path) -> str:
     """The path, from the home directory where it lies there."""
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
-def table(results: dict[str, Any]) -> str:
-    """What came out: a table of at most 80 columns."""
+def results_table(results: dict[str, Any]) -> str:
+    """The results as a table of at most 80 columns."""
     test, cost, training = results["test"], results["complexity"], results["training"]
     rows = [(label, "-" if value is None else f"{value:.3f}") for label, value in test["class_accuracy"].items()]
     width = max(16, *(len(label) for label, _ in rows))

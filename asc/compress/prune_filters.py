@@ -1,0 +1,86 @@
+"""The phase `prune_filters`: whole filters go, and the network is smaller and faster."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from hydra.errors import InstantiationException
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from asc.classifier import SceneClassifier
+from asc.compress.phase import Phase
+from asc.compress.prune import check_amount, check_float
+from asc.errors import InputError
+from asc.rewrite.chain import chain, check_chain
+
+
+class PruneFilters(Phase):
+    """Convolutions lose whole filters, and what follows them the inputs.
+
+    The filters of the smallest L1 norm go at once (Li et al., 2017), then the smaller network is fine-tuned.
+
+    Args:
+        amount: fraction of each convolution's filters to remove; at least one filter stays.
+    """
+
+    def __init__(self, amount: float = 0.5):
+        check_amount("phase.amount", amount)
+        self.amount = amount
+
+    def begin(self, model: SceneClassifier) -> SceneClassifier:
+        """The classifier to fine-tune: a smaller one."""
+        check_float(model)
+        check_chain(model.net, model.example_features())
+        kept = strongest_filters(model.net, self.amount)
+        net = {**model.hparams["net"], "filters": [len(indices) for indices in kept]}
+        try:
+            return model.with_net(without_filters(model.net, kept), net=net, stage="pruned")
+        except (InstantiationException, RuntimeError) as error:
+            raise InputError(
+                f"{type(model.net).__name__} takes no filters=[...], one number for each convolution: "
+                "give it this argument, or prune single weights by phase=prune"
+            ) from error
+
+    def finish(self, model: SceneClassifier) -> SceneClassifier:
+        """The smaller classifier."""
+        return model
+
+
+def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
+    """For each convolution the indices of the filters that stay, those of largest L1 norm, in their old order."""
+    kept = []
+    for layer in chain(net):
+        if isinstance(layer, nn.Conv2d):
+            removed = min(round(amount * layer.out_channels), layer.out_channels - 1)
+            mask = prune.LnStructured(removed, n=1, dim=0).compute_mask(layer.weight, torch.ones_like(layer.weight))
+            kept.append(mask.flatten(1)[:, 0].nonzero().flatten())
+    return kept
+
+
+def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
+    """A copy of `net` in which each convolution has the filters `kept`, and what follows takes their maps alone."""
+    smaller = copy.deepcopy(net)
+    maps, rest = torch.zeros(1, dtype=torch.long), iter(kept)
+    channels = 1
+    for layer in chain(smaller):
+        if isinstance(layer, nn.BatchNorm2d):
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                select(layer, name, maps)
+        elif isinstance(layer, nn.Conv2d):
+            select(layer, "weight", maps, dim=1)
+            channels, maps = layer.out_channels, next(rest)
+            select(layer, "weight", maps)
+            select(layer, "bias", maps)
+        elif isinstance(layer, nn.Linear):  # the first; it has as many columns for a map as the map has values
+            select(layer, "weight", torch.arange(layer.in_features).view(channels, -1)[maps].flatten(), dim=1)
+            break
+    return smaller
+
+
+def select(layer: nn.Module, name: str, indices: Tensor, dim: int = 0) -> None:
+    """Leave only `indices` of an array of the layer."""
+    array = getattr(layer, name)
+    if array is not None:
+        kept = array.detach().index_select(dim, indices)
+        setattr(layer, name, nn.Parameter(kept) if isinstance(array, nn.Parameter) else kept)

@@ -1,0 +1,42 @@
+"""Which clips train, validate and test: a location belongs to one of them alone."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from asc.data.lists import Clip, refuse
+
+
+def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
+    """Refuse a label outside `labels`, a file in both lists, and a location in both lists."""
+    strange = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
+    refuse(where, "clips with an unknown label", strange, f"known are {', '.join(labels)}")
+    both = {clip.path for clip in train} & {clip.path for clip in test}
+    refuse(where, "files in both train and test", sorted(path.name for path in both))
+    shared = {clip.location for clip in train} & {clip.location for clip in test}
+    refuse(where, "locations in both train and test", sorted(shared), "a location belongs to one of them")
+
+
+def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Split into (train, validation): whole locations, about `fraction` of each class, never the last of a class."""
+    locations: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        locations[clip.location].append(clip)
+    by_label: dict[str, list[list[Clip]]] = defaultdict(list)
+    for group in locations.values():
+        by_label[group[0].label].append(group)
+    left = Counter(clip.label for clip in clips)
+    validation: set[Clip] = set()
+    for label in sorted(by_label):
+        groups = by_label[label]
+        random.Random(f"{seed} {label}").shuffle(groups)
+        wanted = fraction * sum(map(len, groups))
+        for group in groups:
+            taken = Counter(clip.label for clip in group)
+            nearer = wanted >= len(group) / 2  # to what is wanted, with the group than without
+            if nearer and all(left[name] > count for name, count in taken.items()):
+                validation.update(group)
+                wanted -= len(group)
+                left -= taken
+    return [clip for clip in clips if clip not in validation], [clip for clip in clips if clip in validation]
