@@ -149,7 +149,7 @@ def has_bfloat16(device: str) -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 
-def table(rows: Sequence[Row]) -> str:
+def timing_table(rows: Sequence[Row]) -> str:
     """How fast, from the slowest to the fastest round; then the ratios, which hold on a busy machine too."""
     cells = [["", "clips/s", "", "ms a clip", "times the peer", "of the bound"]]
     for row in rows:
@@ -220,11 +220,11 @@ def run(arguments: argparse.Namespace) -> None:
         for part in parts:
             print(f"measuring: {part}", flush=True)
             rows += PARTS[part](bench)
-        print("\n" + table(rows) + "\n")
+        print("\n" + timing_table(rows) + "\n")
         results["rows"] = [asdict(row) for row in rows]
     if "growth" in arguments.part:
         results["growth"] = growth.growth()
-        print("\n" + growth.table(results["growth"]) + "\n")
+        print("\n" + growth.growth_table(results["growth"]) + "\n")
     arguments.json.write_text(json.dumps({**facts, **results}, indent=2) + "\n")
     print(f"figures  {arguments.json}")
 

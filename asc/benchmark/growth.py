@@ -80,7 +80,7 @@ def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
     return {"start": start, **json.loads(watch.read_text())}
 
 
-def table(rows: list[dict[str, float]]) -> str:
+def growth_table(rows: list[dict[str, float]]) -> str:
     """The rows; an epoch's time is also that of each of its training clips."""
     lines = [
         "             seconds until the first step     an epoch,      ms a    GB of memory",

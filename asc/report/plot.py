@@ -1,4 +1,4 @@
-"""The picture of asc.report: accuracy over size."""
+"""The plot of asc.report: accuracy over size."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,13 +37,13 @@ def curves(systems: Sequence[System]) -> list[list[System]]:
     return found
 
 
-def points(systems: Iterable[System]) -> list[tuple[float, float]]:
+def sizes_and_accuracies(systems: Iterable[System]) -> list[tuple[float, float]]:
     """Size in KB and macro-average accuracy in % of each system."""
     return [(system.mean("size_kb"), 100 * system.mean("macro_accuracy")) for system in systems]
 
 
-def draw(systems: Sequence[System], path: Path) -> None:
-    """Draw accuracy over size; systems for other labels have a panel of their own, since they cannot be compared.
+def plot_accuracy_over_size(systems: Sequence[System], path: Path) -> None:
+    """Plot accuracy over size; systems for other labels have a panel of their own, since they cannot be compared.
 
     Raises:
         InputError: the picture cannot be written.
@@ -54,7 +54,7 @@ def draw(systems: Sequence[System], path: Path) -> None:
     figure = Figure(figsize=(7.5 * len(tasks), 5), layout="constrained", dpi=120)
     panels = list(zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True))
     for axes, task in panels:
-        draw_panel(axes, [system for system in systems if system.first.labels == task])
+        plot_panel(axes, [system for system in systems if system.first.labels == task])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the panels have their places now, on which those of the names depend
     for axes, task in panels:
@@ -65,13 +65,13 @@ def draw(systems: Sequence[System], path: Path) -> None:
         raise InputError(f"--picture={path} cannot be written: give a .png in a directory that is there") from error
 
 
-def draw_panel(axes: "Axes", systems: Sequence[System]) -> None:
-    """Draw points with error bars, the curves of pruning and the Pareto front."""
+def plot_panel(axes: "Axes", systems: Sequence[System]) -> None:
+    """Plot points with error bars, the curves of pruning and the Pareto front."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for curve in curves(systems):
-        axes.plot(*zip(*points(curve), strict=True), color="grey", linewidth=0.7, zorder=1)
-    where = points(systems)
+        axes.plot(*zip(*sizes_and_accuracies(curve), strict=True), color="grey", linewidth=0.7, zorder=1)
+    where = sizes_and_accuracies(systems)
     front = [where[position] for position in pareto_front(where)]
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color="C2", alpha=0.6, zorder=1, label="Pareto front")
     nets = list(dict.fromkeys(system.first.net for system in systems))
@@ -105,7 +105,7 @@ def name_points(axes: "Axes", systems: Sequence[System]) -> None:
     """Write each name beside its point, where it covers least of the points, their bars and the names before it."""
     from matplotlib.transforms import Bbox, BboxBase
 
-    where = points(systems)
+    where = sizes_and_accuracies(systems)
     taken: list[BboxBase] = [axes.legend(loc="lower right").get_window_extent()]
     for system, (size, accuracy) in zip(systems, where, strict=True):
         bar = 100 * (system.deviation("macro_accuracy") or 0)
@@ -114,7 +114,7 @@ def name_points(axes: "Axes", systems: Sequence[System]) -> None:
     for system, position in zip(systems, where, strict=True):
         name = axes.annotate(system.name, position, SIDES[0], textcoords="offset points", fontsize=8)
         name.set_bbox({"color": "white", "alpha": 0.6, "linewidth": 0, "pad": 0})  # legible on a line
-        costs = [covered(move(name, side), taken, axes.bbox) for side in SIDES]
+        costs = [overlap(move(name, side), taken, axes.bbox) for side in SIDES]
         taken.append(move(name, SIDES[costs.index(min(costs))]))
 
 
@@ -126,7 +126,7 @@ def move(name: "Annotation", side: tuple[int, int]) -> "BboxBase":
     return name.get_window_extent()
 
 
-def covered(box: "BboxBase", taken: Iterable["BboxBase"], frame: "BboxBase") -> float:
+def overlap(box: "BboxBase", taken: Iterable["BboxBase"], frame: "BboxBase") -> float:
     """Area of what a box covers of the places taken, and of what of it is outside the frame."""
     inside, *shared = (box.intersection(box, other) for other in (frame, *taken))
     areas = [part.width * part.height for part in shared if part]

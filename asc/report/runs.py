@@ -22,7 +22,7 @@ FIGURES = (
 )
 NETS = {"PhamCNN": "CNN", "Dcase2020Baseline": "DCASE 2020 baseline"}
 PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int8": "int8"}  # of each stage
-FEW_ZEROS = 0.05  # which no pruning made: rounding to 8 bits alone leaves about 1 %
+UNPRUNED_ZEROS = 0.05  # which no pruning made: rounding to 8 bits alone leaves about 1 %
 SAME_ZEROS = 0.0075  # between the seeds of one pruning: rounding and folding add some zeros, not the same for each
 REPORT = {  # Pham et al. 2020, Table 3: accuracy in %, KB; by network, precision and whether half of it is pruned
     ("Dcase2020Baseline", "float", False): (87.3, 450.0),
@@ -45,7 +45,7 @@ class Run:
         checkpoint: None where it cannot be found.
         settings: the checkpoint's hyperparameters; nothing without a checkpoint.
         data: name of the folder it was trained on; nothing without a checkpoint.
-        sparsity: share of zeros among the kernels' weights; without a checkpoint, among all values.
+        sparsity: fraction of zeros among the kernels' weights; without a checkpoint, among all values.
     """
 
     directory: Path
@@ -66,7 +66,7 @@ class Run:
     @property
     def is_pruned(self) -> bool:
         """Whether weights were set to zero; filters that were taken away leave none."""
-        return self.sparsity > FEW_ZEROS
+        return self.sparsity > UNPRUNED_ZEROS
 
     @property
     def net(self) -> str:
@@ -87,7 +87,7 @@ class Run:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """What its system is called, before and after the share of zeros."""
+        """What its system is called, before and after the fraction of zeros."""
         if not self.settings:
             return f"{self.directory.name}, {self.stage}", ""
         precision = "" if self.precision == "float" else f", {self.precision}"
@@ -156,7 +156,7 @@ class System:
         return mean(run.figures[figure] for run in self.runs)
 
     def deviation(self, figure: str) -> float | None:
-        """Sample deviation over the runs; None of a single one."""
+        """Sample standard deviation over the runs; None of a single one."""
         return stdev(run.figures[figure] for run in self.runs) if len(self.runs) > 1 else None
 
 
@@ -205,7 +205,7 @@ def read_run(directory: Path) -> Run:
 
 
 def zeros(state: dict[str, Any]) -> float | None:
-    """Share of zeros among the weights of the kernels; None where there are none."""
+    """Fraction of zeros among the weights of the kernels; None where there are none."""
     kernels = [
         value[0] if isinstance(value, tuple) else value for key, value in state.items() if key.startswith("net.")
     ]
