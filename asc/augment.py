@@ -4,6 +4,8 @@ A batch is the list [features (batch, 1, n_bins, frames), target], target (batch
 soft labels. Each callback edits the list in place: Lightning keeps no other reference to what a callback returns.
 """
 
+import math
+
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,67 @@ def mask(x: Tensor, bins: int, frames: int) -> Tensor:
     return mask_along_axis_iid(x, frames, mask_value=0.0, axis=3) + mean
 
 
+def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
+    """Sound each example together with the one at `perm`, as loud as `lam` says (Tokozume et al., 2018).
+
+    On log magnitudes a and b rather than waveforms, so without phase: log(p exp(a) + (1 - p) exp(b)), where p makes up
+    for the difference in level, and over sqrt(p^2 + (1 - p)^2), which keeps the energy of two independent sounds.
+
+    x (batch, 1, n_bins, frames) natural logarithms, target (batch, n_classes), lam (batch,) in (0, 1), perm (batch,).
+    """
+    level = x.logsumexp((1, 2, 3))  # of the mean magnitude, but for a constant
+    log_odds = torch.logit(lam, eps=1e-4) + level[perm] - level  # of p: lam / (1 - lam) at equal levels
+    log_p, log_rest = (F.logsigmoid(sign * log_odds).view(-1, 1, 1, 1) for sign in (1, -1))
+    energy = torch.logaddexp(2 * log_p, 2 * log_rest) / 2
+    mixed = torch.logaddexp(log_p + x, log_rest + x[perm]) - energy
+    return mixed, torch.lerp(target[perm], target, lam.view(-1, 1))
+
+
+def freq_mixstyle(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
+    """Give each band a mean and standard deviation between its own and those at `perm` (Schmid et al., 2022).
+
+    What a microphone or a room does to all frames of a band is mixed, what happens in time stays; so do the targets.
+
+    x (batch, 1, n_bins, frames), lam (batch,) the fraction of its own, perm (batch,) indices.
+    """
+    std, mean = torch.std_mean(x, dim=3, keepdim=True)  # (batch, 1, n_bins, 1)
+    std = std.clamp_min(1e-6)
+    lam = lam.view(-1, 1, 1, 1)
+    return (x - mean) / std * torch.lerp(std[perm], std, lam) + torch.lerp(mean[perm], mean, lam)
+
+
+def band_gain(x: Tensor, knots: Tensor) -> Tensor:
+    """Add a gain to each band, linear between the knots (FilterAugment; Nam et al., 2022).
+
+    x (batch, 1, n_bins, frames) logarithms, knots (batch, n_knots) evenly over the bands, first and last at the ends.
+    """
+    gain = F.interpolate(knots.unsqueeze(1), x.shape[2], mode="linear", align_corners=True)  # (batch, 1, n_bins)
+    return x + gain.unsqueeze(-1)
+
+
+def time_stretch(x: Tensor, rate: Tensor) -> Tensor:
+    """Read each example of x (batch, 1, n_bins, frames) `rate` (batch,) times as fast, linear between frames.
+
+    As many frames come out; what is read past the end starts again at the beginning.
+    """
+    frames = x.shape[-1]
+    position = torch.arange(frames, device=x.device) * rate.view(-1, 1)  # (batch, frames)
+    before = position.floor().long()
+    weight = (position - before).to(x)[:, None, None, :]
+    index = [(before + step).remainder(frames)[:, None, None, :].expand_as(x) for step in (0, 1)]
+    return torch.lerp(x.gather(-1, index[0]), x.gather(-1, index[1]), weight)
+
+
+def soft_labels(target: Tensor, model: SceneClassifier) -> Tensor:
+    """Targets (batch, n_classes), of class indices (batch,) or of soft labels that are there already."""
+    return F.one_hot(target, len(model.labels)) if target.ndim == 1 else target
+
+
+def nats_per_db(model: SceneClassifier) -> float:
+    """What a decibel is in the model's features, natural logarithms of a power of the magnitude."""
+    return model.frontend.power * math.log(10) / 20
+
+
 class Mixup(pl.Callback):
     """Mixup on whole spectrograms (report, section 3).
 
@@ -57,12 +120,97 @@ class Mixup(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         """Mix the batch; its targets become soft labels."""
-        x, target = batch
-        if target.ndim == 1:
-            target = F.one_hot(target, len(model.labels)).to(x.dtype)
+        x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
         lam = self.beta.sample((len(x),)).to(x)
         mixed = mixup(x, target, lam, torch.randperm(len(x), device=x.device))
         batch[:] = [torch.cat(pair) for pair in zip((x, target), mixed, strict=True)] if self.keep_originals else mixed
+
+
+class BetweenClass(pl.Callback):
+    """Between-class learning: sounds mixed as sounds are, in a uniform fraction (the report's reference 8).
+
+    It takes the place of `Mixup`, and needs features that are logarithms.
+    """
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
+        """Mix the batch; its targets become soft labels."""
+        x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
+        lam = torch.rand(len(x), device=x.device)
+        batch[:] = between_class(x, target, lam, torch.randperm(len(x), device=x.device))
+
+
+class FreqMixStyle(pl.Callback):
+    """Mix the frequency response of a batch's recordings, not what happens in them.
+
+    Args:
+        p: fraction of the batches.
+        alpha: lam is drawn from Beta(alpha, alpha) for each example.
+    """
+
+    def __init__(self, p: float = 0.4, alpha: float = 0.3):
+        check_number("callbacks.freq_mixstyle.p", p, float, 0, 1)
+        check_number("callbacks.freq_mixstyle.alpha", alpha, float, 1e-6)
+        self.p, self.beta = p, torch.distributions.Beta(alpha, alpha)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
+        """Mix the batch's statistics, or leave it."""
+        x = batch[0]
+        if torch.rand(()) < self.p:
+            batch[0] = freq_mixstyle(x, self.beta.sample((len(x),)).to(x), torch.randperm(len(x), device=x.device))
+
+
+class BandGain(pl.Callback):
+    """A random smooth frequency response for each training clip, as other microphones and places have.
+
+    Args:
+        db: the knots are drawn from [-db, db].
+        knots: number of them over the bands.
+    """
+
+    def __init__(self, db: float = 6.0, knots: int = 5):
+        check_number("callbacks.band_gain.db", db, float, 0, 60)
+        check_number("callbacks.band_gain.knots", knots, int, 2)
+        self.db, self.knots = db, knots
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
+        """Colour the batch."""
+        x = batch[0]
+        knots = torch.empty(len(x), self.knots, device=x.device, dtype=x.dtype).uniform_(-self.db, self.db)
+        batch[0] = band_gain(x, knots * nats_per_db(model))
+
+
+class RandomLevel(pl.Callback):
+    """A random level for each training clip, for a frontend that does not normalize it.
+
+    Args:
+        db: drawn from [-db, db].
+    """
+
+    def __init__(self, db: float = 10.0):
+        check_number("callbacks.random_level.db", db, float, 0, 100)
+        self.db = db
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
+        """Make each example louder or quieter."""
+        x = batch[0]
+        batch[0] = x + nats_per_db(model) * torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(-self.db, self.db)
+
+
+class TimeStretch(pl.Callback):
+    """Each training clip faster or slower, at the same pitch.
+
+    Args:
+        factor: rates are drawn log-uniformly from [1 / factor, factor].
+    """
+
+    def __init__(self, factor: float = 1.2):
+        check_number("callbacks.time_stretch.factor", factor, float, 1, 4)
+        self.factor = factor
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
+        """Stretch each example."""
+        x = batch[0]
+        batch[0] = time_stretch(x, self.factor ** torch.empty(len(x), device=x.device).uniform_(-1, 1))
 
 
 class Roll(pl.Callback):

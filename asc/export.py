@@ -21,7 +21,7 @@ from torch.ao.nn.intrinsic.quantized import ConvReLU2d, LinearReLU
 from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
-from asc.frontend import Frontend, Spectrogram
+from asc.frontend import TINY, Frontend, Spectrogram
 from asc.nets.pool import PoolOverTime
 from asc.rewrite.chain import check_chain
 from asc.rewrite.fold import ConstantPad, fold, unfoldable_norms
@@ -239,7 +239,9 @@ def add_frontend(graph: Graph, frontend: Frontend) -> None:
         graph.then("Pow", graph.constant(np.float32(frontend.power)))
     if frontend.weights is not None:
         graph.then("MatMul", graph.constant(frontend.weights.cpu().T))
-    if frontend.log:
+    if frontend.normalize:
+        add_normalized_log(graph, frontend)
+    elif frontend.log:
         graph.then("Add", graph.constant(np.float32(frontend.eps)))
         graph.then("Log")
     graph.then("Transpose", perm=[0, 2, 1])
@@ -247,6 +249,15 @@ def add_frontend(graph: Graph, frontend: Frontend) -> None:
         graph.then("Sub", graph.constant(frontend.mean.cpu()))
         graph.then("Div", graph.constant(frontend.std.cpu()))
     graph.then("Unsqueeze", graph.constant(np.array([1])))
+
+
+def add_normalized_log(graph: Graph, frontend: Spectrogram) -> None:
+    """Add `Spectrogram.normalized_log`, of (batch, frames, n_bins)."""
+    peak = graph.node("ReduceMax", graph.x, axes=[1, 2])
+    graph.then("Div", graph.node("Max", peak, graph.constant(np.float32(TINY))))
+    graph.then("Add", graph.constant(np.float32(frontend.floor)))
+    graph.then("Log")
+    graph.then("Sub", graph.node("ReduceMean", graph.x, axes=[1, 2] if frontend.normalize == "clip" else [1]))
 
 
 def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> Path:

@@ -14,6 +14,9 @@ from torchaudio.functional import melscale_fbanks
 from asc.errors import InputError, check_choice, check_number
 
 
+TINY = 1e-30  # far below any recording's magnitude, or its square, where that is not digital silence
+
+
 class Frontend(nn.Module, ABC):
     """What a SceneClassifier asks of its frontend.
 
@@ -27,12 +30,14 @@ class Frontend(nn.Module, ABC):
     Attributes:
         sample_rate: Hz of the waveforms it takes.
         log: whether features are logarithms, which a cache may keep in float16.
+        power: of the magnitude, whose features they are: 1 magnitude, 2 energy.
         standardized: whether `standardize` needs `fit`, once, before training.
         trainable: whether it has parameters, so that its features cannot be cached.
     """
 
     sample_rate: int
     log = False
+    power = 1.0
     standardized = False
     trainable = False
 
@@ -76,7 +81,11 @@ class Spectrogram(Frontend):
         window: a name that ``scipy.signal.get_window`` knows.
         power: exponent of the magnitude: 1 magnitude, 2 energy.
         log: take ``log(x + eps)``.
-        eps: far below the quietest recording: the filterbank divides by n_fft.
+        eps: far below the quietest recording: the filterbank divides by n_fft. Not used where `normalize` is.
+        normalize: take off the mean of the logarithms, over the whole clip ("clip") or over the frames of each band
+            ("band"), so that the recording's level does not matter; None leaves it.
+        dynamic_range: dB below a clip's largest value at which `normalize` sets its floor. A floor relative to the clip
+            makes a quiet recording the same as a loud one, and keeps digital silence from ruling the mean.
         frames: keep the first so many; a shorter clip keeps what it has; None keeps all.
         standardize: give each band mean 0 and standard deviation 1 over the training set (see `fit`).
         trainable_stft: learn the Fourier kernels.
@@ -104,6 +113,8 @@ class Spectrogram(Frontend):
         power: float = 1.0,
         log: bool = True,
         eps: float = 1e-10,
+        normalize: Literal["clip", "band"] | None = None,
+        dynamic_range: float = 80.0,
         frames: int | None = 428,
         standardize: bool = False,
         trainable_stft: bool = False,
@@ -119,11 +130,16 @@ class Spectrogram(Frontend):
         check_number("frontend.f_min", f_min, float, 0, f_max)
         check_number("frontend.power", power, float, 0)
         check_number("frontend.eps", eps, float, 1e-45)  # the least that float32 tells from 0
+        check_choice("frontend.normalize", normalize, ("clip", "band", None))
+        check_number("frontend.dynamic_range", dynamic_range, float, 1, 200)
+        if normalize and not log:
+            raise InputError(f"invalid frontend.normalize={normalize}: expected null without frontend.log")
         if frames is not None:
             check_number("frontend.frames", frames, int, 1)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames
         self.standardized, self.trainable = standardize, trainable_stft
+        self.normalize, self.floor = normalize, 10 ** (-power * dynamic_range / 20)
 
         if trainable_stft:
             self.stft = STFT(
@@ -181,9 +197,17 @@ class Spectrogram(Frontend):
             x = self.magnitude(wave.float())[..., : self.frames] ** self.power
             if self.weights is not None:
                 x = self.weights @ x
-            if self.log:
+            if self.normalize:
+                x = self.normalized_log(x)
+            elif self.log:
                 x = torch.log(x + self.eps)
             return x.unsqueeze(1)  # (batch, 1, n_bins, frames): Conv2d wants a channel axis
+
+    def normalized_log(self, x: Tensor) -> Tensor:
+        """Logarithms of x (batch, n_bins, frames) without their mean: the same for c * x, c > 0."""
+        peak = x.amax((1, 2), keepdim=True).clamp_min(TINY)  # of digital silence: 0
+        x = torch.log(x / peak + self.floor)
+        return x - x.mean((1, 2) if self.normalize == "clip" else 2, keepdim=True)
 
     def magnitude(self, wave: Tensor) -> Tensor:
         """|STFT|: (batch, samples) -> (batch, n_fft // 2 + 1, frames)."""

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from asc.data import audio, cache
 from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
-from asc.data.splits import check_split, hold_out
+from asc.data.splits import check_split, cross_validation, hold_out
 from asc.errors import InputError, check_choice, check_number
 from asc.frontend import Frontend
 
@@ -28,7 +28,9 @@ class SceneData(LightningDataModule):
 
     Args:
         root: the folder with meta.csv, audio/ and the lists.
-        fold: what stands for {fold} in the names of the lists.
+        fold: what stands for {fold} in the names of the lists; with `cv`, the fold that is tested, from 1.
+        cv: cross-validation in so many folds over the clips of both lists (of fold 1), whole locations, balanced by
+            label and shuffled by `seed`; None goes by the lists.
         train_list, test_list: tab-separated lists below `root`; the column scene_label may be left to meta.csv.
         labels: the label set, in the order of the network's outputs; None takes the training list's, sorted.
         sample_rate: Hz; clips at another rate are resampled.
@@ -50,6 +52,7 @@ class SceneData(LightningDataModule):
         self,
         root: str,
         fold: int = 1,
+        cv: int | None = None,
         train_list: str = "evaluation_setup/fold{fold}_train.csv",
         test_list: str = "evaluation_setup/fold{fold}_evaluate.csv",
         labels: Sequence[str] | None = None,
@@ -71,6 +74,9 @@ class SceneData(LightningDataModule):
         if num_workers is not None:
             check_number("data.num_workers", num_workers, int, 0)
         check_number("data.seed", seed, int, 0)
+        if cv is not None:
+            check_number("data.cv", cv, int, 2)
+            check_number("data.fold", fold, int, 1, cv)
         if clip_seconds is not None:
             check_number("data.clip_seconds", clip_seconds, float, 0.001)
         check_choice("data.missing", missing, ("error", "skip"))
@@ -78,7 +84,9 @@ class SceneData(LightningDataModule):
         root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
         self.root = Path(root)
-        self.train_list, self.test_list = train_list.format(fold=fold), test_list.format(fold=fold)
+        list_fold = 1 if cv else fold
+        self.train_list, self.test_list = train_list.format(fold=list_fold), test_list.format(fold=list_fold)
+        self.fold, self.cv = fold, cv
         self.labels = labels
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
         self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
@@ -118,6 +126,10 @@ class SceneData(LightningDataModule):
             return
         meta = read_meta(self.root)
         train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        if self.cv:
+            folds = cross_validation(list(dict.fromkeys([*train, *test])), self.cv, self.seed)
+            test = folds.pop(self.fold - 1)
+            train = [clip for part in folds for clip in part]
         self.labels = self.labels or sorted({clip.label for clip in train})
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")

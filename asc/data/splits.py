@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asc.data.lists import Clip, refuse
+from asc.errors import InputError
 
 
 def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
@@ -18,13 +19,38 @@ def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[st
     refuse(where, "locations in both train and test", sorted(shared), "a location belongs to one of them")
 
 
-def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Split into (train, validation): whole locations, about `fraction` of each class, never the last of a class."""
+def by_location(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """The clips of each location, in the order in which these first appear."""
     locations: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         locations[clip.location].append(clip)
+    return list(locations.values())
+
+
+def cross_validation(clips: Sequence[Clip], folds: int, seed: int) -> list[list[Clip]]:
+    """The clips in so many folds: whole locations, of each label and in all about as many clips in each fold.
+
+    Raises:
+        InputError: fewer locations of a label than folds, which would leave a fold without it.
+    """
+    groups = by_location(clips)
+    scarce = [label for label, n in Counter(group[0].label for group in groups).items() if n < folds]
+    if scarce:
+        raise InputError(f"invalid data.cv={folds}: expected at most as many folds as {scarce[0]} has locations")
+    random.Random(f"{seed} folds").shuffle(groups)
+    groups.sort(key=len, reverse=True)  # stable: of equal sizes in random order; the small ones fill up in the end
+    parts: list[list[Clip]] = [[] for _ in range(folds)]
+    for group in groups:
+        label = group[0].label
+        smallest = min(parts, key=lambda part: (sum(clip.label == label for clip in part), len(part)))
+        smallest.extend(group)
+    return parts
+
+
+def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Split into (train, validation): whole locations, about `fraction` of each class, never the last of a class."""
     by_label: dict[str, list[list[Clip]]] = defaultdict(list)
-    for group in locations.values():
+    for group in by_location(clips):
         by_label[group[0].label].append(group)
     left = Counter(clip.label for clip in clips)
     validation: set[Clip] = set()

@@ -1,0 +1,79 @@
+"""Level invariance: what the frontend's `normalize` promises, and its ONNX file."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tiny import classifier
+
+from asc import InputError
+from asc.export import export
+from asc.frontend import Spectrogram
+
+KINDS = ["clip", "band"]
+
+
+@pytest.fixture
+def wave() -> torch.Tensor:
+    """Half a second of noise that fades, some of it silent."""
+    noise = torch.randn(2, 4000) * torch.linspace(1e-3, 0.1, 4000)
+    noise[:, :500] = 0
+    return noise
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gain", [-40, -20, 20, 40])  # dB
+def test_a_gain_changes_no_probability(kind, gain, wave):
+    model = classifier(frontend={"normalize": kind})
+    with torch.inference_mode():
+        as_it_is, louder = (model(x).softmax(-1) for x in (wave, wave * 10 ** (gain / 20)))
+    assert (louder - as_it_is).abs().max() < 1e-3
+    assert (as_it_is[0] - as_it_is[1]).abs().max() > 1e-6  # it hears a difference where there is one
+
+
+def test_without_it_a_gain_does(wave):
+    model = classifier()
+    with torch.inference_mode():
+        assert (model(wave).softmax(-1) - model(100 * wave).softmax(-1)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("clip", (1, 2, 3)), ("band", 3)])
+def test_the_mean_is_gone(kind, axes, wave):
+    features = Spectrogram(8000, n_fft=512, win_length=512, hop_length=128, n_bins=32, f_min=50, normalize=kind)(wave)
+    torch.testing.assert_close(features.mean(axes), torch.zeros(features.mean(axes).shape), atol=1e-5, rtol=0)
+
+
+def test_the_floor_is_where_the_dynamic_range_ends(wave):
+    """Silence beside sound lies so many dB below the loudest value: 40 dB are a factor of 100, log(101) above log(1)."""
+    settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50}
+    half = wave.clone()
+    half[:, :2000] = 0
+    features = Spectrogram(8000, normalize="clip", dynamic_range=40, **settings)(half)
+    spread = (features.amax((1, 2, 3)) - features.amin((1, 2, 3))).tolist()
+    assert spread == pytest.approx([np.log(101)] * 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_digital_silence_is_zero(kind):
+    assert Spectrogram(44100, normalize=kind)(torch.zeros(1, 44100)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("power", [1, 2])
+def test_onnx_runtime_hears_the_same(kind, power, wave, tmp_path):
+    model = classifier(frontend={"normalize": kind, "power": power})
+    path = export(model, tmp_path / "model.onnx", with_frontend=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for sound in (wave, 1e-3 * wave, torch.zeros_like(wave)):
+        with torch.inference_mode():
+            expected = model(sound).softmax(-1).numpy()
+        np.testing.assert_allclose(session.run(None, {"wave": sound.numpy()})[0], expected, atol=1e-4)
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(InputError, match="unknown frontend.normalize=level: choose from clip, band, null"):
+        Spectrogram(44100, normalize="level")
+    with pytest.raises(InputError, match="invalid frontend.normalize=clip: expected null without frontend.log"):
+        Spectrogram(44100, normalize="clip", log=False)
+    with pytest.raises(InputError, match="invalid frontend.dynamic_range=0"):
+        Spectrogram(44100, normalize="clip", dynamic_range=0)
