@@ -13,7 +13,6 @@ from torchaudio.functional import melscale_fbanks
 
 from asc.errors import InputError, check_choice, check_number
 
-
 TINY = 1e-30  # far below any recording's magnitude, or its square, where that is not digital silence
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
+from asc.report.compare import compare
 from asc.report.latency import measure_latency
 from asc.report.plot import plot_accuracy_over_size
 from asc.report.runs import find_runs, group, read_run
@@ -19,10 +20,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
     parser.add_argument("--picture", default="report.png", type=Path, metavar="FILE", help="default: report.png")
     parser.add_argument("--no-latency", action="store_true", help="do not time the networks")
+    parser.add_argument(
+        "--compare", action="store_true", help="two directories: the second's accuracy less the first's"
+    )
     arguments = parser.parse_args(argv)
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
+        if arguments.compare:
+            if len(arguments.run) != 2:
+                raise InputError(f"invalid --compare of {len(arguments.run)} directories: expected two")
+            print(compare(*(map(read_run, find_runs([place])) for place in arguments.run)))
+            return
         if not arguments.picture.parent.is_dir():
             raise InputError(f"--picture={arguments.picture} cannot be written: its directory is not there")
         systems = group(map(read_run, find_runs(arguments.run)))

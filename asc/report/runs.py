@@ -3,13 +3,14 @@
 import inspect
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 import asc.nets
 from asc.complexity import nonzeros
@@ -22,6 +23,11 @@ FIGURES = (
 )
 NETS = {"PhamCNN": "CNN", "Dcase2020Baseline": "DCASE 2020 baseline"}
 PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int8": "int8"}  # of each stage
+INCIDENTAL = (  # settings that do not make another system
+    *("seed", "run_dir", "checkpoint", "init", "trusted", "compile", "logger", "model."),
+    *("data.root", "data.fold", "data.seed", "data.cache", "data.num_workers", "data.missing"),
+    *("trainer.accelerator", "trainer.devices", "trainer.default_root_dir"),
+)
 UNPRUNED_ZEROS = 0.05  # which no pruning made: rounding to 8 bits alone leaves about 1 %
 SAME_ZEROS = 0.0075  # between the seeds of one pruning: rounding and folding add some zeros, not the same for each
 REPORT = {  # Pham et al. 2020, Table 3: accuracy in %, KB; by network, precision and whether half of it is pruned
@@ -45,6 +51,9 @@ class Run:
         checkpoint: None where it cannot be found.
         settings: the checkpoint's hyperparameters; nothing without a checkpoint.
         data: name of the folder it was trained on; nothing without a checkpoint.
+        split: what of it was tested: folds of its cross-validation (None: by lists), fold, seed; nothing without a
+            checkpoint.
+        choices: settings of the run and of those it came from, but those that chance and place alone decide.
         sparsity: fraction of zeros among the kernels' weights; without a checkpoint, among all values.
     """
 
@@ -56,6 +65,8 @@ class Run:
     checkpoint: Path | None
     settings: dict[str, Any]
     data: str
+    split: tuple
+    choices: dict[str, Any]
     sparsity: float
 
     @property
@@ -108,7 +119,8 @@ class Run:
         """What else tells it from runs that it must not be averaged with."""
         if not self.settings:
             return self.figures["parameters"], self.epochs
-        return [self.settings.get(part) for part in ("net", "optimizer", "scheduler")], self.data, self.epochs
+        parts = ("frontend", "net", "optimizer", "scheduler")
+        return [self.settings.get(part) for part in parts], self.data, self.epochs, self.choices
 
     @property
     def origin(self) -> tuple:
@@ -197,11 +209,47 @@ def read_run(directory: Path) -> Run:
     places = (noted, directory / noted.name, directory / "checkpoints" / noted.name)  # the run may have moved
     checkpoint = next((place for place in places if place.is_file()), None)
     content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
-    data = Path(content.get("datamodule_hyper_parameters", {}).get("root", "")).name
+    data = content.get("datamodule_hyper_parameters", {})
+    split = tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else ()
     sparsity = zeros(content["state_dict"])
     if sparsity is None:
         sparsity = (figures["parameters"] - figures["nonzero_parameters"]) / figures["parameters"]
-    return Run(directory, stage, labels, figures, epochs, checkpoint, content["hyper_parameters"], data, sparsity)
+    return Run(
+        directory=directory,
+        stage=stage,
+        labels=labels,
+        figures=figures,
+        epochs=epochs,
+        checkpoint=checkpoint,
+        settings=content["hyper_parameters"],
+        data=Path(data.get("root", "")).name,
+        split=split,
+        choices=read_choices(directory),
+        sparsity=sparsity,
+    )
+
+
+def read_choices(directory: Path) -> dict[str, Any]:
+    """Settings that a run's command gave or took by default, by their dotted names, and those of the run before it."""
+    file = directory / ".hydra/config.yaml"
+    if not file.is_file():
+        return {}
+    settings: Any = OmegaConf.to_container(OmegaConf.load(file))
+    choices = {name: value for name, value in flatten(settings) if not name.startswith(INCIDENTAL)}
+    source = Path(str(settings.get("checkpoint") or "")).parent
+    for before in (source, source.parent):
+        if settings.get("phase") and before != directory and (before / ".hydra").is_dir():
+            choices |= {f"source.{name}": value for name, value in read_choices(before).items()}
+    return choices
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and plain values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def zeros(state: dict[str, Any]) -> float | None:
@@ -236,8 +284,16 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
         [run.data for run in runs],
         [f"{run.epochs} epochs" for run in runs],
         [f"{run.figures['parameters']:,.0f} parameters" for run in runs],
+        *differing_choices(runs),
     ):
         longer = [f"{name}, {detail}" for name, detail in zip(names, details, strict=True)]
         names = [b if longer.count(b) < names.count(a) else a for a, b in zip(names, longer, strict=True)]
     earlier = [names[:position].count(name) for position, name in enumerate(names)]
     return [f"{name} #{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
+
+
+def differing_choices(runs: Sequence[Run]) -> list[list[str]]:
+    """For each setting in which runs differ, what each of them has, such as frontend.normalize=clip."""
+    names = dict.fromkeys(name for run in runs for name in run.choices)
+    values = {name: [run.choices.get(name) for run in runs] for name in names}
+    return [[f"{name}={value}" for value in has] for name, has in values.items() if any(has[0] != one for one in has)]
