@@ -60,6 +60,7 @@ class SceneClassifier(pl.LightningModule):
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels))
+        self.temperature = 1.0  # of the loss; a phase may raise it
         self.losses = CatMetric(nan_strategy="disable")  # of each clip; both gather over processes
 
     @property
@@ -104,12 +105,15 @@ class SceneClassifier(pl.LightningModule):
         return [self.frontend.standardize(spectrogram), target]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """KL divergence from the targets to the network's distribution (report, section 3); L2 is the optimizer's."""
+        """KL divergence from the targets to the network's distribution (report, section 3); L2 is the optimizer's.
+
+        At a temperature T, of logits over T and times T^2, which keeps the gradients' size (Hinton et al., 2015).
+        """
         x, target = batch
         if target.ndim == 1:
             target = F.one_hot(target, len(self.labels))
-        log_probs = F.log_softmax(self.net(x), dim=-1)
-        loss = F.kl_div(log_probs, target.to(log_probs), reduction="batchmean")
+        log_probs = F.log_softmax(self.net(x) / self.temperature, dim=-1)
+        loss = self.temperature**2 * F.kl_div(log_probs, target.to(log_probs), reduction="batchmean")
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x), sync_dist=True)
         return loss
 

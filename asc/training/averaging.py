@@ -1,0 +1,37 @@
+"""Weights averaged over the last epochs."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+from asc.errors import check_number
+
+
+class AverageLastEpochs(WeightAveraging):
+    """The checkpoint of each late epoch holds the mean of the weights since averaging began (Izmailov et al., 2018).
+
+    Batch norms' running statistics are averaged too. Before it begins, checkpoints hold the weights as they are.
+
+    Args:
+        fraction: of the epochs, the last ones, to average over.
+    """
+
+    def __init__(self, fraction: float = 0.2):
+        check_number("callbacks.average.fraction", fraction, float, 0, 1)
+        super().__init__(avg_fn=self.average)
+        self.fraction, self.first = fraction, 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Settle the first epoch to average."""
+        epochs = trainer.max_epochs or 1
+        self.first = min(round((1 - self.fraction) * epochs), epochs - 1)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After each epoch."""
+        return epoch_idx is not None
+
+    def average(self, mean: Tensor, newest: Tensor, epochs: Any) -> Tensor:
+        """The running mean after so many epochs, the first of which only follow the weights."""
+        return mean + (newest - mean) / max(1, int(epochs) - self.first + 1)
