@@ -32,9 +32,11 @@ def compress(cfg: DictConfig) -> float:
 
     parts: Any = OmegaConf.to_container(cfg, resolve=True)
     training = {name: parts[name] for name in ("optimizer", "scheduler")}
-    source = SceneClassifier.load_from_checkpoint(cfg.checkpoint, trusted=tuple(cfg.trusted), **training)
-    model = phase.begin(source)
-    data = remembered_data(cfg, model)
+    checkpoints = [parts["checkpoint"]] if isinstance(parts["checkpoint"], str) else parts["checkpoint"]
+    trusted = tuple(cfg.trusted)
+    source, *others = [SceneClassifier.load_from_checkpoint(path, trusted=trusted, **training) for path in checkpoints]
+    model = phase.begin(source, *others)
+    data = remembered_data(cfg, checkpoints[0], model)
     run = Run(cfg, model.train(), data, unfinished, callbacks=[phase])
     run.prepare(fit_frontend=False)
     if not run.fit(resume=cfg.checkpoint if phase.is_unfinished(source) else None):
@@ -44,7 +46,7 @@ def compress(cfg: DictConfig) -> float:
     return run.test(model, directory / f"{model.stage}.ckpt", save=True, accelerator="cpu")
 
 
-def remembered_data(cfg: DictConfig, model: SceneClassifier) -> SceneData:
+def remembered_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> SceneData:
     """The data that the checkpoint was trained on, with the settings that were given to replace its own.
 
     Raises:
@@ -52,12 +54,10 @@ def remembered_data(cfg: DictConfig, model: SceneClassifier) -> SceneData:
     """
     given: Any = OmegaConf.to_container(cfg.data, resolve=True)
     settings = {name: value for name, value in given.items() if value is not None and name != "_target_"}
-    remembered = read_checkpoint(cfg.checkpoint).get("datamodule_hyper_parameters", {})
+    remembered = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
     settings = {**remembered, **settings, "sample_rate": model.sample_rate, "channel": model.channel}
     if "root" not in settings:
-        raise InputError(
-            f"checkpoint={cfg.checkpoint} does not say what it was trained on: give data=dcase data.root=DIR"
-        )
+        raise InputError(f"checkpoint={checkpoint} does not say what it was trained on: give data=dcase data.root=DIR")
     data = SceneData(**settings)
     data.setup()
     if set(data.labels) != set(model.labels):

@@ -1,8 +1,9 @@
 """The phases of compress.py: what is done to a trained classifier, each a callback of its fine-tuning."""
 
+from asc.compress.distill import Distill
 from asc.compress.phase import Phase
 from asc.compress.prune import Prune
 from asc.compress.prune_filters import PruneFilters
 from asc.compress.qat import QAT
 
-__all__ = ["QAT", "Phase", "Prune", "PruneFilters"]
+__all__ = ["QAT", "Distill", "Phase", "Prune", "PruneFilters"]

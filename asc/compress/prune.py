@@ -46,8 +46,9 @@ class Prune(Phase):
         self.amount, self.initial_amount, self.schedule = amount, initial_amount, schedule
         self.ramp_epochs, self.scope = ramp_epochs, scope
 
-    def begin(self, model: SceneClassifier) -> SceneClassifier:
+    def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """The classifier to fine-tune: `model` itself."""
+        self.refuse_others(others)
         check_float(model)
         return model
 

@@ -28,8 +28,9 @@ class PruneFilters(Phase):
         check_amount("phase.amount", amount)
         self.amount = amount
 
-    def begin(self, model: SceneClassifier) -> SceneClassifier:
+    def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """The classifier to fine-tune: a smaller one."""
+        self.refuse_others(others)
         check_float(model)
         check_chain(model.net, model.example_features())
         kept = strongest_filters(model.net, self.amount)

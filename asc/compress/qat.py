@@ -54,8 +54,9 @@ class QAT(Phase):
         self.frozen_observers, self.frozen_norms = frozen_observers, frozen_norms
         self.masks: list[tuple[Tensor, Tensor]] = []
 
-    def begin(self, model: SceneClassifier) -> SceneClassifier:
+    def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """`model` with fake quantization, or `model` itself where it is that of an interrupted run."""
+        self.refuse_others(others)
         if model.stage == "int8":
             raise InputError("the checkpoint is quantized already: give best.ckpt or pruned.ckpt of its origin")
         settings: dict[str, Any] = {"engine": self.engine, "weight_bits": self.weight_bits, "fold_norms": self.fold}

@@ -66,7 +66,7 @@ class Run:
         model: to train.
         data: after `setup`.
         checkpoint: where to save each epoch; None for a run that cannot be resumed.
-        callbacks: further ones, first in line.
+        callbacks: further ones, which act after the augmentation.
         logger: of Lightning, beside the history.
 
     Raises:
@@ -85,8 +85,9 @@ class Run:
         self.cfg, self.model, self.data, self.checkpoint = cfg, model, data, checkpoint
         self.directory = Path(cfg.run_dir)
         self.history = History(self.directory)
-        own = [self.history, ClipsProgressBar(), ExactResume(cfg.seed), *(callbacks or [])]
+        own = [self.history, ClipsProgressBar(), ExactResume(cfg.seed)]
         own += [instantiate(callback) for callback in cfg.callbacks.values()]
+        own += callbacks or []
         if checkpoint:
             own.append(last_checkpoint(checkpoint))  # after the best one, whose score belongs into the file
         self.trainer: pl.Trainer = instantiate(
