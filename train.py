@@ -36,6 +36,8 @@ def train(cfg: DictConfig) -> float:
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
     instantiate(cfg.optimizer, params=model.parameters())  # a mistake in its settings shows now, not after the features
+    if cfg.init:
+        model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
     run = Run(cfg, model, data, last, logger=instantiate(cfg.logger))
     run.prepare(fit_frontend=True)
     if cfg.compile:
@@ -43,9 +45,13 @@ def train(cfg: DictConfig) -> float:
     if not run.fit(resume=cfg.checkpoint):
         return 0.0  # what follows is the first process's, whose figure Hydra takes
 
+    return run.test(SceneClassifier.load_from_checkpoint(best, trusted=trusted(cfg)), best)
+
+
+def trusted(cfg: DictConfig) -> list[str]:
+    """The modules of the classes that the user chose."""
     parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler)
-    own = [part["_target_"].rpartition(".")[0] for part in parts if part]  # what the user chose is trusted
-    return run.test(SceneClassifier.load_from_checkpoint(best, trusted=own), best)
+    return [part["_target_"].rpartition(".")[0] for part in parts if part]
 
 
 if __name__ == "__main__":

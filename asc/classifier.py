@@ -15,9 +15,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.complexity import Complexity, complexity
 from asc.data.audio import fit_length, read_wave
-from asc.errors import InputError
+from asc.errors import InputError, check_number
 from asc.frontend import Spectrogram
-from asc.loading import check_targets, read_checkpoint
+from asc.loading import check_targets, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
 from asc.rewrite.chain import check_chain
 from asc.rewrite.fold import fold, unfoldable_norms
@@ -35,6 +35,8 @@ class SceneClassifier(pl.LightningModule):
         channel: which channel `classify` takes of a file: index from 0, or "mean".
         stage: "float", "pruned", "qat" (fake-quantized, in fine-tuning) or "int8".
         quantization: arguments of `asc.rewrite.quantize.prepare` beside the network, for the last two stages.
+        body_lr: learning rate of all but the last layer, as a fraction of the optimizer's; less than 1 where the rest
+            has been trained before (`start_from`).
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class SceneClassifier(pl.LightningModule):
         channel: int | str = 0,
         stage: str = "float",
         quantization: dict | None = None,
+        body_lr: float = 1.0,
     ):
         super().__init__()
+        check_number("body_lr", body_lr, float, 0, 1)
         self.save_hyperparameters()
         self.labels, self.clip_samples, self.channel, self.stage = labels, clip_samples, channel, stage
         self.frontend: Spectrogram = instantiate(frontend)
@@ -73,15 +77,21 @@ class SceneClassifier(pl.LightningModule):
         return self.net(self.frontend(wave))
 
     @torch.inference_mode()
-    def classify(self, path: str | Path) -> dict[str, float]:
+    def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
         """Probability of each label for a sound file of any rate, channels and length.
 
-        A long file is cut into clips of the training length, the last one ending where the file ends, and the
-        probabilities of the clips are averaged; a short one is repeated.
+        A long file is cut into windows of the training length, the last one ending where the file ends, and their
+        probabilities are averaged; a short one is repeated.
+
+        Args:
+            path: the sound file.
+            hop: seconds between the windows' beginnings; less than their length lets them overlap. None: side by side.
 
         Raises:
             InputError: the file is not one that can be read.
         """
+        if hop is not None:
+            check_number("hop", hop, float, 0.001)
         wave = read_wave(Path(path), self.sample_rate, self.channel)
         if len(wave) < self.frontend.min_samples:
             raise InputError(
@@ -90,7 +100,8 @@ class SceneClassifier(pl.LightningModule):
         training = self.training
         self.eval()  # batch norm must not learn from what is asked
         n = self.clip_samples
-        starts = [*range(0, max(len(wave) - n, 0), n), max(len(wave) - n, 0)]
+        step = round(hop * self.sample_rate) if hop else n
+        starts = [*range(0, max(len(wave) - n, 0), step), max(len(wave) - n, 0)]
         total = torch.zeros(len(self.labels))
         for start in starts:  # one at a time: an hour of sound must not need an hour's features at once
             clip = fit_length(wave[start : start + n], n)
@@ -148,12 +159,37 @@ class SceneClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and a scheduler stepped after each batch where there is one."""
-        optimizer = instantiate(self.hparams["optimizer"], params=self.parameters())
-        if self.hparams["scheduler"] is None:
+        settings, scale = self.hparams["scheduler"], self.hparams["body_lr"]
+        params: Any = self.parameters()
+        if scale != 1:
+            head = set(last_layer(self.net).parameters())
+            body = [parameter for parameter in self.parameters() if parameter not in head]
+            rate = self.hparams["optimizer"]["lr"]
+            params = [{"params": body, "lr": scale * rate}, {"params": list(head)}]
+        optimizer = instantiate(self.hparams["optimizer"], params=params, _convert_="all")
+        if settings is None:
             return optimizer
+        if scale != 1 and "max_lr" in settings:  # OneCycleLR sets the rates itself
+            settings = {**settings, "max_lr": [scale * settings["max_lr"], settings["max_lr"]]}
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = instantiate(self.hparams["scheduler"], optimizer=optimizer, total_steps=steps)
+        scheduler = instantiate(settings, optimizer=optimizer, total_steps=steps, _convert_="all")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def start_from(self, source: "SceneClassifier") -> None:
+        """Take over a trained classifier's frontend and network, with a last layer of its own where the labels differ.
+
+        Raises:
+            InputError: it has another frontend or network.
+        """
+        for part in ("frontend", "net"):
+            if names := differing_settings(source.hparams[part], self.hparams[part]):
+                raise InputError(
+                    f"init was trained with another {part} ({', '.join(names)}): train with its settings of these"
+                )
+        self.frontend.load_state_dict(source.frontend.state_dict())
+        weights, own = source.net.state_dict(), self.net.state_dict()
+        new = {name: value for name, value in own.items() if value.shape != weights[name].shape}
+        self.net.load_state_dict({**weights, **new})
 
     def with_net(self, net: nn.Module, /, **changes: Any) -> "SceneClassifier":
         """This classifier with another network; `changes` are the hyperparameters that make one of its kind."""
@@ -218,3 +254,8 @@ class SceneClassifier(pl.LightningModule):
         except RuntimeError as error:  # torch's word for weights that do not fit
             raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
         return model.eval()
+
+
+def last_layer(net: nn.Module) -> nn.Module:
+    """The last dense layer or convolution, which maps to the labels."""
+    return [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]

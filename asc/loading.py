@@ -1,12 +1,13 @@
 """Reading a checkpoint without running what it holds."""
 
+import inspect
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
+from hydra.utils import get_class, get_object
 
 from asc.errors import InputError
 from asc.rewrite.quantize import without_deprecation_notices
@@ -38,6 +39,24 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if quantization and "lasting" in quantization:
         quantization["unfoldable"] = quantization.pop("lasting")
     return checkpoint
+
+
+def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Names in which two settings of a class differ; what an earlier version did not know has its default.
+
+    `theirs` and `ours` are Hydra nodes of the same class, which has been built before, so that it may be looked up.
+    """
+    if theirs.get("_target_") != ours.get("_target_"):
+        return ["_target_"]
+    known = inspect.signature(get_class(ours["_target_"])).parameters
+    defaults = {name: known[name].default for name in {*theirs, *ours} if name in known}
+    full_theirs, full_ours = ({**defaults, **settings} for settings in (theirs, ours))
+    return sorted(name for name in full_ours if plain(full_theirs[name]) != plain(full_ours[name]))
+
+
+def plain(value: Any) -> Any:
+    """A list for a tuple, which a checkpoint's settings do not tell apart."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError, check_number
-from asc.loading import read_checkpoint
+from asc.loading import differing_settings, read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -122,8 +122,12 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
         InputError: says what differs.
     """
     checkpoint = read_checkpoint(path)
-    saved, now = checkpoint["hyper_parameters"], dict(model.hparams)
-    differing = sorted(key for key in now if saved.get(key) != now[key])
+    whole = {"_target_": "asc.SceneClassifier"}
+    parts = ("frontend", "net", "optimizer", "scheduler")
+    saved, now = ({**whole, **settings} for settings in (checkpoint["hyper_parameters"], dict(model.hparams)))
+    pairs = {part: (saved.pop(part, None) or {}, now.pop(part, None) or {}) for part in parts}
+    differing = [part for part, (old, new) in pairs.items() if old != new and (not new or differing_settings(old, new))]
+    differing += differing_settings(saved, now)
     if differing:
         raise InputError(
             f"checkpoint={path} was trained with another {', '.join(differing)}: "
