@@ -255,9 +255,15 @@ def add_normalized_log(graph: Graph, frontend: Spectrogram) -> None:
     """Add `Spectrogram.normalized_log`, of (batch, frames, n_bins)."""
     peak = graph.node("ReduceMax", graph.x, axes=[1, 2])
     graph.then("Div", graph.node("Max", peak, graph.constant(np.float32(TINY))))
-    graph.then("Add", graph.constant(np.float32(frontend.floor)))
-    graph.then("Log")
-    graph.then("Sub", graph.node("ReduceMean", graph.x, axes=[1, 2] if frontend.normalize == "clip" else [1]))
+    graph.then("Max", graph.constant(np.float32(frontend.floor)))
+    clip, band = [1, 2], [1]
+    if frontend.normalize == "level":
+        square = graph.node("ReduceMean", graph.node("Mul", graph.x, graph.x), axes=clip)
+        graph.then("Div", graph.node("Sqrt", square))
+        graph.then("Log")
+    else:
+        graph.then("Log")
+        graph.then("Sub", graph.node("ReduceMean", graph.x, axes=clip if frontend.normalize == "clip" else band))
 
 
 def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> Path:

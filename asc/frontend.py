@@ -81,8 +81,8 @@ class Spectrogram(Frontend):
         power: exponent of the magnitude: 1 magnitude, 2 energy.
         log: take ``log(x + eps)``.
         eps: far below the quietest recording: the filterbank divides by n_fft. Not used where `normalize` is.
-        normalize: take off the mean of the logarithms, over the whole clip ("clip") or over the frames of each band
-            ("band"), so that the recording's level does not matter; None leaves it.
+        normalize: take off what the recording's level adds to the logarithms: that of the clip's root mean square
+            ("level"), their own mean over the clip ("clip") or over the frames of each band ("band"); None leaves it.
         dynamic_range: dB below a clip's largest value at which `normalize` sets its floor. A floor relative to the clip
             makes a quiet recording the same as a loud one, and keeps digital silence from ruling the mean.
         frames: keep the first so many; a shorter clip keeps what it has; None keeps all.
@@ -112,7 +112,7 @@ class Spectrogram(Frontend):
         power: float = 1.0,
         log: bool = True,
         eps: float = 1e-10,
-        normalize: Literal["clip", "band"] | None = None,
+        normalize: Literal["level", "clip", "band"] | None = None,
         dynamic_range: float = 80.0,
         frames: int | None = 428,
         standardize: bool = False,
@@ -129,7 +129,7 @@ class Spectrogram(Frontend):
         check_number("frontend.f_min", f_min, float, 0, f_max)
         check_number("frontend.power", power, float, 0)
         check_number("frontend.eps", eps, float, 1e-45)  # the least that float32 tells from 0
-        check_choice("frontend.normalize", normalize, ("clip", "band", None))
+        check_choice("frontend.normalize", normalize, ("level", "clip", "band", None))
         check_number("frontend.dynamic_range", dynamic_range, float, 1, 200)
         if normalize and not log:
             raise InputError(f"invalid frontend.normalize={normalize}: expected null without frontend.log")
@@ -203,10 +203,13 @@ class Spectrogram(Frontend):
             return x.unsqueeze(1)  # (batch, 1, n_bins, frames): Conv2d wants a channel axis
 
     def normalized_log(self, x: Tensor) -> Tensor:
-        """Logarithms of x (batch, n_bins, frames) without their mean: the same for c * x, c > 0."""
+        """Logarithms of x (batch, n_bins, frames) without its level: the same for c * x, c > 0."""
         peak = x.amax((1, 2), keepdim=True).clamp_min(TINY)  # of digital silence: 0
-        x = torch.log(x / peak + self.floor)
-        return x - x.mean((1, 2) if self.normalize == "clip" else 2, keepdim=True)
+        x = (x / peak).clamp_min(self.floor)
+        log = torch.log(x)
+        if self.normalize == "level":
+            return log - x.square().mean((1, 2), keepdim=True).log() / 2
+        return log - log.mean((1, 2) if self.normalize == "clip" else 2, keepdim=True)
 
     def magnitude(self, wave: Tensor) -> Tensor:
         """|STFT|: (batch, samples) -> (batch, n_fft // 2 + 1, frames)."""

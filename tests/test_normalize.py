@@ -10,7 +10,7 @@ from asc import InputError
 from asc.export import export
 from asc.frontend import Spectrogram
 
-KINDS = ["clip", "band"]
+KINDS = ["level", "clip", "band"]
 
 
 @pytest.fixture
@@ -44,13 +44,19 @@ def test_the_mean_is_gone(kind, axes, wave):
 
 
 def test_the_floor_is_where_the_dynamic_range_ends(wave):
-    """Silence beside sound lies so many dB below the loudest value: 40 dB are a factor of 100, log(101) above log(1)."""
+    """Silence beside sound lies so many dB below the loudest value: 40 dB are a factor of 100."""
     settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50}
     half = wave.clone()
     half[:, :2000] = 0
     features = Spectrogram(8000, normalize="clip", dynamic_range=40, **settings)(half)
     spread = (features.amax((1, 2, 3)) - features.amin((1, 2, 3))).tolist()
-    assert spread == pytest.approx([np.log(101)] * 2, abs=1e-4)
+    assert spread == pytest.approx([np.log(100)] * 2, abs=1e-4)
+
+
+def test_the_level_is_that_of_the_root_mean_square(wave):
+    settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50}
+    features = Spectrogram(8000, normalize="level", **settings)(wave)
+    torch.testing.assert_close(features.exp().square().mean((1, 2, 3)), torch.ones(2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,8 +77,8 @@ def test_onnx_runtime_hears_the_same(kind, power, wave, tmp_path):
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(InputError, match="unknown frontend.normalize=level: choose from clip, band, null"):
-        Spectrogram(44100, normalize="level")
+    with pytest.raises(InputError, match="unknown frontend.normalize=loud: choose from level, clip, band, null"):
+        Spectrogram(44100, normalize="loud")
     with pytest.raises(InputError, match="invalid frontend.normalize=clip: expected null without frontend.log"):
         Spectrogram(44100, normalize="clip", log=False)
     with pytest.raises(InputError, match="invalid frontend.dynamic_range=0"):
