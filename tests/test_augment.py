@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -5,9 +6,25 @@ import torch
 import torch.nn.functional as F
 
 from asc import InputError
-from asc.augment import Mixup, Roll, mask, mixup, roll
+from asc.augment import (
+    BandGain,
+    FreqMixStyle,
+    Mixup,
+    RandomLevel,
+    Roll,
+    TimeStretch,
+    band_gain,
+    between_class,
+    freq_mixstyle,
+    mask,
+    mixup,
+    nats_per_db,
+    roll,
+    time_stretch,
+)
+from asc.frontend import Spectrogram
 
-MODEL = SimpleNamespace(labels=["indoor", "outdoor", "transportation"])
+MODEL = SimpleNamespace(labels=["indoor", "outdoor", "transportation"], frontend=SimpleNamespace(power=1))
 
 
 @pytest.fixture
@@ -166,3 +183,125 @@ def test_an_excerpt_is_half_the_clip_but_not_too_short(frames, kept):
 def test_an_excerpt_is_a_share(keep):
     with pytest.raises(InputError, match="callbacks.roll.keep"):
         Roll(keep=keep)
+
+
+# Between-class learning
+
+
+def magnitudes(x: torch.Tensor) -> torch.Tensor:
+    return x.exp()
+
+
+def test_between_class_of_equal_levels_by_hand():
+    """Half and half of two equally loud sounds: (a + b) / 2 over sqrt(1/2), in magnitudes."""
+    x = torch.tensor([[1.0, 3.0], [3.0, 1.0]]).log().view(2, 1, 1, 2)
+    mixed, soft = between_class(x, torch.eye(2), torch.full((2,), 0.5), torch.tensor([1, 0]))
+    torch.testing.assert_close(magnitudes(mixed).flatten(1), torch.full((2, 2), 2 / 0.5**0.5))
+    assert soft.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_between_class_makes_up_for_levels():
+    """A sound ten times as loud is turned down to a tenth: p = 1/11, so that both are heard alike."""
+    x = torch.tensor([[1.0, 3.0], [30.0, 10.0]]).log().view(2, 1, 1, 2)
+    mixed, _ = between_class(x, torch.eye(2), torch.full((2,), 0.5), torch.tensor([1, 0]))
+    p = 10 / 11
+    expected = (p * torch.tensor([1.0, 3.0]) + (1 - p) * torch.tensor([30.0, 10.0])) / (p**2 + (1 - p) ** 2) ** 0.5
+    torch.testing.assert_close(magnitudes(mixed)[0].flatten(), expected)
+    torch.testing.assert_close(mixed[1].flatten(), mixed[0].flatten())  # each takes the other's place
+
+
+def test_between_class_keeping_everything_is_the_sound_itself(x, shares):
+    mixed, soft = between_class(x, shares, torch.ones(4), PERM)
+    torch.testing.assert_close(mixed, x, atol=1e-2, rtol=0)  # lam is kept 1e-4 away from the ends
+    assert torch.equal(soft, shares)
+
+
+# Freq-MixStyle
+
+
+def test_freq_mixstyle_keeping_its_own_changes_nothing(x):
+    torch.testing.assert_close(freq_mixstyle(x, torch.ones(4), PERM), x)
+
+
+def test_freq_mixstyle_gives_the_others_statistics(x):
+    mixed = freq_mixstyle(x, torch.zeros(4), PERM)
+    for statistic in (torch.mean, torch.std):
+        torch.testing.assert_close(statistic(mixed, 3), statistic(x[PERM], 3))
+    normal = [(one - one.mean(3, keepdim=True)) / one.std(3, keepdim=True) for one in (x, mixed)]
+    torch.testing.assert_close(*normal)  # what happens in time is its own
+
+
+@pytest.mark.parametrize(("p", "mixed"), [(0, 0), (1, 50)])
+def test_freq_mixstyle_mixes_the_fraction_of_batches(p, mixed, x):
+    changed = 0
+    for _ in range(50):
+        batch = [x.clone(), None]
+        FreqMixStyle(p).on_train_batch_start(None, MODEL, batch, 0)
+        changed += not torch.equal(batch[0], x)
+    assert changed == mixed
+
+
+# Gains
+
+DB = math.log(10) / 20  # nats of magnitude
+
+
+def test_a_band_gain_is_linear_between_its_knots():
+    x = torch.zeros(1, 1, 9, 2)
+    gained = band_gain(x, torch.tensor([[0.0, 4.0, 2.0]]))
+    assert gained[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 3.5, 3, 2.5, 2]
+    assert torch.equal(gained[..., 0], gained[..., 1])
+
+
+def test_random_gains_are_within_their_decibels_and_each_clips_own():
+    for callback, most in ((BandGain(db=6, knots=5), 6), (RandomLevel(db=10), 10)):
+        batch = [torch.zeros(500, 1, 32, 4), None]
+        callback.on_train_batch_start(None, MODEL, batch, 0)
+        gains = batch[0][..., 0].squeeze(1) / DB
+        assert gains.abs().max() <= most + 1e-4
+        assert gains.max() > 0.9 * most
+        assert len(gains[:, 0].unique()) > 400
+    assert torch.equal(gains, gains[:, :1].expand_as(gains))  # a level is that of all bands
+
+
+def test_a_gain_in_decibels_is_the_gain_of_the_waveform():
+    """On energies (power 2) a decibel is twice as many nats as on magnitudes."""
+    wave = 0.1 * torch.randn(1, 8000)
+    for power in (1, 2):
+        frontend = Spectrogram(8000, n_fft=512, win_length=512, hop_length=128, n_bins=32, f_min=50, power=power)
+        nats = (frontend(10 ** (6 / 20) * wave) - frontend(wave)).mean().item()
+        assert 6 * nats_per_db(SimpleNamespace(frontend=frontend)) == pytest.approx(nats, abs=1e-3)
+
+
+# Time stretch
+
+
+def test_a_stretch_by_1_changes_nothing(x):
+    assert torch.equal(time_stretch(x, torch.ones(4)), x)
+
+
+def test_twice_as_fast_is_every_other_frame_and_half_as_fast_between_them():
+    x = torch.arange(6.0).expand(2, 1, 1, 6)
+    fast, slow = time_stretch(x, torch.tensor([2.0, 0.5])).flatten(1).tolist()
+    assert fast == [0, 2, 4, 0, 2, 4]  # and from the beginning again
+    assert slow == [0, 0.5, 1, 1.5, 2, 2.5]
+
+
+def test_stretches_are_within_their_factor():
+    batch = [torch.arange(1000.0).expand(200, 1, 1, 1000), None]
+    TimeStretch(1.25).on_train_batch_start(None, MODEL, batch, 0)
+    rates = batch[0][:, 0, 0, 1]
+    assert 0.8 - 1e-4 <= rates.min() < 0.83
+    assert 1.2 < rates.max() <= 1.25 + 1e-4
+
+
+def test_settings_out_of_range_are_refused():
+    for make, name in (
+        (lambda: BandGain(db=-1), "band_gain.db"),
+        (lambda: BandGain(knots=1), "band_gain.knots"),
+        (lambda: FreqMixStyle(p=1.5), "freq_mixstyle.p"),
+        (lambda: RandomLevel(db="loud"), "random_level.db"),
+        (lambda: TimeStretch(0.5), "time_stretch.factor"),
+    ):
+        with pytest.raises(InputError, match=f"invalid callbacks.{name}"):
+            make()

@@ -34,4 +34,5 @@ class AverageLastEpochs(WeightAveraging):
 
     def average(self, mean: Tensor, newest: Tensor, epochs: Any) -> Tensor:
         """The running mean after so many epochs, the first of which only follow the weights."""
-        return mean + (newest - mean) / max(1, int(epochs) - self.first + 1)
+        averaged = int(epochs) - self.first  # so many are in the mean
+        return newest if averaged <= 0 else mean + (newest - mean) / (averaged + 1)

@@ -1,0 +1,83 @@
+"""Cross-validation by location, and the comparison of two settings on its folds."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_rel
+
+from asc import InputError
+from asc.data import SceneData
+from asc.data.lists import Clip
+from asc.data.splits import cross_validation
+from asc.report.compare import compare
+from asc.report.runs import Run
+
+
+def clips(*locations: tuple[str, int]) -> list[Clip]:
+    """So many clips of each location, whose name's first letter is its label."""
+    return [Clip(Path(f"{name}-{n}.wav"), name[0], name) for name, count in locations for n in range(count)]
+
+
+MANY = clips(*((f"{label}{n}", 1 + n % 4) for label in "abc" for n in range(11)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("folds", [2, 5])
+def test_each_clip_is_tested_once_and_no_location_is_cut(folds, seed):
+    parts = cross_validation(MANY, folds, seed)
+    assert sorted(clip.path for part in parts for clip in part) == sorted(clip.path for clip in MANY)
+    places = [{clip.location for clip in part} for part in parts]
+    assert sum(map(len, places)) == len(set.union(*places))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_are_balanced_to_within_a_location(seed):
+    """The fullest fold of a label was the emptiest before its last location, of 4 clips at most, came in."""
+    for label in "abc":
+        counts = [sum(clip.label == label for clip in part) for part in cross_validation(MANY, 5, seed)]
+        assert max(counts) - min(counts) <= 4
+
+
+def test_the_seed_alone_shuffles():
+    assert cross_validation(MANY, 5, 0) == cross_validation(MANY, 5, 0)
+    assert cross_validation(MANY, 5, 0) != cross_validation(MANY, 5, 1)
+
+
+def test_more_folds_than_locations_are_refused():
+    with pytest.raises(InputError, match="invalid data.cv=3: expected at most as many folds as b has locations"):
+        cross_validation(clips(("a1", 2), ("a2", 2), ("a3", 2), ("b1", 9), ("b2", 1)), 3, 0)
+
+
+def test_the_folds_of_a_dataset_are_all_its_clips(tiny):
+    tested: Counter[Path] = Counter()
+    for fold in (1, 2, 3):
+        data = SceneData(str(tiny), cv=3, fold=fold, cache=False)
+        data.setup()
+        assert len(data.clips["train"]) + len(data.clips["test"]) == 36
+        tested += Counter(clip.path for clip in data.clips["test"])
+    assert len(tested) == 36
+    assert set(tested.values()) == {1}
+    for settings in ({"cv": 3, "fold": 4}, {"cv": 3, "fold": 0}, {"cv": 1}):
+        with pytest.raises(InputError, match=r"invalid data\.(cv|fold)"):
+            SceneData(str(tiny), **settings)
+
+
+def run(accuracy: float, fold: int, seed: int = 0) -> Run:
+    return Run(Path(), "float", ("a",), {"macro_accuracy": accuracy}, 1, None, {}, "data", (5, fold, seed), {}, 0.0)
+
+
+def test_paired_differences_are_those_of_scipy():
+    before, after = [0.50, 0.61, 0.58, 0.40], [0.55, 0.60, 0.66, 0.47]
+    text = compare(*([run(accuracy, fold) for fold, accuracy in enumerate(side)] for side in (before, after)))
+    interval = ttest_rel(after, before).confidence_interval(0.95)
+    assert "+4.8 points over 4 pairs" in text  # (5 - 1 + 8 + 7) / 4 = 4.75
+    assert f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}" in text
+
+
+def test_only_the_same_folds_and_seeds_are_compared():
+    text = compare([run(0.5, 1), run(0.9, 2)], [run(0.6, 1), run(0.1, 2, seed=1)])
+    assert "+10.0 points over 1 pair" in text
+    assert "2 without a partner" in text
+    with pytest.raises(InputError, match="share no data, fold and seed"):
+        compare([run(0.5, 1)], [run(0.5, 2)])
