@@ -35,13 +35,9 @@ def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, .
     check_number("trainer.max_epochs", cfg.trainer.max_epochs, int, 1)
     check_choice("trainer.precision", cfg.trainer.precision, precisions)
     directory = Path(cfg.run_dir)
-    resumes = checkpoint is not None and cfg.checkpoint and checkpoint.resolve() == Path(cfg.checkpoint).resolve()
-    if not resumes and checkpoint is not None and checkpoint.exists():
-        raise InputError(f"{directory} holds a run: resume it by checkpoint={checkpoint}, or set another hydra.run.dir")
-    if not resumes and (
-        (directory / "results.json").exists() or [*directory.glob("*.ckpt"), *directory.glob("checkpoints/*.ckpt")]
-    ):
-        raise InputError(f"{directory} holds a run: set another hydra.run.dir")
+    resumed = Path(cfg.checkpoint).resolve() if isinstance(cfg.checkpoint, str) else None
+    if not (checkpoint and checkpoint.resolve() == resumed):
+        refuse_other_run(directory, checkpoint)
     pl.seed_everything(cfg.seed, verbose=False)
     return directory
 

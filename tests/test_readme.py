@@ -1,0 +1,71 @@
+"""What the README tells to type works, in its order, and the files it names are there."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command import REPOSITORY, call, run
+from tiny import RATE, SETTINGS
+
+README = (REPOSITORY / "README.md").read_text()
+QUICK = {"train.py": [*SETTINGS, "trainer.max_epochs=1"], "compress.py": ["trainer.max_epochs=1", "data.num_workers=0"]}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The command lines in words, but for the first block, which installs and which other tests run as it stands."""
+    lines = [line for block in blocks("")[1:] for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(("python ", "pytest "))]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Where the README's runs/ and report.png go."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.slow
+def test_every_command_works(tiny, place, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    cache = tmp_path_factory.mktemp("cache")
+    done = []
+    for _, program, *words in commands():
+        words = [re.sub(r"\bruns\b", str(place / "runs"), word.replace("=DIR", f"={tiny}")) for word in words]
+        if program in QUICK:
+            given = {word.partition("=")[0] for word in words}
+            quick = [word for word in QUICK[program] if word.partition("=")[0] not in given]
+            assert call(*words, *quick, f"data.cache_dir={cache}", script=program) is None, words
+        else:
+            picture = ["--picture", str(place / "report.png")] if words[0] == "asc.report" else []
+            finished = run("-u", "-m", *words, *picture, script="-B")
+            assert finished.returncode == 0, finished.stderr
+        done.append(program)
+    assert {"train.py", "compress.py", "-m"} <= set(done)
+    assert (place / "report.png").exists()
+
+
+@pytest.mark.slow
+def test_every_python_block_works(tiny, place, tmp_path):
+    """After the commands above, whose run it loads."""
+    assert (place / "runs/int8/int8.ckpt").exists(), "run the whole file"
+    clip = shutil.copy(next(tiny.glob("audio/indoor*.wav")), tmp_path / "clip.wav")
+    names: dict = {"wave": 0.1 * torch.randn(2, 2 * RATE)}
+    for block in blocks("python"):
+        exec(block.replace('"runs/', f'"{place}/runs/').replace("clip.wav", str(clip)), names)
+    assert names["logits"].shape == (2, 3)
+
+
+def test_every_file_that_it_names_is_there():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_it_is_a_page():
+    assert len(README.splitlines()) <= 150
