@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from asc.errors import InputError
+from asc.nets.dropout import Dropout
 from asc.nets.pool import AverageOverTime
 
 Stride = int | tuple[int, int]  # of bins and frames
@@ -23,6 +24,8 @@ class CPMobile(nn.Module):
         expansion_rate: factor on it within a block.
         n_blocks: blocks of each stage.
         strides: of each block, over bins and frames.
+        dropout: fraction of the values dropped before the last convolution. Ours; the original has none.
+        dropout_scale: factor on it; less than 1 for few clips. Ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics.
         bn_eps: added to batch norm's variance.
     """
@@ -35,6 +38,8 @@ class CPMobile(nn.Module):
         expansion_rate: float = 2.1,
         n_blocks: Sequence[int] = (3, 2, 1),
         strides: Sequence[Sequence[int]] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
+        dropout: float = 0.0,
+        dropout_scale: float = 1.0,
         bn_momentum: float = 0.1,
         bn_eps: float = 1e-5,
     ):
@@ -54,6 +59,7 @@ class CPMobile(nn.Module):
                 for n_in, n_out, stride in zip([base, *widths], widths, strides, strict=False)
             )
         )
+        self.dropout = Dropout(dropout * dropout_scale)
         self.head = nn.Sequential(*conv_norm(widths[-1], n_classes, 1), AverageOverTime(), nn.Flatten())
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -63,7 +69,7 @@ class CPMobile(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, n_classes) of features (batch, 1, n_bins, frames), of any number of both."""
-        return self.head(self.blocks(self.stem(x)))
+        return self.head(self.dropout(self.blocks(self.stem(x))))
 
 
 class InvertedResidual(nn.Module):
