@@ -19,8 +19,7 @@ from asc.errors import InputError, check_number
 from asc.frontend import Spectrogram
 from asc.loading import check_targets, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
-from asc.rewrite.chain import check_chain
-from asc.rewrite.fold import fold, unfoldable_norms
+from asc.rewrite.fold import fold_checked
 from asc.rewrite.quantize import convert, prepare, running_on, without_deprecation_notices
 
 
@@ -203,8 +202,7 @@ class SceneClassifier(pl.LightningModule):
         """A copy for inference alone, which computes the same with fewer operations: batch norms are folded away."""
         model = copy.deepcopy(self)
         if self.stage in ("float", "pruned"):
-            check_chain(self.net, self.example_features())
-            model.net = fold(self.net, unfoldable_norms(self.net))
+            model.net = fold_checked(self.net, self.example_features())
         return model.eval()
 
     def complexity(self) -> Complexity:

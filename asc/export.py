@@ -22,16 +22,17 @@ from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
 from asc.frontend import TINY, Frontend, Spectrogram
-from asc.nets.pool import PoolOverTime
-from asc.rewrite.chain import check_chain
-from asc.rewrite.fold import ConstantPad, fold, unfoldable_norms
+from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.rewrite.fold import ConstantPad, fold_checked
+from asc.rewrite.graph import INPUT, Add, LayerGraph
+from asc.rewrite.quantize import AddReLU
 
 OPSET = 17  # the first with STFT
 DOMAIN = "asc"
 
 
 class Graph:
-    """Nodes and constants of an ONNX graph that is one chain; `x` is the name of its newest value."""
+    """Nodes and constants of an ONNX graph; `x` is the name of the value that the next node takes."""
 
     def __init__(self, x: str):
         self.x = x
@@ -95,8 +96,8 @@ def unpack() -> onnx.FunctionProto:
     return onnx.parser.parse_function(f"{header} {{ {body} }}")
 
 
-def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
-    """Add a float layer whose input has this shape."""
+def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int], *others: str) -> None:
+    """Add a float layer whose input has this shape; `others` are the names of further inputs."""
     if isinstance(layer, ConstantPad):
         pads = np.array([0, 0, layer.height, layer.width] * 2)
         graph.then("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
@@ -106,10 +107,12 @@ def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
         graph.then("Gemm", *float_weights(graph, layer), transB=1)
     elif isinstance(layer, nn.BatchNorm2d):
         add_batch_norm(graph, layer)
-    elif isinstance(layer, nn.ReLU):
-        graph.then("Relu")
+    elif isinstance(layer, Add):
+        graph.then("Add", *others)
+    elif isinstance(layer, nn.AvgPool2d | AverageOverTime):
+        add_average(graph, layer, shape)
     else:
-        add_pooling(graph, layer, shape)
+        add_same(graph, layer, shape)
 
 
 def float_weights(graph: Graph, layer: nn.Conv2d | nn.Linear) -> list[str]:
@@ -118,10 +121,11 @@ def float_weights(graph: Graph, layer: nn.Conv2d | nn.Linear) -> list[str]:
     return [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
 
 
-def convolution(layer: nn.Conv2d | nnq.Conv2d) -> dict[str, list[int]]:
+def convolution(layer: nn.Conv2d | nnq.Conv2d) -> dict[str, Any]:
     """Attributes of ONNX's Conv."""
     pads = [int(side) for side in layer.padding] * 2
-    return {"pads": pads, "strides": list(layer.stride), "dilations": list(layer.dilation)}
+    groups = {"group": layer.groups} if layer.groups > 1 else {}
+    return {"pads": pads, "strides": list(layer.stride), "dilations": list(layer.dilation), **groups}
 
 
 def add_batch_norm(graph: Graph, layer: Any) -> None:
@@ -131,24 +135,43 @@ def add_batch_norm(graph: Graph, layer: Any) -> None:
     graph.then("BatchNormalization", *names, epsilon=layer.eps)
 
 
-def add_pooling(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
-    """Add max pooling or flattening, which do the same to integers as to floats."""
-    if isinstance(layer, nn.Flatten):
+def add_average(graph: Graph, layer: nn.AvgPool2d | AverageOverTime, shape: Sequence[int]) -> None:
+    """Add average pooling, of floats."""
+    if isinstance(layer, AverageOverTime):
+        kernel = list(layer.kernel_size(torch.empty(*shape)))
+        graph.then("AveragePool", kernel_shape=kernel, strides=kernel)
+    else:
+        kernel, strides, pads = pair(layer.kernel_size), pair(layer.stride), pair(layer.padding) * 2
+        counted = int(layer.count_include_pad)
+        graph.then("AveragePool", kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=counted)
+
+
+def add_same(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
+    """Add ReLU, max pooling or flattening, which do the same to integers as to floats."""
+    if isinstance(layer, nn.ReLU):
+        graph.then("Relu")
+    elif isinstance(layer, nn.Flatten):
         graph.then("Flatten")
-    elif isinstance(layer, PoolOverTime):
+    elif isinstance(layer, MaxOverTime):
         kernel = list(layer.kernel_size(torch.empty(*shape)))
         graph.then("MaxPool", kernel_shape=kernel, strides=kernel)
     elif isinstance(layer, nn.MaxPool2d):
-        kernel, stride = (
-            [value, value] if isinstance(value, int) else list(value) for value in (layer.kernel_size, layer.stride)
-        )
-        graph.then("MaxPool", kernel_shape=kernel, strides=stride, ceil_mode=int(layer.ceil_mode))
+        padding, dilation = pair(layer.padding), pair(layer.dilation)
+        unusual = {"pads": padding * 2} if any(padding) else {}
+        unusual |= {"dilations": dilation} if dilation != [1, 1] else {}
+        kernel, strides = pair(layer.kernel_size), pair(layer.stride)
+        graph.then("MaxPool", kernel_shape=kernel, strides=strides, ceil_mode=int(layer.ceil_mode), **unusual)
     else:
         raise InputError(f"{layer} cannot be exported to ONNX")
 
 
+def pair(value: int | Sequence[int]) -> list[int]:
+    """One number for height and width, or the two."""
+    return [value, value] if isinstance(value, int) else list(value)
+
+
 class Grid:
-    """Scale and zero point of the newest value of an 8-bit graph."""
+    """Scale and zero point of a value of an 8-bit graph."""
 
     def __init__(self, graph: Graph, scale: float, zero_point: int):
         self.scale = np.float32(scale)
@@ -160,11 +183,15 @@ class Grid:
         graph.then("DequantizeLinear", *self.names)
 
 
-def add_integer(graph: Graph, layer: nn.Module, shape: Sequence[int], grid: Grid | None) -> Grid | None:
-    """Add an 8-bit layer whose input is on `grid`; return that of its output."""
+def add_integer(graph: Graph, layer: nn.Module, shape: Sequence[int], grid: Grid | None, *others: str) -> Grid | None:
+    """Add a layer of an 8-bit network, whose input is on `grid`; return that of its output, None for floats."""
     if isinstance(layer, nnq.Quantize):
         grid = Grid(graph, float(layer.scale), int(layer.zero_point))
-    elif grid is None:  # before quantization
+    elif isinstance(layer, nnq.DeQuantize):
+        return None
+    elif isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout2d):
+        return grid
+    elif grid is None:
         add_float(graph, layer, shape)
         return None
     elif isinstance(layer, nnq.Conv2d | nnq.Linear):
@@ -179,10 +206,13 @@ def add_integer(graph: Graph, layer: nn.Module, shape: Sequence[int], grid: Grid
     elif isinstance(layer, nnq.BatchNorm2d):
         add_batch_norm(graph, layer)
         grid = Grid(graph, float(layer.scale), int(layer.zero_point))  # type: ignore[arg-type]
-    elif isinstance(layer, nnq.DeQuantize | nn.Identity | nn.Dropout):
-        return grid
+    elif isinstance(layer, Add):
+        graph.then("Add", *others)
+        if isinstance(layer, AddReLU):
+            graph.then("Relu")
+        grid = Grid(graph, layer.functional.scale, layer.functional.zero_point)  # type: ignore[arg-type]
     else:
-        add_pooling(graph, layer, shape)
+        add_same(graph, layer, shape)
     grid.apply(graph)
     return grid
 
@@ -201,20 +231,21 @@ def add_integer_weights(graph: Graph, layer: nnq.Conv2d | nnq.Linear, grid: Grid
 
 def add_net(graph: Graph, model: SceneClassifier) -> None:
     """Add the network, from features (batch, 1, n_bins, frames) to probabilities (batch, n_classes)."""
-    x = model.example_features().cpu()
-    if model.stage == "int8":
-        layers = list(model.net)  # type: ignore[call-overload]
-    else:
-        check_chain(model.net, x)
-        layers = list(fold(model.net, unfoldable_norms(model.net)).cpu())
-    grid = None
+    features = model.example_features().cpu()
+    is_int8 = model.stage == "int8"
+    layers = model.net if is_int8 else fold_checked(model.net, features).cpu()
+    assert isinstance(layers, LayerGraph)
+    names, values, grids = {INPUT: graph.x}, {INPUT: features}, dict[int, Grid | None]({INPUT: None})
     with torch.inference_mode():
-        for layer in layers:
-            if model.stage == "int8":
-                grid = add_integer(graph, layer, x.shape, grid)
+        for position, (layer, inputs) in enumerate(zip(layers, layers.inputs, strict=True)):
+            first, *others = inputs
+            graph.x, shape, other_names = names[first], values[first].shape, [names[other] for other in others]
+            if is_int8:
+                grids[position] = add_integer(graph, layer, shape, grids[first], *other_names)
             else:
-                add_float(graph, layer, x.shape)
-            x = layer(x)
+                add_float(graph, layer, shape, *other_names)
+            names[position] = graph.x
+            values[position] = layer(*(values[source] for source in inputs))
     graph.then("Softmax", axis=1)
 
 
@@ -275,7 +306,7 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
         with_frontend: take a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
 
     Raises:
-        InputError: the network is in quantization-aware training, or not a plain chain of layers.
+        InputError: the network is in quantization-aware training, or not a graph of layers that ONNX gets here.
     """
     if model.stage == "qat":
         raise InputError("a checkpoint of stage qat is half quantized: export int8.ckpt of the same run")

@@ -12,7 +12,7 @@ from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
 from asc.compress.prune import check_amount, check_float
 from asc.errors import InputError
-from asc.rewrite.chain import chain, check_chain
+from asc.rewrite.graph import check_same, layer_graph
 
 
 class PruneFilters(Phase):
@@ -32,7 +32,7 @@ class PruneFilters(Phase):
         """The classifier to fine-tune: a smaller one."""
         self.refuse_others(others)
         check_float(model)
-        check_chain(model.net, model.example_features())
+        check_prunable(model.net, model.example_features())
         kept = strongest_filters(model.net, self.amount)
         net = {**model.hparams["net"], "filters": [len(indices) for indices in kept]}
         try:
@@ -48,10 +48,25 @@ class PruneFilters(Phase):
         return model
 
 
+def check_prunable(net: nn.Module, features: Tensor) -> None:
+    """Refuse a network whose convolutions cannot lose filters each by itself.
+
+    Raises:
+        InputError: it has sums, whose branches need the same maps, or grouped convolutions.
+    """
+    graph = layer_graph(net)
+    if not graph.is_chain or any(getattr(layer, "groups", 1) > 1 for layer in graph):
+        raise InputError(
+            f"{type(net).__name__} has sums or grouped convolutions, which tie filters to each other: "
+            "prune single weights by phase=prune"
+        )
+    check_same(graph, net, features)
+
+
 def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
     """For each convolution the indices of the filters that stay, those of largest L1 norm, in their old order."""
     kept = []
-    for layer in chain(net):
+    for layer in layer_graph(net):
         if isinstance(layer, nn.Conv2d):
             removed = min(round(amount * layer.out_channels), layer.out_channels - 1)
             mask = prune.LnStructured(removed, n=1, dim=0).compute_mask(layer.weight, torch.ones_like(layer.weight))
@@ -64,7 +79,7 @@ def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
     smaller = copy.deepcopy(net)
     maps, rest = torch.zeros(1, dtype=torch.long), iter(kept)
     channels = 1
-    for layer in chain(smaller):
+    for layer in layer_graph(smaller):
         if isinstance(layer, nn.BatchNorm2d):
             for name in ("weight", "bias", "running_mean", "running_var"):
                 select(layer, name, maps)

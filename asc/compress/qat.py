@@ -11,8 +11,8 @@ from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
 from asc.errors import InputError, check_choice, check_number
-from asc.rewrite.chain import check_chain
-from asc.rewrite.fold import unfoldable_norms
+from asc.rewrite.fold import fold, unfoldable_norms
+from asc.rewrite.graph import check_same, layer_graph
 from asc.rewrite.quantize import ENGINES, convert, kernels, prepare, safe_weight_bits
 
 
@@ -69,8 +69,9 @@ class QAT(Phase):
                     "resume with the settings of its run, which are in its .hydra/overrides.yaml"
                 )
             return model
-        check_chain(model.net, model.example_features())
         settings["unfoldable"] = unfoldable_norms(model.net) if self.fold else []
+        rewritten = fold(model.net, settings["unfoldable"]) if self.fold else layer_graph(model.net)
+        check_same(rewritten, model.net, model.example_features())
         return model.with_net(prepare(model.net, **settings), stage="qat", quantization=settings)
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:

@@ -1,12 +1,15 @@
 """The report's network, Table 2."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
-from asc.errors import InputError
+from asc.errors import InputError, check_choice
 from asc.nets.dropout import Dropout
-from asc.nets.pool import PoolOverTime
+from asc.nets.pool import AverageOverTime, MaxOverTime
+
+POOLINGS = {"max": MaxOverTime, "average": AverageOverTime}
 
 
 def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> nn.Sequential:
@@ -34,6 +37,7 @@ class PhamCNN(nn.Module):
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
         one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
+        pooling: over all that block 4 leaves of a clip, "max" (Table 2) or "average".
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01,
             which takes some 500 steps to settle.
         bn_eps: added to batch norm's variance. Keras' default.
@@ -46,6 +50,7 @@ class PhamCNN(nn.Module):
         dropouts: Sequence[float] = (0.20, 0.25, 0.30, 0.35),
         dropout_scale: float = 1.0,
         one_input_norm: bool = False,
+        pooling: Literal["max", "average"] = "max",
         bn_momentum: float = 0.1,
         bn_eps: float = 1e-3,
     ):
@@ -54,6 +59,7 @@ class PhamCNN(nn.Module):
             raise InputError(f"invalid net.dropouts={list(dropouts)}: expected four fractions, one for each block")
         if len(filters) != 4:
             raise InputError(f"invalid net.filters={list(filters)}: expected four integers, one for each block")
+        check_choice("net.pooling", pooling, tuple(POOLINGS))
         n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         again = not one_input_norm
@@ -62,7 +68,7 @@ class PhamCNN(nn.Module):
             block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, True),
             block(n1, n2, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, again),
             block(n2, n3, 1, nn.MaxPool2d((2, 4)), drop[2], bn, again),
-            block(n3, n4, 1, PoolOverTime(), drop[3], bn, again),
+            block(n3, n4, 1, POOLINGS[pooling](), drop[3], bn, again),
         )
         self.dense = nn.Linear(n4, n_classes)
 

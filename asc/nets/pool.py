@@ -1,13 +1,11 @@
-"""Pooling over all the frames there are."""
+"""Pooling over all the frames there are: (batch, channels, bins, frames) -> (batch, channels, bins // height, 1)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class PoolOverTime(nn.Module):
-    """The largest value of `height` bins and all frames: (batch, channels, bins, frames) -> (..., bins // height, 1).
-
-    `max_pool2d` rather than `amax` or adaptive pooling, which have no 8-bit kernel.
+class OverTime(nn.Module):
+    """Pooling of `height` bins and all frames to one value.
 
     Args:
         height: bins; None takes all of them, which leaves one value a channel.
@@ -21,6 +19,21 @@ class PoolOverTime(nn.Module):
         """Bins and frames that become one value of x (batch, channels, bins, frames)."""
         return self.height or x.shape[-2], x.shape[-1]
 
+
+class MaxOverTime(OverTime):
+    """The largest value; by `max_pool2d` rather than `amax` or adaptive pooling, which have no 8-bit kernel."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Pool."""
         return F.max_pool2d(x, self.kernel_size(x))
+
+
+class AverageOverTime(OverTime):
+    """The average."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        return F.avg_pool2d(x, self.kernel_size(x))
+
+
+PoolOverTime = MaxOverTime  # its name in version 0.1.0

@@ -9,8 +9,8 @@ and folding moves every scale back into the convolution before and every shift f
 
 - A scale > 0 commutes with ReLU and with max pooling: relu(s x) = s relu(x), max(s x) = s max(x). So the convolution
   before can produce s x by having its weights and bias multiplied by s. A scale < 0 commutes with neither; |s| goes
-  back and the sign forward, which is exact as long as no pooling stands between.
-- A shift commutes with max pooling: max(x + t) = max(x) + t. A convolution is linear, so W * (x + t) = W * x + W * t,
+  back and the sign forward, which is exact as long as no max pooling stands between. Averages commute with any scale.
+- A shift commutes with pooling: max(x + t) = max(x) + t. A convolution is linear, so W * (x + t) = W * x + W * t,
   and where it does not pad, W * t is one number for each of its filters, the sum over its kernel of W t: a bias.
 - Where it pads with zeros, W * t is smaller at the borders, where part of the kernel sees zeros rather than t. Instead
   of a bias, the convolution before gets one more filter, of weights 0 and a constant bias c > 0: a map that is c
@@ -18,15 +18,20 @@ and folding moves every scale back into the convolution before and every shift f
   W * t exactly, borders included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from asc.nets.pool import PoolOverTime
-from asc.rewrite.chain import chain, copied_chain
+from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.rewrite.graph import INPUT, LayerGraph, check_same, copied_graph, layer_graph
+
+COMMUTING = (
+    *(nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten),
+    *(nn.MaxPool2d, MaxOverTime, AverageOverTime),
+)
 
 
 class ConstantPad(nn.Module):
@@ -58,73 +63,135 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def unfoldable_norms(net: nn.Module) -> list[int]:
-    """Positions in `chain(net)` of the batch norms that stay.
+    """Positions in `layer_graph(net)` of the batch norms that stay.
 
-    A norm right behind a convolution always folds into it. Another one stays where a ReLU follows it before the next
-    convolution (its shift does not commute), where max pooling follows and a scale is negative, or where it is the
-    input's and a scale is 0, since `ConstantPad` divides by it. With it stay the others between the same convolutions.
+    A norm right behind a convolution always folds into it, another one where `foldable_before` lets it.
     """
-    layers = chain(net)
-    unfoldable: list[int] = []
-    between: list[int] = []  # norms met since the convolution behind them, going backwards
-    pooled, foldable, rectified = False, True, False
-    for position, layer in reversed(list(enumerate(layers))):
-        if isinstance(layer, nn.MaxPool2d | PoolOverTime):
-            pooled = True
-        elif isinstance(layer, nn.ReLU):
-            rectified = True
-        elif isinstance(layer, nn.BatchNorm2d) and not (position and isinstance(layers[position - 1], nn.Conv2d)):
-            between.append(position)
-            lowest = scale_and_shift(layer)[0].min().item()
-            foldable &= not rectified and not (pooled and lowest < 0) and not (position == 0 and lowest == 0)
-        if isinstance(layer, nn.Conv2d | nn.Linear) or position == 0:
-            unfoldable += [] if foldable else between
-            between, pooled, foldable, rectified = [], False, True, False
-    return sorted(unfoldable)
+    graph = layer_graph(net)
+    norms = set(other_norms(graph, range(len(graph))))
+    for position, layer in enumerate(graph):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            norms.difference_update(foldable_before(graph, position))
+    return sorted(norms)
 
 
-def fold(net: nn.Module, unfoldable: Sequence[int]) -> nn.Sequential:
+def other_norms(graph: LayerGraph, positions: Iterable[int]) -> list[int]:
+    """Those of `positions` where a batch norm stands that is not right behind a convolution."""
+    return [
+        position
+        for position in positions
+        if isinstance(graph[position], nn.BatchNorm2d) and not graph.follows(position, nn.Conv2d)
+    ]
+
+
+def foldable_before(graph: LayerGraph, position: int) -> list[int]:
+    """Positions of the norms that fold, of those from the convolution before (or the input) to the layer at `position`.
+
+    All of them do or none. A norm does not where a ReLU follows it (its shift does not commute), where max pooling
+    follows and a scale is negative, or where it is the input's and a scale is 0, since `ConstantPad` divides by it.
+    Grouped convolutions have no place for a scale and a shift of every input, nor sums and forks for those of a branch.
+    """
+    path, source = path_before(graph, position)
+    ends = [graph[end] for end in (source, position) if end != INPUT]
+    if source != INPUT and len(graph.users(source)) > 1:
+        return []
+    if not all(isinstance(end, nn.Conv2d | nn.Linear) and getattr(end, "groups", 1) == 1 for end in ends):
+        return []
+    norms = other_norms(graph, path)
+    for norm in norms:
+        scale, _ = scale_and_shift(graph[norm])  # type: ignore[arg-type]
+        later = [graph[at] for at in path[: path.index(norm)]]
+        if any(isinstance(layer, nn.ReLU) for layer in later):
+            return []
+        if scale.min() < 0 and any(isinstance(layer, nn.MaxPool2d | MaxOverTime) for layer in later):
+            return []
+        if source == INPUT and (scale == 0).any():
+            return []
+    return norms
+
+
+def path_before(graph: LayerGraph, position: int) -> tuple[list[int], int]:
+    """Positions of the layers that a batch norm may commute with, going back from `position`, and of what is before.
+
+    The latter alone may be a sum, or pass its output to others, too.
+    """
+    path, at = [], graph.inputs[position][0]
+    while at != INPUT and may_commute(graph[at]) and len(graph.users(at)) == 1:
+        path.append(at)
+        at = graph.inputs[at][0]
+    return path, at
+
+
+def may_commute(layer: nn.Module) -> bool:
+    """Whether scales or shifts pass through the layer at all; a shift does not where padding is averaged, too."""
+    if isinstance(layer, nn.AvgPool2d):
+        return layer.padding in (0, (0, 0)) or not layer.count_include_pad
+    return isinstance(layer, COMMUTING)
+
+
+def fold(net: nn.Module, unfoldable: Sequence[int]) -> LayerGraph:
     """The layers of `net` for inference, without dropout and without the batch norms but those at `unfoldable`.
 
     The result computes what `net.eval()` does, to rounding. Its structure depends on `unfoldable` alone, not on the
     weights, so that a checkpoint of the result fits a network that was folded anew.
     """
-    folded: list[nn.Module] = []
-    pending: tuple[Tensor, Tensor] | None = None  # scale and shift (channels,) that the layers so far leave out
-    for position, layer in enumerate(copied_chain(net)):
+    graph, folded = copied_graph(net), LayerGraph()
+    places = {INPUT: INPUT}  # position in `graph` -> position in `folded`
+    pending: dict[int, tuple[Tensor, Tensor]] = {}  # scale and shift (channels,) that `folded` leaves out, by position
+    for position, layer in enumerate(graph):
+        before, *others = graph.inputs[position]
+        place = places[before]
         if isinstance(layer, nn.BatchNorm2d) and position not in unfoldable:
-            if folded and isinstance(folded[-1], nn.Conv2d):
-                folded[-1] = fuse_conv_bn_eval(folded[-1].eval(), layer.eval())
+            convolution = folded[place] if place != INPUT else None
+            if isinstance(convolution, nn.Conv2d):
+                folded[place] = fuse_conv_bn_eval(convolution.eval(), layer.eval())
             else:
-                scale, shift = scale_and_shift(layer)
-                # scale (s x + t) + shift = (scale s) x + (shift + scale t)
-                pending = (scale * pending[0], shift + scale * pending[1]) if pending else (scale, shift)
+                pending[position] = chained(pending.get(before), scale_and_shift(layer))
         elif isinstance(layer, nn.Conv2d | nn.Linear):
-            if pending:
-                absorb(*pending, folded, layer)
-            folded.append(layer)
-            pending = None
-        elif not isinstance(layer, nn.Dropout):
-            folded.append(layer)
-    return nn.Sequential(*folded).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if before in pending:
+                place = absorb(*pending[before], folded, place, layer)
+            place = folded.add(layer, place)
+        else:
+            if before in pending:
+                pending[position] = pending[before]
+            if not isinstance(layer, nn.Dropout | nn.Dropout2d):
+                place = folded.add(layer, place, *(places[other] for other in others))
+        places[position] = place
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def fold_checked(net: nn.Module, features: Tensor) -> LayerGraph:
+    """`net` folded as far as it can be, and compared with it on random features, shaped as `features`."""
+    folded = fold(net, unfoldable_norms(net))
+    check_same(folded, net, features)
+    return folded
+
+
+def chained(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Scale and shift of one batch norm behind another."""
+    if first is None:
+        return second
+    scale, shift = second
+    return scale * first[0], shift + scale * first[1]  # scale (s x + t) + shift = (scale s) x + (shift + scale t)
 
 
 @torch.no_grad()
-def absorb(scale: Tensor, shift: Tensor, before: list[nn.Module], layer: nn.Conv2d | nn.Linear) -> None:
-    """Make `layer` compute from x what it computed from scale * x + shift, x the output of the layers `before` it.
+def absorb(scale: Tensor, shift: Tensor, folded: LayerGraph, place: int, layer: nn.Conv2d | nn.Linear) -> int:
+    """Make `layer` compute from x what it computed from scale * x + shift, x the output at `place` of `folded`.
 
-    Edits `layer`, and in `before` the nearest convolution; without one, may append a `ConstantPad`.
+    Edits `layer`, and in `folded` the nearest convolution before; without one, may append a `ConstantPad`. Returns the
+    place whose output `layer` takes.
 
     scale, shift (n_in,); layer.weight (n_out, n_in, height, width), or (n_out, n_in * values a map) of a dense layer.
     """
-    source = next((earlier for earlier in reversed(before) if isinstance(earlier, nn.Conv2d)), None)
+    source = convolution_before(folded, place)
     padding = layer.padding if isinstance(layer, nn.Conv2d) and any(layer.padding) else None
     if source is not None:  # |scale| back: there it lies before the 8-bit grid, which all channels share
         source.weight.mul_(scale.abs().view(-1, 1, 1, 1))
         source.bias.mul_(scale.abs())  # type: ignore[union-attr]
         scale = scale.sign()
     elif padding:  # at the input: zeros of (scale x + shift) are x = -shift / scale
-        before.append(ConstantPad(int(padding[0]), int(padding[1]), -shift / scale))
+        place = folded.add(ConstantPad(int(padding[0]), int(padding[1]), -shift / scale), place)
         layer.padding = (0, 0)
     repeats = layer.weight.shape[1] // len(scale)  # flattened maps stand channel by channel
     scale, shift = (value.repeat_interleave(repeats) for value in (scale, shift))
@@ -134,6 +201,17 @@ def absorb(scale: Tensor, shift: Tensor, before: list[nn.Module], layer: nn.Conv
         add_constant_map(source, layer, shift_kernels)  # type: ignore[arg-type]
     else:
         layer.bias.add_(shift_kernels.reshape(len(shift_kernels), -1).sum(1))  # type: ignore[union-attr]
+    return place
+
+
+def convolution_before(graph: LayerGraph, place: int) -> nn.Conv2d | None:
+    """The convolution at `place` or, going back, the nearest."""
+    while place != INPUT:
+        layer = graph[place]
+        if isinstance(layer, nn.Conv2d):
+            return layer
+        place = graph.inputs[place][0]
+    return None
 
 
 def add_constant_map(source: nn.Conv2d, layer: nn.Conv2d, shift_kernels: Tensor) -> None:

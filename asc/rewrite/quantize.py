@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from torch.ao import quantization as tq
 
 from asc.errors import InputError
-from asc.rewrite.chain import copied_chain
+from asc.nets.pool import AverageOverTime
 from asc.rewrite.fold import ConstantPad, fold
+from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
 ENGINES = ("onednn", "x86", "qnnpack")
-FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
+FUSED = (
+    *((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.BatchNorm2d)),
+    *((nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU)),
+)
+# Padding is that of the input, which is float. An average of integers would be rounded to their grid, whose step is
+# made for the range of single values, which is far wider than that of averages.
+IN_FLOATS = (ConstantPad, nn.AvgPool2d, AverageOverTime)
 
 
 def safe_weight_bits(engine: str) -> int:
@@ -93,7 +100,15 @@ def qconfig(bits: int) -> tq.QConfig:
     return tq.QConfig(activation=activation, weight=weight)
 
 
-class FakeQuantized(nn.Sequential):
+class AddReLU(Add):
+    """The rectified sum of two branches, as one layer: its grid has no negative values."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """ReLU of the sum of two tensors of one shape."""
+        return self.functional.add_relu(x, y)
+
+
+class FakeQuantized(LayerGraph):
     """A network in quantization-aware training: the ranges of its values are observed in training alone."""
 
     def train(self, mode: bool = True) -> "FakeQuantized":
@@ -108,33 +123,67 @@ def prepare(
     """A copy of `net` that rounds as its 8-bit version will, ready to be fine-tuned.
 
     Args:
-        net: a float network that is one chain of layers.
+        net: a float network of which there is a `layer_graph`.
         engine: that will run it.
         weight_bits: of the kernels.
         fold_norms: fold all batch norms away but those at the positions `unfoldable`.
         unfoldable: of `asc.rewrite.fold.unfoldable_norms`.
     """
-    layers = list(fold(net, unfoldable)) if fold_norms else copied_chain(net)
-    pads = [layer for layer in layers if isinstance(layer, ConstantPad)]  # of the input, while it is float
-    rest = [layer for layer in layers if not isinstance(layer, ConstantPad)]
-    sequence = FakeQuantized(*pads, tq.QuantStub(), *rest, tq.DeQuantStub()).train()
+    graph = with_stubs(fold(net, unfoldable) if fold_norms else copied_graph(net)).train()
     with without_deprecation_notices(), running_on(engine):
-        tq.fuse_modules_qat(sequence, fusible(sequence), inplace=True)
-        sequence.qconfig = qconfig(weight_bits)  # type: ignore[assignment]
-        tq.prepare_qat(sequence, inplace=True)
-        for layer in sequence.children():
+        fuse(graph)
+        graph.qconfig = qconfig(weight_bits)  # type: ignore[assignment]
+        tq.prepare_qat(graph, inplace=True)
+        for layer in graph.children():
             if hasattr(layer, "weight_fake_quant"):  # weights can be observed at once
                 layer.weight_fake_quant(layer.weight)  # type: ignore[operator]
-    return sequence.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def fusible(sequence: nn.Sequential) -> list[list[str]]:
-    """Names of the neighbours that become one layer."""
-    groups, layers = [], list(sequence)
-    for start in range(len(layers)):
+def with_stubs(graph: LayerGraph) -> FakeQuantized:
+    """The layers of `graph`, with a stub wherever floats become integers or integers floats."""
+    stubbed = FakeQuantized()
+    floats, integers = {INPUT: INPUT}, dict[int, int]()  # position in `graph` -> position in `stubbed`
+
+    def as_float(position: int) -> int:
+        if position not in floats:
+            floats[position] = stubbed.add(tq.DeQuantStub(), integers[position])
+        return floats[position]
+
+    def as_integer(position: int) -> int:
+        if position not in integers:
+            integers[position] = stubbed.add(tq.QuantStub(), floats[position])
+        return integers[position]
+
+    for position, layer in enumerate(graph):
+        inputs = graph.inputs[position]
+        is_flat_average = isinstance(layer, nn.Flatten) and inputs[0] in floats and inputs[0] != INPUT
+        if isinstance(layer, IN_FLOATS) or is_flat_average:
+            floats[position] = stubbed.add(layer, *map(as_float, inputs))
+        else:
+            integers[position] = stubbed.add(layer, *map(as_integer, inputs))
+    as_float(len(graph) - 1)
+    return stubbed
+
+
+def fuse(graph: LayerGraph) -> None:
+    """Make one layer of neighbours that round once; the places of the others become identities."""
+    for position, layer in enumerate(graph):
+        if isinstance(layer, nn.ReLU) and graph.follows(position, Add):
+            graph[graph.inputs[position][0]], graph[position] = AddReLU(), nn.Identity()
+    tq.fuse_modules_qat(graph, fusible(graph), inplace=True)
+
+
+def fusible(graph: LayerGraph) -> list[list[str]]:
+    """Names of the neighbours that torch makes one layer of."""
+    groups = []
+    for start in range(len(graph)):
+        path = [start]
+        while len(users := graph.users(path[-1])) == 1 and len(path) < 3:
+            path += users
         for kinds in FUSED:
-            if tuple(type(layer) for layer in layers[start : start + len(kinds)]) == kinds:
-                groups.append([str(start + step) for step in range(len(kinds))])
+            if tuple(type(graph[position]) for position in path[: len(kinds)]) == kinds:
+                groups.append([str(position) for position in path[: len(kinds)]])
                 break
     return groups
 

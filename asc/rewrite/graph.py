@@ -1,0 +1,207 @@
+"""A network as the graph of its layers, on which folding, 8-bit arithmetic, pruning of filters and ONNX work."""
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.ao.nn.quantized import FloatFunctional
+
+from asc.errors import InputError
+from asc.nets.pool import AverageOverTime, MaxOverTime
+
+INPUT = -1  # position of the network's input in a `LayerGraph`
+
+
+class Add(nn.Module):
+    """The sum of two branches, as a layer: a sum of 8-bit integers has a grid of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functional = FloatFunctional()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Sum of two tensors of one shape."""
+        return self.functional.add(x, y)
+
+
+class LayerGraph(nn.Sequential):
+    """Layers in the order in which they run. A chain of them is an `nn.Sequential`, sums make it a graph.
+
+    Attributes:
+        inputs: for each layer the positions of those whose outputs it takes, `INPUT` for the network's input.
+        last_use: for each position the last that takes its output.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[tuple[int, ...]] = []
+        self.last_use: dict[int, int] = {}
+
+    def add(self, layer: nn.Module, *inputs: int) -> int:
+        """Append a layer that takes the outputs at these positions; its own position."""
+        self.append(layer)
+        self.inputs.append(inputs)
+        position = len(self) - 1
+        self.last_use.update(dict.fromkeys(inputs, position))
+        return position
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the last layer."""
+        values = {INPUT: x}
+        for position, layer in enumerate(self):
+            inputs = self.inputs[position]
+            values[position] = layer(*(values[source] for source in inputs))
+            for source in set(inputs):  # free memory as early as a chain does
+                if self.last_use[source] == position:
+                    del values[source]
+        return values[len(self) - 1]
+
+    def users(self, position: int) -> list[int]:
+        """Positions of the layers that take the output of the one at `position`."""
+        return [user for user, inputs in enumerate(self.inputs) if position in inputs]
+
+    def follows(self, position: int, kind: type[nn.Module]) -> bool:
+        """Whether a layer takes the output of one of this kind, and no other layer does."""
+        source = self.inputs[position][0]
+        return source != INPUT and isinstance(self[source], kind) and len(self.users(source)) == 1
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each layer takes the output of the one before."""
+        return self.inputs == [(position - 1,) for position in range(len(self))]
+
+
+LAYERS = (
+    *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Linear, nn.Identity, Add),
+    *(nn.MaxPool2d, nn.AvgPool2d, MaxOverTime, AverageOverTime),
+)
+# Functions and methods that become layers. Any reshaping is taken for nn.Flatten, and `check_same` finds out.
+FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), Add),
+    **dict.fromkeys((torch.relu, F.relu, "relu", "relu_"), nn.ReLU),
+    **dict.fromkeys((torch.flatten, torch.squeeze, "flatten", "reshape", "squeeze", "view"), nn.Flatten),
+}
+
+
+class LayerTracer(fx.Tracer):
+    """Records the calls of layers, and takes a condition on sizes for a check that passes."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """A layer has no children."""
+        return isinstance(m, LAYERS) or (next(m.children(), None) is None and not isinstance(m, nn.Sequential))
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """`if x.shape[-1] < 5: raise ...` does not raise."""
+        return False
+
+
+def layer_graph(net: nn.Module) -> LayerGraph:
+    """The layers of `net`, not copies of them, in the order in which its `forward` calls them.
+
+    Raises:
+        InputError: torch.fx cannot follow `forward`, or it does more than layers of `LAYERS` and sums do.
+    """
+    name = type(net).__name__
+    try:
+        nodes = list(LayerTracer().trace(net).nodes)
+    except Exception as error:  # a network may do anything with what stands for a tensor
+        raise InputError(f"{name} can be neither quantized nor exported, as torch.fx says: {error}") from error
+    graph = LayerGraph()
+    positions = {nodes[0].name: INPUT}  # of the values that layers take and give, in `graph`
+    for node in nodes:
+        layer = layer_of(net, node)
+        if layer is None and node.op != "output":
+            continue
+        taken = operands(node, layer)
+        unknown = [value for value in taken if value not in positions]
+        if unknown and node.op in ("call_module", "output"):
+            raise InputError(
+                f"{name} has a step that can be neither quantized nor exported, {unknown[0]}: "
+                "use layers, and sums of two of their outputs"
+            )
+        if layer is not None and not unknown:
+            positions[node.name] = add_once(graph, net, layer, [positions[value] for value in taken])
+    if positions[taken[0]] != len(graph) - 1:
+        raise InputError(f"{name} runs layers whose output it does not use, after the last that it does: remove them")
+    return graph
+
+
+def layer_of(net: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The layer that a call runs; None for what is no call of a layer, and may concern sizes alone."""
+    if node.op in ("call_function", "call_method"):
+        return FUNCTIONS[node.target]() if node.target in FUNCTIONS else None
+    if node.op != "call_module":
+        return None
+    layer = net.get_submodule(str(node.target))
+    if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
+        return AverageOverTime()
+    if not is_supported(layer):
+        raise InputError(
+            f"{type(net).__name__} has a layer that can be neither quantized nor exported, {layer}: use convolutions "
+            "padded with a number of zeros, batch norms, ReLU, max and average pooling, dense layers and sums"
+        )
+    return layer
+
+
+def is_supported(layer: nn.Module) -> bool:
+    """Whether folding, 8-bit kernels and ONNX know the layer with its settings."""
+    if isinstance(layer, nn.Conv2d):
+        return not isinstance(layer.padding, str) and layer.padding_mode == "zeros"
+    if isinstance(layer, nn.BatchNorm2d):
+        return layer.affine and layer.track_running_stats
+    if isinstance(layer, nn.AvgPool2d):
+        return not layer.ceil_mode and layer.divisor_override is None
+    return isinstance(layer, LAYERS)
+
+
+def operands(node: fx.Node, layer: nn.Module | None) -> list[str]:
+    """Names of the values that a call takes, or the output does; a constant is the name of none."""
+    values = [str(value) for value in (*node.args, *node.kwargs.values())]
+    return values[:1] if isinstance(layer, nn.Flatten) else values  # flattening takes sizes, too
+
+
+def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[int]) -> int:
+    """Add a layer unless it does nothing; the position of its output.
+
+    Raises:
+        InputError: the layer has weights and is in the graph already, whose places are rewritten one by one.
+    """
+    is_flat = inputs[0] != INPUT and isinstance(graph[inputs[0]], nn.Flatten)
+    if isinstance(layer, nn.Identity) or (is_flat and isinstance(layer, nn.Flatten)):
+        return inputs[0]
+    if any(layer is earlier for earlier in graph):
+        if next(layer.parameters(), None) is not None:
+            raise InputError(
+                f"{type(net).__name__} runs a layer twice, {layer}: use two layers to quantize or export it"
+            )
+        layer = copy.deepcopy(layer)
+    return graph.add(layer, *inputs)
+
+
+def copied_graph(net: nn.Module) -> LayerGraph:
+    """A copy of `layer_graph`, all its layers with biases, which folding and 8-bit sums need a place for."""
+    graph = copy.deepcopy(layer_graph(net))
+    for layer in graph:
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is None:
+            layer.bias = nn.Parameter(torch.zeros_like(layer.weight.flatten(1)[:, 0]))
+    return graph
+
+
+def check_same(graph: LayerGraph, net: nn.Module, features: Tensor) -> None:
+    """Refuse a graph that computes something else than the network it was made of.
+
+    Raises:
+        InputError: the two differ by more than rounding on random features, shaped as `features`.
+    """
+    x = torch.randn_like(features).cpu()
+    with torch.inference_mode():
+        ours, theirs = (copy.deepcopy(part).cpu().eval()(x) for part in (graph, net))
+    if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-3 * theirs.abs().max():
+        raise InputError(
+            f"{type(net).__name__} computes something else than its layers do: such a network can be neither quantized "
+            "nor exported, nor can filters of it be pruned"
+        )
