@@ -113,7 +113,7 @@ class Spectrogram(Frontend):
         log: bool = True,
         eps: float = 1e-10,
         normalize: Literal["level", "clip", "band"] | None = None,
-        dynamic_range: float = 80.0,
+        dynamic_range: float = 60.0,
         frames: int | None = 428,
         standardize: bool = False,
         trainable_stft: bool = False,
