@@ -45,18 +45,19 @@ def mask(x: Tensor, bins: int, frames: int) -> Tensor:
 
 
 def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
-    """Sound each example together with the one at `perm`, as loud as `lam` says (Tokozume et al., 2018).
+    """Sound each example together with the one at `perm`, as loud as `lam` says (Tokozume et al., 2018, eq. 2 and 3).
 
-    On log magnitudes a and b rather than waveforms, so without phase: log(p exp(a) + (1 - p) exp(b)), where p makes up
-    for the difference in level, and over sqrt(p^2 + (1 - p)^2), which keeps the energy of two independent sounds.
+    On log magnitudes a and b rather than waveforms: brought to the same root mean square, weighted by lam and 1 - lam,
+    their powers add, as those of independent sounds do on average, and the root mean square of the sum is that of a:
+    log(sqrt(lam^2 exp(2 a) + (1 - lam)^2 exp(2 b)) / sqrt(lam^2 + (1 - lam)^2)).
 
-    x (batch, 1, n_bins, frames) natural logarithms, target (batch, n_classes), lam (batch,) in (0, 1), perm (batch,).
+    x (batch, 1, n_bins, frames) natural logarithms, target (batch, n_classes), lam (batch,) in [0, 1], perm (batch,).
     """
-    level = x.logsumexp((1, 2, 3))  # of the mean magnitude, but for a constant
-    log_odds = torch.logit(lam, eps=1e-4) + level[perm] - level  # of p: lam / (1 - lam) at equal levels
-    log_p, log_rest = (F.logsigmoid(sign * log_odds).view(-1, 1, 1, 1) for sign in (1, -1))
-    energy = torch.logaddexp(2 * log_p, 2 * log_rest) / 2
-    mixed = torch.logaddexp(log_p + x, log_rest + x[perm]) - energy
+    level = (2 * x).logsumexp((1, 2, 3), keepdim=True) / 2  # but for a constant
+    log_lam, log_rest = (weight.clamp_min(1e-4).log().view(-1, 1, 1, 1) for weight in (lam, 1 - lam))
+    other = x[perm] - level[perm] + level
+    power = torch.logaddexp(2 * (log_lam + x), 2 * (log_rest + other))
+    mixed = (power - torch.logaddexp(2 * log_lam, 2 * log_rest)) / 2
     return mixed, torch.lerp(target[perm], target, lam.view(-1, 1))
 
 
@@ -127,15 +128,22 @@ class Mixup(pl.Callback):
 
 
 class BetweenClass(pl.Callback):
-    """Between-class learning: sounds mixed as sounds are, in a uniform fraction (the report's reference 8).
+    """Between-class learning: clips mixed as sounds mix (the report's reference 8), in the place of `Mixup`.
 
-    It takes the place of `Mixup`, and needs features that are logarithms.
+    It needs features that are logarithms.
+
+    Args:
+        alpha: lam is drawn from Beta(alpha, alpha) for each example; 1, uniform, in the paper.
     """
+
+    def __init__(self, alpha: float = 1.0):
+        check_number("callbacks.between_class.alpha", alpha, float, 1e-6)
+        self.beta = torch.distributions.Beta(alpha, alpha)
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         """Mix the batch; its targets become soft labels."""
         x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
-        lam = torch.rand(len(x), device=x.device)
+        lam = self.beta.sample((len(x),)).to(x)
         batch[:] = between_class(x, target, lam, torch.randperm(len(x), device=x.device))
 
 

@@ -188,31 +188,40 @@ def test_an_excerpt_is_a_share(keep):
 # Between-class learning
 
 
-def magnitudes(x: torch.Tensor) -> torch.Tensor:
-    return x.exp()
-
-
 def test_between_class_of_equal_levels_by_hand():
-    """Half and half of two equally loud sounds: (a + b) / 2 over sqrt(1/2), in magnitudes."""
+    """Half and half of two equally loud sounds: sqrt((a^2 + b^2) / 4) over sqrt(1/2), in magnitudes."""
     x = torch.tensor([[1.0, 3.0], [3.0, 1.0]]).log().view(2, 1, 1, 2)
     mixed, soft = between_class(x, torch.eye(2), torch.full((2,), 0.5), torch.tensor([1, 0]))
-    torch.testing.assert_close(magnitudes(mixed).flatten(1), torch.full((2, 2), 2 / 0.5**0.5))
+    torch.testing.assert_close(mixed.exp().flatten(1), torch.full((2, 2), 5**0.5))
     assert soft.tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 
-def test_between_class_makes_up_for_levels():
-    """A sound ten times as loud is turned down to a tenth: p = 1/11, so that both are heard alike."""
-    x = torch.tensor([[1.0, 3.0], [30.0, 10.0]]).log().view(2, 1, 1, 2)
-    mixed, _ = between_class(x, torch.eye(2), torch.full((2,), 0.5), torch.tensor([1, 0]))
-    p = 10 / 11
-    expected = (p * torch.tensor([1.0, 3.0]) + (1 - p) * torch.tensor([30.0, 10.0])) / (p**2 + (1 - p) ** 2) ** 0.5
-    torch.testing.assert_close(magnitudes(mixed)[0].flatten(), expected)
-    torch.testing.assert_close(mixed[1].flatten(), mixed[0].flatten())  # each takes the other's place
+def test_between_class_is_what_mixed_waveforms_are_on_average():
+    """Red and white noise of the same level in the features, mixed as waveforms by the paper's formula."""
+    frontend = Spectrogram(8000, n_fft=512, win_length=512, hop_length=128, n_bins=16, f_min=200, frames=None, power=2)
+
+    def spectrum(wave: torch.Tensor) -> torch.Tensor:
+        return frontend(wave).exp().mean((0, 3), keepdim=True).log() / 2  # log magnitudes (1, 1, n_bins, 1)
+
+    noises = [torch.randn(128, 8000).cumsum(-1), torch.randn(128, 8000)]
+    red, white = (noise / (2 * spectrum(noise)).exp().mean().sqrt() for noise in noises)
+    lam = 0.3
+    mixture = (lam * red + (1 - lam) * white) / (lam**2 + (1 - lam) ** 2) ** 0.5
+    x = torch.cat([spectrum(red), spectrum(white)])
+    mixed, _ = between_class(x, torch.eye(2), torch.tensor([lam, 0.5]), torch.tensor([1, 0]))
+    torch.testing.assert_close(mixed[:1], spectrum(mixture), atol=0.05, rtol=0)  # 8,000 frames: 1 or 2 %
+    assert (x[0] - x[1]).abs().max() > 0.5
+
+
+def test_between_class_leaves_the_level(x, shares):
+    mixed, _ = between_class(x, shares, torch.tensor([0.1, 0.5, 0.9, 0.3]), PERM)
+    level = [(2 * part).logsumexp((1, 2, 3)) for part in (x, mixed)]
+    torch.testing.assert_close(level[1], level[0])
 
 
 def test_between_class_keeping_everything_is_the_sound_itself(x, shares):
     mixed, soft = between_class(x, shares, torch.ones(4), PERM)
-    torch.testing.assert_close(mixed, x, atol=1e-2, rtol=0)  # lam is kept 1e-4 away from the ends
+    torch.testing.assert_close(mixed, x, atol=1e-4, rtol=0)
     assert torch.equal(soft, shares)
 
 
