@@ -1,7 +1,5 @@
 """The real command line of compression, in processes of its own and in this one."""
 
-import hashlib
-import json
 import re
 import shutil
 from pathlib import Path
@@ -10,15 +8,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from command import call, interrupt, rows, run, start, weights
-from test_quantize import HERE
+from classifiers import HERE
+from command import call, digest, interrupt, results, rows, run, start, weights
 from tiny import RATE, SECONDS
 from torch import nn
 from torch.ao.nn import quantized as nnq
 
 from asc import SceneClassifier
-from asc.classifier import read_checkpoint
 from asc.data import SceneData
+from asc.loading import read_checkpoint
 
 FEW = ["trainer.max_epochs=3", "data.num_workers=0"]
 SAME = "import sys, torch; from asc import SceneClassifier; torch.manual_seed(0); torch.set_num_threads(1); " + (
@@ -30,14 +28,6 @@ SAME = "import sys, torch; from asc import SceneClassifier; torch.manual_seed(0)
 
 def compress(*words: str) -> int | str | None:
     return call(*words, script="compress.py")
-
-
-def results(directory: Path) -> dict:
-    return json.loads((directory / "results.json").read_text())
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="session")

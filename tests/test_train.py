@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from command import ENVIRONMENT, call, interrupt, rows, run, start, weights
+from command import call, interrupt, rows, run, start, weights
 from tiny import PLAIN, RATE, SETTINGS, OwnNet, write_list
 
 from asc import InputError, SceneClassifier
@@ -316,8 +316,7 @@ def test_a_network_of_ones_own_is_trained_tested_and_loaded_on_trust(job, tmp_pa
     assert isinstance(SceneClassifier.load_from_checkpoint(checkpoint, trusted=["tiny"]).net, OwnNet)
 
 
-def test_a_compiled_network_learns_the_same(job, tmp_path, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(Path(__file__).parent))
+def test_a_compiled_network_learns_the_same(job, tmp_path):
     assert call(*job, *PLAIN, f"hydra.run.dir={tmp_path}/plain") is None
     done = run(*job, *PLAIN, "compile=default", f"hydra.run.dir={tmp_path}/compiled")
     assert done.returncode == 0, done.stderr
