@@ -8,7 +8,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -67,15 +66,3 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def interrupt(process: subprocess.Popen, directory: Path, epochs: int) -> str:
-    """Ctrl-C after so many epochs of the run in `directory`; what it said on stderr."""
-    history = directory / "metrics.csv"
-    while process.poll() is None and not (history.exists() and len(rows(history)) >= epochs):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "Traceback" not in err
-    return err

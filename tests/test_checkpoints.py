@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import call, rows, weights
-from tiny import PLAIN
+from tiny import PLAIN, ctrl_c
 
 from asc.training.checkpoints import AtomicCheckpointIO
 
@@ -17,13 +17,10 @@ def train(job: list[str], directory: Path, *words: str) -> int | str | None:
     return call(*job, *PLAIN, *words, f"hydra.run.dir={directory}")
 
 
-def score(values: list[float], stop: int | None = None) -> list[str]:
-    """Validation metrics of the epochs; all there will be, unless Ctrl-C is pressed at the start of epoch `stop`."""
-    settings = {"_target_": "tiny.Score", "values": values, "stop": "null" if stop is None else stop}
-    return [
-        *(f"+callbacks.score.{name}={value}" for name, value in settings.items()),
-        f"trainer.max_epochs={len(values)}",
-    ]
+def score(values: list[float]) -> list[str]:
+    """A run of so many epochs, with these validation metrics."""
+    words = ["+callbacks.score._target_=tiny.Score", f"+callbacks.score.values={values}"]
+    return [*words, f"trainer.max_epochs={len(values)}"]
 
 
 def saved(directory: Path, name: str = "best.ckpt") -> int:
@@ -63,7 +60,7 @@ def test_without_validation_the_last_epoch_is_the_best(job, tmp_path):
 @pytest.mark.parametrize(("later", "best"), [(0.5, 1), (0.95, 4)])
 def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, best):
     values = [0.2, 0.9, 0.1, 0.3, later]
-    stopped = train(job, tmp_path / "same", *VALIDATED, *score(values, stop=3))
+    stopped = train(job, tmp_path / "same", *VALIDATED, *score(values), *ctrl_c(3))
     last = tmp_path / "same/checkpoints/last.ckpt"
     assert f"checkpoint={last}" in str(stopped)
     assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2)
@@ -81,7 +78,7 @@ def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, 
 def test_a_resumed_run_needs_no_earlier_best_epoch(job, tmp_path):
     """Moved away, last.ckpt alone is enough; the epochs from here on compete."""
     values = [0.9, 0.3, 0.2, 0.1]
-    train(job, tmp_path / "first", *VALIDATED, *score(values, stop=2))
+    train(job, tmp_path / "first", *VALIDATED, *score(values), *ctrl_c(2))
     last = shutil.move(tmp_path / "first/checkpoints/last.ckpt", tmp_path / "last.ckpt")
     shutil.rmtree(tmp_path / "first")
     assert train(job, tmp_path / "second", *VALIDATED, *score(values), f"checkpoint={last}") is None

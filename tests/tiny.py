@@ -1,13 +1,18 @@
 """A tiny dataset in the TAU layout: 36 clips of 2 s at 16 kHz that differ in plain ways, to train on in a second, and
 classes such as a user would bring."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import soundfile
+import torch
 from torch import nn
 
+from asc import SceneClassifier
+from asc.compress import Phase
+from asc.frontend import Frontend
 from asc.nets import PhamCNN
 from asc.nets.pool import PoolOverTime
 
@@ -56,20 +61,76 @@ class Plain(nn.Sequential):
         super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), pooled, nn.Flatten(), nn.Linear(4 * 8, n_classes))
 
 
+class Rounded(Phase):
+    """A phase of compression from outside the package: weights rounded to whole steps, then fine-tuned, then again.
+
+    Args:
+        steps: for 1.
+    """
+
+    def __init__(self, steps: int = 16):
+        self.steps = steps
+
+    def begin(self, model: SceneClassifier) -> SceneClassifier:
+        return self.rounded(model)
+
+    def finish(self, model: SceneClassifier) -> SceneClassifier:
+        return self.rounded(model).with_net(model.net, stage="pruned")
+
+    def rounded(self, model: SceneClassifier) -> SceneClassifier:
+        with torch.no_grad():
+            for value in model.net.parameters():
+                value.copy_((value * self.steps).round() / self.steps)
+        return model
+
+
+class Thirds(Frontend):
+    """A frontend from outside the package: log magnitudes of frames of 20 ms, every third frequency."""
+
+    log = True
+
+    def __init__(self, sample_rate: int):
+        super().__init__()
+        self.sample_rate = sample_rate
+
+    @property
+    def min_samples(self) -> int:
+        return self.sample_rate // 50
+
+    def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
+        frames = wave.unfold(-1, self.min_samples, self.min_samples)  # (batch, frames, samples)
+        return (torch.fft.rfft(frames).abs()[..., ::3] + 1e-6).log().transpose(1, 2).unsqueeze(1)
+
+
+class CtrlC(pl.Callback):
+    """Presses Ctrl-C in the midst of an epoch.
+
+    Args:
+        epoch: its number, from 0.
+    """
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: list, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
+            signal.raise_signal(signal.SIGINT)
+
+
+def ctrl_c(epoch: int) -> list[str]:
+    """Words of a command line that is interrupted so."""
+    return ["+callbacks.ctrl_c._target_=tiny.CtrlC", f"+callbacks.ctrl_c.epoch={epoch}"]
+
+
 class Score(pl.Callback):
-    """A metric of validation that is what the test says, and Ctrl-C where it says so.
+    """A metric of validation that is what the test says.
 
     Args:
         values: of the epochs, logged as val/score.
-        stop: number of the epoch, from 0, at whose start Ctrl-C is pressed.
     """
 
-    def __init__(self, values: list[float], stop: int | None = None):
-        self.values, self.stop = values, stop
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        if trainer.current_epoch == self.stop:
-            raise KeyboardInterrupt
+    def __init__(self, values: list[float]):
+        self.values = values
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         model.log("val/score", self.values[trainer.current_epoch])
