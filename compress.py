@@ -55,7 +55,8 @@ def remembered_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) ->
     given: Any = OmegaConf.to_container(cfg.data, resolve=True)
     settings = {name: value for name, value in given.items() if value is not None and name != "_target_"}
     remembered = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
-    settings = {**remembered, **settings, "sample_rate": model.sample_rate, "channel": model.channel}
+    split = {name: remembered[name] for name in ("seed",) if name in remembered}  # no clip changes sides
+    settings = {**remembered, **settings, **split, "sample_rate": model.sample_rate, "channel": model.channel}
     if "root" not in settings:
         raise InputError(f"checkpoint={checkpoint} does not say what it was trained on: give data=dcase data.root=DIR")
     data = SceneData(**settings)

@@ -6,7 +6,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from asc import SceneClassifier
+from asc import InputError, SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import check_choice
 from asc.training.memory import keep_freed_memory
@@ -30,6 +30,8 @@ def train(cfg: DictConfig) -> float:
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
     check_choice("compile", cfg.compile, COMPILE_MODES)
     begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed"))
+    if "checkpoint" not in cfg.callbacks:
+        raise InputError("callbacks.checkpoint writes best.ckpt, which is tested in the end: leave it in")
 
     data = instantiate(cfg.data)
     data.prepare_data()

@@ -1,31 +1,47 @@
 """The benchmark: that it measures what it says, on small sizes; its figures themselves are no matter of tests."""
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 from command import run
 
-from asc.benchmark.__main__ import Row, main, table
+from asc.benchmark.__main__ import Row, has_bfloat16, main, table
 from asc.benchmark.contest import Contestant, contest
 
 
-def sleeper(seconds: float):
-    return lambda: time.sleep(seconds)
+def clerk(name: str, file: Path):
+    """A contestant who writes down when it is made and when it runs: its name, its process, start and end."""
+
+    def note(start: float) -> None:
+        with open(file, "a") as lines:
+            lines.write(f"{name} {os.getpid()} {start!r} {time.perf_counter()!r}\n")
+
+    note(0.0)
+    return lambda: note(time.perf_counter())
 
 
 def broken():
     raise ValueError("out of order")
 
 
-def test_contestants_are_timed_in_turn_in_processes_of_their_own():
-    short, long = Contestant("short", sleeper, {"seconds": 0.01}), Contestant("long", sleeper, {"seconds": 0.05})
-    timings = contest([short, long], rounds=3)
-    assert timings.keys() == {"short", "long"}
-    assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
-    assert min(timings["short"].seconds) >= 0.01
-    assert min(timings["long"].seconds) >= 0.05
-    assert timings["short"].memory > 1e6
+def test_contestants_are_timed_in_turn_in_processes_of_their_own(tmp_path):
+    file = tmp_path / "notes"
+    timings = contest([Contestant(name, clerk, {"name": name, "file": file}) for name in "ab"], rounds=3)
+    notes = [line.split() for line in file.read_text().splitlines()]
+    # both are made before any runs; in its turn each runs twice, also in a round before the three that count
+    assert [name for name, *_ in notes] == ["a", "b", *["a", "a", "b", "b"] * 4]
+    assert len({(name, process) for name, process, *_ in notes}) == 2
+    assert str(os.getpid()) not in {process for _, process, *_ in notes}
+    assert timings.keys() == {"a", "b"}
+    for name, timing in timings.items():
+        lengths = [float(end) - float(start) for who, _, start, end in notes[2:] if who == name]
+        counted = lengths[3::2]  # the second run of a turn, without the first round
+        assert len(counted) == len(timing.seconds) == 3
+        assert all(outer >= inner for outer, inner in zip(timing.seconds, counted, strict=True))
+        assert timing.memory > 1e6
 
 
 def test_a_contestant_that_breaks_down_is_named(capfd):
@@ -48,12 +64,14 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path):
     done = run("-m", "asc.benchmark", *words, "--device", "cpu", script="-u")
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
-    assert [row["what"] for row in figures["rows"]] == ["training, batch 2", "inference, batch 2"]
+    narrow = ["training, bfloat16, batch 2"] if has_bfloat16("cpu") else []  # of a processor that computes in it
+    assert [row["what"] for row in figures["rows"]] == ["training, batch 2", *narrow, "inference, batch 2"]
     for row in figures["rows"]:
         assert len(row["seconds"]) == len(row["bound_seconds"]) == 2
+        assert min(row["seconds"] + row["bound_seconds"]) > 0
+        assert (row["clips"], row["bound"]) == (2, "matrix products")
+        assert row["memory"] > 1e6
         assert row["what"] in done.stdout
-    training, inference = (min(row["seconds"]) for row in figures["rows"])
-    assert training > inference  # which is a part of it
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tiny import PLAIN, RATE, SECONDS
 
 from asc import InputError
 from asc.data import SceneData
-from asc.frontend import Spectrogram
+from asc.frontend import Frontend, Spectrogram
 
 CPU = torch.device("cpu")
 CLIPS = 36
@@ -44,9 +44,16 @@ def scenes(root: Path, folder: Path, **settings) -> SceneData:
     return data
 
 
-def build(root: Path, folder: Path, frontend: Spectrogram | None = None, **settings) -> Path:
-    """The file of all clips' features, made where it is not there."""
-    return scenes(root, folder, **settings).cache_features(frontend or Spectrogram(RATE), {}, CPU)
+def cached(data: SceneData, frontend: Frontend, settings: dict | None = None) -> Path:
+    """The file of all clips' features, made where it is not there; the batches of `data` hold them from here on."""
+    path = data.cache_path(settings or {})
+    data.build_cache(path, frontend, CPU)
+    data.load_cache(path, CPU)
+    return path
+
+
+def build(root: Path, folder: Path, frontend: Frontend | None = None, **settings) -> Path:
+    return cached(scenes(root, folder, **settings), frontend or Spectrogram(RATE))
 
 
 def features_in(folder: Path) -> list[Path]:
@@ -104,7 +111,7 @@ def test_cached_features_are_the_frontends_own(root, folder):
     frontend = Spectrogram(RATE)
     data = scenes(root, folder, batch_size=5)
     waves = list(data.loader("test"))
-    file = data.cache_features(frontend, {"any": 1}, CPU)
+    file = cached(data, frontend, {"any": 1})
     assert features_in(folder) == [file]
     assert {path.suffix for path in folder.iterdir()} == {".npy"}
     for (wave, target), (features, same) in zip(waves, data.loader("test"), strict=True):
@@ -116,7 +123,7 @@ def test_cached_features_are_the_frontends_own(root, folder):
 def test_plain_magnitudes_are_kept_in_full(root, folder):
     """The smallest of them would vanish in float16."""
     data = scenes(root, folder)
-    data.cache_features(Spectrogram(RATE, log=False), {}, CPU)
+    cached(data, Spectrogram(RATE, log=False))
     features, _ = data.dataset("test")[[0]]
     assert features.dtype == torch.float32
 
@@ -149,19 +156,19 @@ def test_a_run_learns_nearly_the_same_from_rounded_features(job, tmp_path):
 
 
 def test_features_are_used_again_until_a_clip_or_a_setting_changes(root, folder):
-    def cached(settings: dict, **changes) -> Path:
-        return scenes(root, folder, **changes).cache_features(Spectrogram(RATE), settings, CPU)
+    def file_of(settings: dict, **changes) -> Path:
+        return cached(scenes(root, folder, **changes), Spectrogram(RATE), settings)
 
-    file = cached({"n_bins": 128})
+    file = file_of({"n_bins": 128})
     written = file.stat().st_mtime_ns
-    assert cached({"n_bins": 128}, val_fraction=0.5, seed=3) == file, "another split of the same clips is the same file"
+    assert file_of({"n_bins": 128}, val_fraction=0.5, seed=3) == file, "other splits of the clips share a file"
     assert file.stat().st_mtime_ns == written
-    assert cached({"n_bins": 64}) != file
-    assert cached({"n_bins": 128}, clip_seconds=1) != file
+    assert file_of({"n_bins": 64}) != file
+    assert file_of({"n_bins": 128}, clip_seconds=1) != file
     clip = sounds(root)[0]
     sound = clip.read_bytes()
     clip.write_bytes(sound[:-2] + b"\x01\x00")
-    assert cached({"n_bins": 128}) != file
+    assert file_of({"n_bins": 128}) != file
 
 
 def test_clips_whose_features_are_kept_are_not_opened_again(root, folder):

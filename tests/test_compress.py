@@ -1,7 +1,5 @@
 """The real command line of compression, in processes of its own and in this one."""
 
-import hashlib
-import json
 import re
 import shutil
 from pathlib import Path
@@ -10,15 +8,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from command import call, interrupt, rows, run, start, weights
-from test_quantize import HERE
-from tiny import RATE, SECONDS
+from classifiers import HERE
+from command import call, digest, results, rows, run, start, weights
+from tiny import PLAIN, RATE, SECONDS, ctrl_c
 from torch import nn
 from torch.ao.nn import quantized as nnq
 
 from asc import SceneClassifier
-from asc.classifier import read_checkpoint
 from asc.data import SceneData
+from asc.loading import read_checkpoint
 
 FEW = ["trainer.max_epochs=3", "data.num_workers=0"]
 SAME = "import sys, torch; from asc import SceneClassifier; torch.manual_seed(0); torch.set_num_threads(1); " + (
@@ -30,14 +28,6 @@ SAME = "import sys, torch; from asc import SceneClassifier; torch.manual_seed(0)
 
 def compress(*words: str) -> int | str | None:
     return call(*words, script="compress.py")
-
-
-def results(directory: Path) -> dict:
-    return json.loads((directory / "results.json").read_text())
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="session")
@@ -177,18 +167,17 @@ def test_every_stage_gives_the_same_logits_in_a_fresh_process(source, pruned, qu
 
 def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(source, tmp_path):
     words = [f"checkpoint={source}", "phase=qat", "trainer.max_epochs=8", "data.num_workers=0"]
-    done = run(*words, f"hydra.run.dir={tmp_path}/straight", script="compress.py")
-    assert done.returncode == 0, done.stderr
-    process = start(*words, f"hydra.run.dir={tmp_path}/stopped", script="compress.py")
-    err = interrupt(process, tmp_path / "stopped", epochs=2)
+    assert compress(*words, f"hydra.run.dir={tmp_path}/straight") is None
+    stopped = run(*words, *ctrl_c(2), f"hydra.run.dir={tmp_path}/stopped", script="compress.py")
     unfinished = tmp_path / "stopped/qat.ckpt"
-    assert f"checkpoint={unfinished}" in err
-    assert torch.load(unfinished, weights_only=True)["epoch"] < 7, "the phase was over before it was interrupted"
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
+    assert f"checkpoint={unfinished}" in stopped.stderr
+    assert torch.load(unfinished, weights_only=True)["epoch"] == 1
     assert SceneClassifier.load_from_checkpoint(unfinished).stage == "qat"
 
     words[0] = f"checkpoint={unfinished}"
-    done = run(*words, f"hydra.run.dir={tmp_path}/stopped", script="compress.py")
-    assert done.returncode == 0, done.stderr
+    assert compress(*words, f"hydra.run.dir={tmp_path}/stopped") is None
     straight, resumed = (weights(tmp_path / name / "qat.ckpt") for name in ("straight", "stopped"))
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
     assert results(tmp_path / "straight")["test"] == results(tmp_path / "stopped")["test"]
@@ -196,8 +185,7 @@ def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(source, tmp_path)
 
 def test_a_sweep_over_the_amount(source, tmp_path):
     words = ["-m", f"checkpoint={source}", "phase=prune", "phase.amount=0.3,0.9", "trainer.max_epochs=1"]
-    done = run(*words, "phase.schedule=constant", f"hydra.sweep.dir={tmp_path}", script="compress.py")
-    assert done.returncode == 0, done.stderr
+    assert compress(*words, "phase.schedule=constant", f"hydra.sweep.dir={tmp_path}") is None
     few, many = (results(tmp_path / job)["complexity"]["nonzero_parameters"] for job in "01")
     assert few - many == pytest.approx(0.6 * 60_448, abs=100)  # and running means that are zero by chance
 
@@ -264,6 +252,36 @@ def test_bad_input_gets_one_sentence(fault, source, quantized, tiny, tmp_path):
     for word in said:
         assert word in message
     assert not list(tmp_path.glob("run/*.ckpt"))
+    assert {path: digest(path) for path in before} == before
+
+
+@pytest.mark.parametrize("choice", [[], ["data=dcase"]], ids=["remembered", "named"])
+def test_the_checkpoints_batches_and_split_are_used_whatever_data_is_named(choice, job, tiny, tmp_path):
+    """The clips that the network was trained on must not become validation, by whose accuracy a sweep chooses."""
+    words = [*PLAIN, "net={_target_:asc.nets.PhamCNN}", "seed=7", "data.val_fraction=0.25", "trainer.max_epochs=1"]
+    assert call(*job, *words, f"hydra.run.dir={tmp_path}/float") is None
+    checkpoint = tmp_path / "float/checkpoints/best.ckpt"
+    given = [*choice, f"data.root={tiny}", f"data.cache_dir={tmp_path}/cache", "data.num_workers=0"]
+    words = ["phase=prune", "phase.ramp_epochs=0", *given, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/pruned"]
+    assert compress(f"checkpoint={checkpoint}", *words) is None
+    before, after = (
+        torch.load(file, weights_only=True)["datamodule_hyper_parameters"]
+        for file in (checkpoint, tmp_path / "pruned/pruned.ckpt")
+    )
+    for name in ("batch_size", "val_fraction", "seed", "sample_rate", "channel"):
+        assert after[name] == before[name], name
+    splits = []
+    for settings in (before, after):
+        data = SceneData(**settings)
+        data.setup()
+        splits.append(data.clips)
+    assert splits[0] == splits[1]
+
+
+def test_a_training_is_refused_in_the_directory_of_a_compressed_network(pruned, job):
+    before = {path: digest(path) for path in pruned.rglob("*") if path.is_file() and ".hydra" not in path.parts}
+    message = str(call(*job, f"hydra.run.dir={pruned}"))
+    assert message == f"error: {pruned} holds a run: set another hydra.run.dir"
     assert {path: digest(path) for path in before} == before
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from asc import InputError
-from asc.data.datasets import Batches, Features
+from asc.data.datasets import BatchSampler, FeatureDataset
 from asc.data.lists import Clip
 
 LABELS = ["indoor", "outdoor", "transportation"]
@@ -18,7 +18,7 @@ STATUS = Path("/proc/self/status")
 
 def shares(clips: int, processes: int, seed: int | None = 0, epoch: int = 0) -> list[list[list[int]]]:
     """The batches of each process, of four clips each."""
-    samplers = [Batches(clips, 4, seed, processes, rank) for rank in range(processes)]
+    samplers = [BatchSampler(clips, 4, seed, processes, rank) for rank in range(processes)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     lists = [list(sampler) for sampler in samplers]
@@ -42,7 +42,7 @@ def test_over_all_processes_each_clip_is_in_one_batch(processes, seed):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_take_the_batches_of_one_that_takes_larger_ones(processes):
-    alone = list(Batches(36, 4 * processes, seed=0))
+    alone = list(BatchSampler(36, 4 * processes, seed=0))
     for whole, step in zip(alone, zip(*shares(36, processes), strict=True), strict=True):
         assert sorted(whole) == sorted(clip for batch in step for clip in batch)
 
@@ -82,7 +82,7 @@ def kept(tmp_path) -> tuple[list[Clip], np.ndarray, dict[Path, int]]:
 
 def test_features_are_the_same_from_the_file_and_from_the_device(kept):
     clips, array, rows = kept
-    mapped, held = (Features(clips[:40], LABELS, x, rows) for x in (array, torch.from_numpy(np.array(array))))
+    mapped, held = (FeatureDataset(clips[:40], LABELS, x, rows) for x in (array, torch.from_numpy(np.array(array))))
     assert len(mapped) == len(held) == 40
     for indices in ([0], [39, 2, 17], list(range(40))):
         (x, target), (same, also) = mapped[indices], held[indices]
@@ -103,7 +103,7 @@ def mapped_bytes() -> int:
 @pytest.mark.skipif(not STATUS.exists(), reason="the system does not tell a process's memory so")
 def test_reading_all_features_does_not_keep_them_in_memory(kept):
     clips, array, rows = kept
-    features = Features(clips, LABELS, array, rows)
+    features = FeatureDataset(clips, LABELS, array, rows)
     before = mapped_bytes()
     for index in range(0, len(clips), 4):
         features[list(range(index, index + 4))]

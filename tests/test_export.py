@@ -5,16 +5,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_prune import prune_at_once
-from test_quantize import HERE, NETS, clips, fit, observed
-from tiny import classifier
+from classifiers import HERE, NETS, classifier, clips, fit, observed, prune_at_once
 from torch import nn
 from torch.ao.nn import quantized as nnq
 
 from asc import InputError
-from asc.compress.prune import PruneFilters
+from asc.compress import QAT, PruneFilters
 from asc.export import export
-from asc.rewrite.quantize import QAT
 
 
 def answers(path, **inputs) -> np.ndarray:

@@ -2,12 +2,11 @@ import copy
 
 import pytest
 import torch
-from tiny import lived_in
+from classifiers import lived_in
 from torch import nn
 
-from asc import InputError
 from asc.nets import Dcase2020Baseline, PhamCNN
-from asc.rewrite.fold import chain, check_chain, fold, lasting_norms
+from asc.rewrite.fold import fold, unfoldable_norms
 
 NETS = {
     "table_2": (lambda: PhamCNN(3), (128, 120)),
@@ -20,7 +19,7 @@ NETS = {
 @pytest.mark.parametrize(("make", "shape"), NETS.values(), ids=NETS)
 def test_folding_changes_no_logit(make, shape):
     net = lived_in(make()).double()
-    folded = fold(net, lasting_norms(net))
+    folded = fold(net, unfoldable_norms(net))
     assert not any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in folded.modules())
     x = torch.randn(3, 1, *shape, dtype=torch.double)
     x[0] = 0
@@ -47,10 +46,10 @@ def test_a_negative_factor_before_pooling_keeps_its_batch_norms(block):
     net = lived_in(PhamCNN(3)).double()
     with torch.no_grad():
         net.blocks[block][3].weight[1] = -1.0
-    lasting = lasting_norms(net)
-    folded = fold(net, lasting)
+    unfoldable = unfoldable_norms(net)
+    folded = fold(net, unfoldable)
     norms = [layer for layer in folded if isinstance(layer, nn.BatchNorm2d)]
-    assert len(norms) == len(lasting) == (1 if block == 3 else 2)
+    assert len(norms) == len(unfoldable) == (1 if block == 3 else 2)
     x = torch.randn(2, 1, 40, 50, dtype=torch.double)
     torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
 
@@ -59,7 +58,7 @@ def test_a_negative_factor_right_behind_a_convolution_is_no_obstacle():
     net = lived_in(Dcase2020Baseline(3)).double()
     with torch.no_grad():
         net.features[1].weight[:7] *= -1
-    assert lasting_norms(net) == []
+    assert unfoldable_norms(net) == []
     x = torch.randn(2, 1, 40, 50, dtype=torch.double)
     torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)
 
@@ -68,7 +67,7 @@ def test_an_input_norm_of_factor_0_stays():
     net = lived_in(PhamCNN(3)).double()
     with torch.no_grad():
         net.blocks[0][0].weight[:] = 0
-    assert lasting_norms(net) == [0]
+    assert unfoldable_norms(net) == [0]
     x = torch.randn(2, 1, 40, 50, dtype=torch.double)
     torch.testing.assert_close(fold(net, [0])(x), net(x), rtol=1e-9, atol=1e-9)
 
@@ -79,7 +78,7 @@ def test_a_negative_factor_behind_pooling_is_no_obstacle():
         net.blocks[1][0].weight[:5] = -1.0
         net.blocks[2][0].weight[:5] = 0.0
         net.blocks[0][3].weight[3] = 0.0  # a dead channel
-    assert lasting_norms(net) == []
+    assert unfoldable_norms(net) == []
     x = torch.randn(2, 1, 40, 50, dtype=torch.double)
     torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)
 
@@ -96,17 +95,30 @@ def test_zeros_of_the_kernels_stay_zeros():
         assert (same[mask] == 0).all()
 
 
-class Residual(PhamCNN):
-    def forward(self, x):
-        return super().forward(x) + 1
+class Rectified(nn.Sequential):
+    """A batch norm whose output is rectified before the next convolution sees it."""
+
+    def __init__(self, pool: bool):
+        pooling = [nn.MaxPool2d(2)] if pool else [nn.ReLU()]
+        super().__init__(
+            nn.Conv2d(1, 6, 3, padding=1), *pooling, nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)
+        )
 
 
-def test_networks_that_are_no_chain_are_refused():
-    x = torch.zeros(1, 1, 40, 50)
-    check_chain(PhamCNN(3), x)
-    with pytest.raises(InputError, match="Residual is not a plain chain"):
-        check_chain(Residual(3), x)
-    with pytest.raises(InputError, match="GELU"):
-        chain(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU()))
-    with pytest.raises(InputError, match="groups=2"):
-        chain(nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)))
+@pytest.mark.parametrize("pool", [True, False], ids=["pooling", "relu"])
+def test_a_batch_norm_that_is_rectified_before_the_next_convolution_stays(pool):
+    """relu(s x + t) is not s relu(x) + t."""
+    net = lived_in(Rectified(pool)).double()
+    assert unfoldable_norms(net) == [2]
+    folded = fold(net, [2])
+    x = torch.randn(2, 1, 12, 14, dtype=torch.double)
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(fold(net, [])(x), net(x), rtol=1e-3, atol=1e-3), "it could have been folded"
+
+
+def test_a_batch_norm_that_is_rectified_right_behind_its_convolution_folds():
+    layers = (nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3))
+    net = lived_in(nn.Sequential(*layers)).double()
+    assert unfoldable_norms(net) == []
+    x = torch.randn(2, 1, 12, 14, dtype=torch.double)
+    torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)

@@ -1,13 +1,18 @@
-"""A tiny dataset in the TAU layout: 36 clips of 2 s at 16 kHz that differ in plain ways, to train on in a second."""
+"""A tiny dataset in the TAU layout: 36 clips of 2 s at 16 kHz that differ in plain ways, to train on in a second, and
+classes such as a user would bring."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
+import pytorch_lightning as pl
 import soundfile
 import torch
 from torch import nn
 
 from asc import SceneClassifier
+from asc.compress import Phase
+from asc.frontend import Frontend
 from asc.nets import PhamCNN
 from asc.nets.pool import PoolOverTime
 
@@ -31,6 +36,13 @@ class OwnNet(PhamCNN):
     """A network from outside the package, as a user would bring one."""
 
 
+class FixedNet(OwnNet):
+    """A network whose width cannot be chosen."""
+
+    def __init__(self, n_classes: int):
+        super().__init__(n_classes)
+
+
 class NoBias(PhamCNN):
     """A network whose convolutions leave the shift to batch norm."""
 
@@ -49,10 +61,85 @@ class Plain(nn.Sequential):
         super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), pooled, nn.Flatten(), nn.Linear(4 * 8, n_classes))
 
 
+class Rounded(Phase):
+    """A phase of compression from outside the package: weights rounded to whole steps, then fine-tuned, then again.
+
+    Args:
+        steps: for 1.
+    """
+
+    def __init__(self, steps: int = 16):
+        self.steps = steps
+
+    def begin(self, model: SceneClassifier) -> SceneClassifier:
+        return self.rounded(model)
+
+    def finish(self, model: SceneClassifier) -> SceneClassifier:
+        return self.rounded(model).with_net(model.net, stage="pruned")
+
+    def rounded(self, model: SceneClassifier) -> SceneClassifier:
+        with torch.no_grad():
+            for value in model.net.parameters():
+                value.copy_((value * self.steps).round() / self.steps)
+        return model
+
+
+class Thirds(Frontend):
+    """A frontend from outside the package: log magnitudes of frames of 20 ms, every third frequency."""
+
+    log = True
+
+    def __init__(self, sample_rate: int):
+        super().__init__()
+        self.sample_rate = sample_rate
+
+    @property
+    def min_samples(self) -> int:
+        return self.sample_rate // 50
+
+    def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
+        frames = wave.unfold(-1, self.min_samples, self.min_samples)  # (batch, frames, samples)
+        return (torch.fft.rfft(frames).abs()[..., ::3] + 1e-6).log().transpose(1, 2).unsqueeze(1)
+
+
+class CtrlC(pl.Callback):
+    """Presses Ctrl-C in the midst of an epoch.
+
+    Args:
+        epoch: its number, from 0.
+    """
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: list, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
+            signal.raise_signal(signal.SIGINT)
+
+
+def ctrl_c(epoch: int) -> list[str]:
+    """Words of a command line that is interrupted so."""
+    return ["+callbacks.ctrl_c._target_=tiny.CtrlC", f"+callbacks.ctrl_c.epoch={epoch}"]
+
+
+class Score(pl.Callback):
+    """A metric of validation that is what the test says.
+
+    Args:
+        values: of the epochs, logged as val/score.
+    """
+
+    def __init__(self, values: list[float]):
+        self.values = values
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        model.log("val/score", self.values[trainer.current_epoch])
+
+
 PLAIN = [  # arguments of a run that rounding changes little
     "net._target_=tiny.Plain",
     "frontend.standardize=true",
-    "callbacks=default",  # no augmentation
+    "callbacks=[]",  # no augmentation
     "optimizer._target_=torch.optim.SGD",  # Adam divides by the gradient's size
     "optimizer.lr=0.1",
 ]
@@ -80,40 +167,3 @@ def write_tiny(root: Path) -> Path:
     write_list(root / "evaluation_setup/fold1_train.csv", "filename\tscene_label", train)
     write_list(root / "evaluation_setup/fold1_evaluate.csv", "filename\tscene_label", test)
     return root
-
-
-def lived_in(net: nn.Module) -> nn.Module:
-    """The network with batch norms such as training leaves them, far from the identity."""
-    with torch.no_grad():
-        for layer in net.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.weight.uniform_(0.2, 2)
-                layer.bias.uniform_(-1, 1)
-                layer.running_mean.uniform_(-1, 1)
-                layer.running_var.uniform_(0.2, 2)
-    return net.eval()
-
-
-def classifier(net: dict | None = None, frontend: dict | None = None, **changes) -> SceneClassifier:
-    """A small untrained classifier of half-second clips, with batch norms that do something."""
-    settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50} | (frontend or {})
-    model = SceneClassifier(
-        frontend={"_target_": "asc.frontend.Spectrogram", "sample_rate": 8000, **settings},
-        net={"_target_": "asc.nets.PhamCNN"} | (net or {}),
-        optimizer={"_target_": "torch.optim.Adam", "lr": 1e-3},
-        labels=["indoor", "outdoor", "transportation"],
-        clip_samples=4000,
-        **changes,
-    )
-    lived_in(model.net)
-    return model.eval()
-
-
-def save(model: SceneClassifier, path: Path) -> Path:
-    """A checkpoint of the model alone."""
-    import pytorch_lightning as pl
-
-    trainer = pl.Trainer(accelerator="cpu", logger=False, barebones=True)
-    trainer.strategy.connect(model)
-    trainer.save_checkpoint(path, weights_only=True)
-    return path

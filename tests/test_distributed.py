@@ -1,6 +1,5 @@
 """One training shared by several processes, and a sweep whose runs go side by side."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from command import ENVIRONMENT, call, rows, run, weights
+from command import call, results, rows, run, weights
 from tiny import PLAIN
 
 from asc import SceneClassifier
@@ -17,10 +16,6 @@ from asc.data.lists import Clip
 
 CPU = torch.device("cpu")
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-
-
-def results(directory: Path) -> dict:
-    return json.loads((directory / "results.json").read_text())
 
 
 def split(root: Path) -> dict[str, list[Clip]]:
@@ -43,9 +38,7 @@ def shared_job(job, tiny, tmp_path_factory) -> list[str]:
 def pair(shared_job, tmp_path_factory) -> tuple[Path, str]:
     """The directory of a run in two processes, three clips a batch in each, and what it printed."""
     directory = tmp_path_factory.mktemp("pair")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENVIRONMENT, "PYTHONPATH", str(Path(__file__).parent))
-        done = run(*shared_job, *TWO, "data.batch_size=3", f"hydra.run.dir={directory}")
+    done = run(*shared_job, *TWO, "data.batch_size=3", f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -76,11 +69,13 @@ def test_the_test_of_a_run_in_two_processes_is_that_of_its_checkpoint_in_one(pai
     data = SceneData(**torch.load(best, weights_only=True)["datamodule_hyper_parameters"])
     data.setup()
     model = SceneClassifier.load_from_checkpoint(best, trusted=["tiny"])
-    data.cache_features(model.frontend, model.hparams["frontend"], CPU)
+    path = data.cache_path(model.hparams["frontend"])
+    assert path.exists(), "the run has computed them"
+    data.load_cache(path, CPU)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.test(model, data, verbose=False)
-    assert results(directory)["test"] == vars(model.test_scores)
-    assert np.sum(model.test_scores.confusion_matrix) == 12
+    assert results(directory)["test"] == vars(model.test_metrics)
+    assert np.sum(model.test_metrics.confusion_matrix) == 12
 
 
 def test_a_sweep_of_runs_in_several_processes_is_refused(job, tmp_path):

@@ -1,0 +1,106 @@
+"""Which epochs a run saves, and how a resumed one goes on from them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command import call, rows, weights
+from tiny import PLAIN, ctrl_c
+
+from asc.training.checkpoints import AtomicCheckpointIO
+
+VALIDATED = ["data.val_fraction=0.25", "callbacks.checkpoint.monitor=val/score"]
+
+
+def train(job: list[str], directory: Path, *words: str) -> int | str | None:
+    return call(*job, *PLAIN, *words, f"hydra.run.dir={directory}")
+
+
+def score(values: list[float]) -> list[str]:
+    """A run of so many epochs, with these validation metrics."""
+    words = ["+callbacks.score._target_=tiny.Score", f"+callbacks.score.values={values}"]
+    return [*words, f"trainer.max_epochs={len(values)}"]
+
+
+def saved(directory: Path, name: str = "best.ckpt") -> int:
+    """The epoch, from 0, that the checkpoint is of."""
+    return torch.load(directory / "checkpoints" / name, weights_only=True)["epoch"]
+
+
+@pytest.mark.parametrize(
+    ("values", "after_epoch", "best"),
+    [
+        ([0.2, 0.7, 0.5, 0.7, 0.1], 0, 1),  # the first of equals
+        ([0.2, 0.7, 0.5, 0.6, 0.1], 2, 3),  # the best of those that may be
+        ([0.9, 0.7, 0.5], 50, 2),  # none may be: the last one
+    ],
+)
+def test_the_best_epoch_is_saved_and_the_last(job, tmp_path, values, after_epoch, best):
+    words = [*VALIDATED, *score(values), f"callbacks.checkpoint.after_epoch={after_epoch}"]
+    assert train(job, tmp_path, *words) is None
+    assert (saved(tmp_path), saved(tmp_path, "last.ckpt")) == (best, len(values) - 1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_best_epoch_is_that_of_the_highest_validation_accuracy(trained):
+    directory, _ = trained
+    accuracy = [float(row["val/acc"]) for row in rows(directory / "metrics.csv")]
+    assert saved(directory) == accuracy.index(max(accuracy))
+
+
+def test_without_validation_the_last_epoch_is_the_best(job, tmp_path):
+    assert train(job, tmp_path, "trainer.max_epochs=3", "callbacks.checkpoint.after_epoch=1") is None
+    assert saved(tmp_path) == saved(tmp_path, "last.ckpt") == 2
+    best, last = (weights(tmp_path / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt"))
+    assert all(torch.equal(best[key], last[key]) for key in best)
+
+
+@pytest.mark.parametrize("place", ["same", "another"])
+@pytest.mark.parametrize(("later", "best"), [(0.5, 1), (0.95, 4)])
+def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, best):
+    values = [0.2, 0.9, 0.1, 0.3, later]
+    stopped = train(job, tmp_path / "same", *VALIDATED, *score(values), *ctrl_c(3))
+    last = tmp_path / "same/checkpoints/last.ckpt"
+    assert f"checkpoint={last}" in str(stopped)
+    assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2)
+    before = weights(tmp_path / "same/checkpoints/best.ckpt")
+
+    assert train(job, tmp_path / place, *VALIDATED, *score(values), f"checkpoint={last}") is None
+    assert (saved(tmp_path / place), saved(tmp_path / place, "last.ckpt")) == (best, 4)
+    after = weights(tmp_path / place / "checkpoints/best.ckpt")
+    assert all(torch.equal(before[key], after[key]) for key in before) == (best == 1)
+    assert [row["epoch"] for row in rows(tmp_path / place / "metrics.csv")] == ["1", "2", "3", "4", "5"]
+    if place == "another":
+        assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2), "the first run stays"
+
+
+def test_a_resumed_run_needs_no_earlier_best_epoch(job, tmp_path):
+    """Moved away, last.ckpt alone is enough; the epochs from here on compete."""
+    values = [0.9, 0.3, 0.2, 0.1]
+    train(job, tmp_path / "first", *VALIDATED, *score(values), *ctrl_c(2))
+    last = shutil.move(tmp_path / "first/checkpoints/last.ckpt", tmp_path / "last.ckpt")
+    shutil.rmtree(tmp_path / "first")
+    assert train(job, tmp_path / "second", *VALIDATED, *score(values), f"checkpoint={last}") is None
+    assert saved(tmp_path / "second") == 2
+
+
+def test_a_metric_that_validation_does_not_log_gets_one_sentence(job, tmp_path):
+    words = ["data.val_fraction=0.25", "callbacks.checkpoint.monitor=val/f1"]
+    assert train(job, tmp_path, *words) == "error: unknown callbacks.checkpoint.monitor=val/f1: choose from val/acc"
+    assert not list(tmp_path.glob("checkpoints/*.ckpt"))
+
+
+class Unwritable:
+    """What cannot be pickled."""
+
+    def __reduce__(self):
+        raise OSError("the disk is full")
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "checkpoints/any.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises(OSError, match="the disk is full"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2, "broken": Unwritable()}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
