@@ -1,4 +1,4 @@
-"""Compress a trained scene classifier, test it and write what came out: python compress.py --help."""
+"""Compress a trained scene classifier, test it and write the results: python compress.py --help."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from asc.training.run import Run, begin_run
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")
 def main(cfg: DictConfig) -> float:
-    """One job of the command line; returns what a sweep optimizes."""
+    """Run one job; return the sweep objective."""
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
@@ -25,10 +25,10 @@ def main(cfg: DictConfig) -> float:
 
 
 def compress(cfg: DictConfig) -> float:
-    """Macro-average accuracy of the compressed classifier: on validation, or on test where nothing is held out."""
+    """Return the macro-average accuracy of the compressed classifier: on validation, or on test without validation."""
     phase = instantiate(cfg.phase)
-    unfinished = Path(cfg.run_dir) / phase.checkpoint if phase.checkpoint else None
-    directory = begin_run(cfg, unfinished, precisions=("32-true",))
+    last = Path(cfg.run_dir) / phase.checkpoint if phase.checkpoint else None
+    directory = begin_run(cfg, last, precisions=("32-true",))
 
     parts: Any = OmegaConf.to_container(cfg, resolve=True)
     training = {name: parts[name] for name in ("optimizer", "scheduler")}
@@ -36,35 +36,35 @@ def compress(cfg: DictConfig) -> float:
     trusted = tuple(cfg.trusted)
     source, *others = [SceneClassifier.load_from_checkpoint(path, trusted=trusted, **training) for path in checkpoints]
     model = phase.begin(source, *others)
-    data = remembered_data(cfg, checkpoints[0], model)
-    run = Run(cfg, model.train(), data, unfinished, callbacks=[phase])
+    data = training_data(cfg, checkpoints[0], model)
+    run = Run(cfg, model.train(), data, last, callbacks=[phase])
     run.prepare(fit_frontend=False)
     if not run.fit(resume=cfg.checkpoint if phase.is_unfinished(source) else None):
-        return 0.0  # what follows is the first process's, whose figure Hydra takes
+        return 0.0  # only the main process tests; Hydra uses its return value
 
     model = phase.finish(model)
     return run.test(model, directory / f"{model.stage}.ckpt", save=True, accelerator="cpu")
 
 
-def remembered_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> SceneData:
-    """The data that the checkpoint was trained on, with the settings that were given to replace its own.
+def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> SceneData:
+    """The data that the checkpoint was trained on, with the overrides in `cfg`.
 
     Raises:
-        InputError: the checkpoint does not say which, or the labels are not the model's.
+        InputError: the checkpoint does not name its data, or the labels differ from the model's.
     """
-    given: Any = OmegaConf.to_container(cfg.data, resolve=True)
-    settings = {name: value for name, value in given.items() if value is not None and name != "_target_"}
-    remembered = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
-    split = {name: remembered[name] for name in ("seed",) if name in remembered}  # no clip changes sides
-    settings = {**remembered, **settings, **split, "sample_rate": model.sample_rate, "channel": model.channel}
+    node: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    overrides = {name: value for name, value in node.items() if value is not None and name != "_target_"}
+    saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
+    split = {name: saved[name] for name in ("seed",) if name in saved}  # no clip changes sides
+    settings = {**saved, **overrides, **split, "sample_rate": model.sample_rate, "channel": model.channel}
     if "root" not in settings:
-        raise InputError(f"checkpoint={checkpoint} does not say what it was trained on: give data=dcase data.root=DIR")
+        raise InputError(f"checkpoint={checkpoint} does not name its training data: give data=dcase data.root=DIR")
     data = SceneData(**settings)
     data.setup()
     if set(data.labels) != set(model.labels):
         raise InputError(
-            f"{data.root} has the labels {', '.join(data.labels)}, but the checkpoint {', '.join(model.labels)}: "
-            "give the data it was trained on by data.root=DIR"
+            f"data.root={data.root} has the labels {', '.join(data.labels)}, but the checkpoint has "
+            f"{', '.join(model.labels)}: give the data it was trained on"
         )
     data.labels = model.labels
     return data

@@ -1,4 +1,4 @@
-"""Train a scene classifier, test its best checkpoint and write what came out: python train.py --help."""
+"""Train a scene classifier, test its best checkpoint and write the results: python train.py --help."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotu
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """One job of the command line; returns what a sweep optimizes."""
+    """Run one job; return the sweep objective."""
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float:
 
 
 def train(cfg: DictConfig) -> float:
-    """Macro-average accuracy of the best checkpoint: on validation, or on test where nothing is held out."""
+    """Return the macro-average accuracy of the best checkpoint: on validation, or on test without validation."""
     checkpoints = Path(cfg.run_dir) / "checkpoints"
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
     check_choice("compile", cfg.compile, COMPILE_MODES)
@@ -37,21 +37,21 @@ def train(cfg: DictConfig) -> float:
     data.prepare_data()
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    instantiate(cfg.optimizer, params=model.parameters())  # a mistake in its settings shows now, not after the features
+    instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
     run = Run(cfg, model, data, last, logger=instantiate(cfg.logger))
     run.prepare(fit_frontend=True)
     if cfg.compile:
-        model.net.compile(mode=cfg.compile)  # at the first step
+        model.net.compile(mode=cfg.compile)  # takes effect at the first step
     if not run.fit(resume=cfg.checkpoint):
-        return 0.0  # what follows is the first process's, whose figure Hydra takes
+        return 0.0  # only the main process tests; Hydra uses its return value
 
     return run.test(SceneClassifier.load_from_checkpoint(best, trusted=trusted(cfg)), best)
 
 
 def trusted(cfg: DictConfig) -> list[str]:
-    """The modules of the classes that the user chose."""
+    """Modules of the classes in the settings."""
     parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler)
     return [part["_target_"].rpartition(".")[0] for part in parts if part]
 

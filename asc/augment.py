@@ -1,7 +1,7 @@
-"""Augmentation of a batch of features on its device: pure functions, and the callbacks that call them in training.
+"""Augmentation of a batch of features on its device: pure functions, and callbacks that apply them in training.
 
 A batch is the list [features (batch, 1, n_bins, frames), target], target (batch,) class indices or (batch, n_classes)
-soft labels. Each callback edits the list in place: Lightning keeps no other reference to what a callback returns.
+soft labels. Each callback edits the list in place, since Lightning ignores what a callback returns.
 """
 
 import math
@@ -25,9 +25,9 @@ def mixup(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor,
 
 
 def roll(x: Tensor, shift: Tensor, crop: int | None = None) -> Tensor:
-    """Shift each example of x (batch, 1, n_bins, frames) by shift (batch,) frames; what leaves the end comes first.
+    """Shift each example of x (batch, 1, n_bins, frames) by shift (batch,) frames, circularly.
 
-    `crop` keeps the first so many frames of the result, a random excerpt where the shift is random.
+    `crop`: number of frames to keep; with a random shift this is a random excerpt.
     """
     frames = x.shape[-1]
     index = (torch.arange(crop or frames, device=x.device) - shift.view(-1, 1)) % frames  # (batch, crop)
@@ -35,9 +35,9 @@ def roll(x: Tensor, shift: Tensor, crop: int | None = None) -> Tensor:
 
 
 def mask(x: Tensor, bins: int, frames: int) -> Tensor:
-    """Fill a random band of up to `bins` and span of up to `frames` with the example's mean (Park et al., 2019).
+    """Mask up to `bins` bins and up to `frames` frames with the example's mean (SpecAugment; Park et al., 2019).
 
-    x (batch, 1, n_bins, frames); each example gets its own band and span.
+    x (batch, 1, n_bins, frames); each example gets its own masks.
     """
     mean = x.mean((1, 2, 3), keepdim=True)
     x = mask_along_axis_iid(x - mean, bins, mask_value=0.0, axis=2)
@@ -45,10 +45,10 @@ def mask(x: Tensor, bins: int, frames: int) -> Tensor:
 
 
 def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
-    """Sound each example together with the one at `perm`, as loud as `lam` says (Tokozume et al., 2018, eq. 2 and 3).
+    """Mix each example with the one at `perm` as sounds add up, with ratio `lam` (Tokozume et al., 2018).
 
-    On log magnitudes a and b rather than waveforms: brought to the same root mean square, weighted by lam and 1 - lam,
-    their powers add, as those of independent sounds do on average, and the root mean square of the sum is that of a:
+    This works on log magnitudes a and b, not waveforms. b is scaled to the root mean square of a; weighted by lam and
+    1 - lam, the powers add, as those of uncorrelated sounds do on average; the result keeps the root mean square of a:
     log(sqrt(lam^2 exp(2 a) + (1 - lam)^2 exp(2 b)) / sqrt(lam^2 + (1 - lam)^2)).
 
     x (batch, 1, n_bins, frames) natural logarithms, target (batch, n_classes), lam (batch,) in [0, 1], perm (batch,).
@@ -62,11 +62,11 @@ def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple
 
 
 def freq_mixstyle(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
-    """Give each band a mean and standard deviation between its own and those at `perm` (Schmid et al., 2022).
+    """Mix each band's mean and standard deviation with those at `perm` (Freq-MixStyle; Schmid et al., 2022).
 
-    What a microphone or a room does to all frames of a band is mixed, what happens in time stays; so do the targets.
+    This mixes the frequency responses of microphones and rooms. The course over time and the targets stay.
 
-    x (batch, 1, n_bins, frames), lam (batch,) the fraction of its own, perm (batch,) indices.
+    x (batch, 1, n_bins, frames), lam (batch,) weight of the example itself, perm (batch,) indices.
     """
     std, mean = torch.std_mean(x, dim=3, keepdim=True)  # (batch, 1, n_bins, 1)
     std = std.clamp_min(1e-6)
@@ -75,18 +75,18 @@ def freq_mixstyle(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
 
 
 def band_gain(x: Tensor, knots: Tensor) -> Tensor:
-    """Add a gain to each band, linear between the knots (FilterAugment; Nam et al., 2022).
+    """Add a gain to each band, interpolated linearly between knots (FilterAugment; Nam et al., 2022).
 
-    x (batch, 1, n_bins, frames) logarithms, knots (batch, n_knots) evenly over the bands, first and last at the ends.
+    x (batch, 1, n_bins, frames) logarithms, knots (batch, n_knots) evenly spaced from the first to the last band.
     """
     gain = F.interpolate(knots.unsqueeze(1), x.shape[2], mode="linear", align_corners=True)  # (batch, 1, n_bins)
     return x + gain.unsqueeze(-1)
 
 
 def time_stretch(x: Tensor, rate: Tensor) -> Tensor:
-    """Read each example of x (batch, 1, n_bins, frames) `rate` (batch,) times as fast, linear between frames.
+    """Read each example of x (batch, 1, n_bins, frames) `rate` (batch,) times as fast, with linear interpolation.
 
-    As many frames come out; what is read past the end starts again at the beginning.
+    The number of frames stays the same; reading wraps around at the end.
     """
     frames = x.shape[-1]
     position = torch.arange(frames, device=x.device) * rate.view(-1, 1)  # (batch, frames)
@@ -97,12 +97,12 @@ def time_stretch(x: Tensor, rate: Tensor) -> Tensor:
 
 
 def soft_labels(target: Tensor, model: SceneClassifier) -> Tensor:
-    """Targets (batch, n_classes), of class indices (batch,) or of soft labels that are there already."""
+    """Soft labels (batch, n_classes) from class indices (batch,); soft labels are returned as they are."""
     return F.one_hot(target, len(model.labels)) if target.ndim == 1 else target
 
 
 def nats_per_db(model: SceneClassifier) -> float:
-    """What a decibel is in the model's features, natural logarithms of a power of the magnitude."""
+    """One decibel in the units of the model's features, natural logarithms of a power of the magnitude."""
     return model.frontend.power * math.log(10) / 20
 
 
@@ -110,17 +110,16 @@ class Mixup(pl.Callback):
     """Mixup on whole spectrograms (report, section 3).
 
     Args:
-        alpha: lam is drawn from Beta(alpha, alpha) for each example. Not in the report; 0.4 is in its authors' papers.
-        keep_originals: add the mixed examples to the batch, which doubles it, as the authors' papers do.
+        alpha: lam is drawn from Beta(alpha, alpha) for each example. 0.4 is from other papers of the report's authors.
+        keep_originals: append the mixed examples, which doubles the batch, as in these papers.
     """
 
     def __init__(self, alpha: float = 0.4, keep_originals: bool = False):
-        check_number("callbacks.mixup.alpha", alpha, float, 1e-6)  # to go without mixup, leave the callback out
+        check_number("callbacks.mixup.alpha", alpha, float, 1e-6)  # to disable mixup, delete the callback
         self.beta = torch.distributions.Beta(alpha, alpha)
         self.keep_originals = keep_originals
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Mix the batch; its targets become soft labels."""
         x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
         lam = self.beta.sample((len(x),)).to(x)
         mixed = mixup(x, target, lam, torch.randperm(len(x), device=x.device))
@@ -128,9 +127,7 @@ class Mixup(pl.Callback):
 
 
 class BetweenClass(pl.Callback):
-    """Between-class learning: clips mixed as sounds mix (the report's reference 8), in the place of `Mixup`.
-
-    It needs features that are logarithms.
+    """Between-class learning (the report's reference 8). Replaces `Mixup`; needs log features.
 
     Args:
         alpha: lam is drawn from Beta(alpha, alpha) for each example; 1, uniform, in the paper.
@@ -141,17 +138,16 @@ class BetweenClass(pl.Callback):
         self.beta = torch.distributions.Beta(alpha, alpha)
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Mix the batch; its targets become soft labels."""
         x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
         lam = self.beta.sample((len(x),)).to(x)
         batch[:] = between_class(x, target, lam, torch.randperm(len(x), device=x.device))
 
 
 class FreqMixStyle(pl.Callback):
-    """Mix the frequency response of a batch's recordings, not what happens in them.
+    """Freq-MixStyle: mix the frequency responses of the recordings in a batch.
 
     Args:
-        p: fraction of the batches.
+        p: fraction of the batches to mix.
         alpha: lam is drawn from Beta(alpha, alpha) for each example.
     """
 
@@ -161,18 +157,17 @@ class FreqMixStyle(pl.Callback):
         self.p, self.beta = p, torch.distributions.Beta(alpha, alpha)
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Mix the batch's statistics, or leave it."""
         x = batch[0]
         if torch.rand(()) < self.p:
             batch[0] = freq_mixstyle(x, self.beta.sample((len(x),)).to(x), torch.randperm(len(x), device=x.device))
 
 
 class BandGain(pl.Callback):
-    """A random smooth frequency response for each training clip, as other microphones and places have.
+    """Apply a random smooth frequency response to each training clip, as of other microphones and rooms.
 
     Args:
-        db: the knots are drawn from [-db, db].
-        knots: number of them over the bands.
+        db: gains at the knots are drawn from [-db, db].
+        knots: number of knots.
     """
 
     def __init__(self, db: float = 6.0, knots: int = 5):
@@ -181,17 +176,16 @@ class BandGain(pl.Callback):
         self.db, self.knots = db, knots
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Colour the batch."""
         x = batch[0]
         knots = torch.empty(len(x), self.knots, device=x.device, dtype=x.dtype).uniform_(-self.db, self.db)
         batch[0] = band_gain(x, knots * nats_per_db(model))
 
 
 class RandomLevel(pl.Callback):
-    """A random level for each training clip, for a frontend that does not normalize it.
+    """Apply a random gain to each training clip, for a frontend without normalization.
 
     Args:
-        db: drawn from [-db, db].
+        db: the gain is drawn from [-db, db].
     """
 
     def __init__(self, db: float = 10.0):
@@ -199,13 +193,12 @@ class RandomLevel(pl.Callback):
         self.db = db
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Make each example louder or quieter."""
         x = batch[0]
         batch[0] = x + nats_per_db(model) * torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(-self.db, self.db)
 
 
 class TimeStretch(pl.Callback):
-    """Each training clip faster or slower, at the same pitch.
+    """Play each training clip faster or slower, at the same pitch.
 
     Args:
         factor: rates are drawn log-uniformly from [1 / factor, factor].
@@ -216,17 +209,16 @@ class TimeStretch(pl.Callback):
         self.factor = factor
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Stretch each example."""
         x = batch[0]
         batch[0] = time_stretch(x, self.factor ** torch.empty(len(x), device=x.device).uniform_(-1, 1))
 
 
 class Roll(pl.Callback):
-    """Start each training clip at a random instant: a scene has no beginning.
+    """Roll each training clip in time by a random shift: a scene has no beginning.
 
     Args:
-        keep: fraction of the frames to train on, though not fewer than 32 (0.7 s at the report's hop): another excerpt
-            each time, and faster.
+        keep: fraction of the frames to train on, at least 32 frames (0.7 s at the report's hop). Less than 1 gives
+            random excerpts and faster training.
     """
 
     MIN_FRAMES = 32
@@ -236,23 +228,21 @@ class Roll(pl.Callback):
         self.keep = keep
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Roll each example by a random number of frames."""
         x = batch[0]
         shift = torch.randint(x.shape[-1], (len(x),), device=x.device)
         batch[0] = roll(x, shift, crop=min(x.shape[-1], max(self.MIN_FRAMES, round(self.keep * x.shape[-1]))))
 
 
 class Mask(pl.Callback):
-    """Hide a band of frequencies and a span of time in each training clip.
+    """Frequency and time masking of each training clip (SpecAugment).
 
     Args:
-        bins: the widest band.
-        frames: the longest span.
+        bins: maximum height of the frequency mask.
+        frames: maximum length of the time mask.
     """
 
     def __init__(self, bins: int, frames: int):
         self.bins, self.frames = bins, frames
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Mask the batch."""
         batch[0] = mask(batch[0], self.bins, self.frames)

@@ -1,4 +1,4 @@
-"""SceneClassifier: frontend and network as one LightningModule, whose checkpoint rebuilds itself."""
+"""SceneClassifier: frontend and network in one LightningModule, with self-contained checkpoints."""
 
 import copy
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from asc.rewrite.quantize import convert, prepare, running_on, without_deprecati
 
 
 class SceneClassifier(pl.LightningModule):
-    """Sound to scene. All arguments are plain values, so that a checkpoint holds them and needs no other file.
+    """Acoustic scene classifier. All arguments are plain values, so that a checkpoint needs no other file.
 
     Args:
         frontend, net, optimizer, scheduler: Hydra nodes (`_target_` and its arguments). The network also gets
             `n_classes`, the optimizer `params`, the scheduler, stepped after each batch, `optimizer` and `total_steps`.
         labels: names of the scenes, in the order of the logits.
-        clip_samples: length of the clips it is trained on, at the frontend's sample rate.
-        channel: which channel `classify` takes of a file: index from 0, or "mean".
-        stage: "float", "pruned", "qat" (fake-quantized, in fine-tuning) or "int8".
-        quantization: arguments of `asc.rewrite.quantize.prepare` beside the network, for the last two stages.
-        body_lr: learning rate of all but the last layer, as a fraction of the optimizer's; less than 1 where the rest
-            has been trained before (`start_from`).
+        clip_samples: length of the training clips, at the frontend's sample rate.
+        channel: channel of a file that `classify` uses: index from 0, or "mean".
+        stage: "float", "pruned", "qat" (fake-quantized, during fine-tuning) or "int8".
+        quantization: arguments of `asc.rewrite.quantize.prepare` after the network, for the last two stages.
+        body_lr: learning rate of all but the last layer, as a fraction of the optimizer's; less than 1 for transfer
+            learning (see `start_from`).
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class SceneClassifier(pl.LightningModule):
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels))
-        self.temperature = 1.0  # of the loss; a phase may raise it
-        self.losses = CatMetric(nan_strategy="disable")  # of each clip; both gather over processes
+        self.temperature = 1.0  # of the logits in the loss; a phase may raise it
+        self.losses = CatMetric(nan_strategy="disable")  # of each clip; both metrics sync across processes
 
     @property
     def sample_rate(self) -> int:
-        """Hz that `forward` expects."""
+        """Hz of the waveforms that `forward` takes."""
         return self.frontend.sample_rate
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -77,17 +77,17 @@ class SceneClassifier(pl.LightningModule):
 
     @torch.inference_mode()
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
-        """Probability of each label for a sound file of any rate, channels and length.
+        """Probability of each label for an audio file of any sample rate, channels and length.
 
-        A long file is cut into windows of the training length, the last one ending where the file ends, and their
-        probabilities are averaged; a short one is repeated.
+        A long file is cut into windows of the training length, the last one aligned with the end, and their
+        probabilities are averaged. A short file is repeated.
 
         Args:
-            path: the sound file.
-            hop: seconds between the windows' beginnings; less than their length lets them overlap. None: side by side.
+            path: the audio file.
+            hop: seconds from one window to the next. None: no overlap.
 
         Raises:
-            InputError: the file is not one that can be read.
+            InputError: the file is not readable or too short.
         """
         if hop is not None:
             check_number("hop", hop, float, 0.001)
@@ -97,27 +97,28 @@ class SceneClassifier(pl.LightningModule):
                 f"{path} is shorter than one window: give {self.frontend.min_samples / self.sample_rate:.3f} s"
             )
         training = self.training
-        self.eval()  # batch norm must not learn from what is asked
+        self.eval()  # no dropout, and no update of batch norm's statistics
         n = self.clip_samples
         step = round(hop * self.sample_rate) if hop else n
         starts = [*range(0, max(len(wave) - n, 0), step), max(len(wave) - n, 0)]
         total = torch.zeros(len(self.labels))
-        for start in starts:  # one at a time: an hour of sound must not need an hour's features at once
+        for start in starts:  # one at a time, to bound memory on long files
             clip = fit_length(wave[start : start + n], n)
             total += self(clip.unsqueeze(0).to(self.device))[0].softmax(-1).cpu()
         self.train(training)
         return dict(zip(self.labels, (total / len(starts)).tolist(), strict=True))
 
     def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> list[Tensor]:
-        """[features (batch, 1, n_bins, frames), target] of [wave (batch, samples) or cached spectrogram, target]."""
+        """[features (batch, 1, n_bins, frames), target] from [wave (batch, samples) or cached spectrogram, target]."""
         x, target = batch
         spectrogram = self.frontend.spectrogram(x) if x.ndim == 2 else x.float()
         return [self.frontend.standardize(spectrogram), target]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """KL divergence from the targets to the network's distribution (report, section 3); L2 is the optimizer's.
+        """KL divergence between targets and predictions (report, section 3); the optimizer adds L2.
 
-        At a temperature T, of logits over T and times T^2, which keeps the gradients' size (Hinton et al., 2015).
+        A temperature T divides the logits and T^2 multiplies the loss, which keeps the scale of the gradients (Hinton
+        et al., 2015).
         """
         x, target = batch
         if target.ndim == 1:
@@ -128,7 +129,7 @@ class SceneClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Collect what the metrics need; there is no mixup here, so targets are class indices."""
+        """Update the metrics; targets are class indices, since there is no mixup here."""
         x, target = batch
         logits = self.net(x).float()
         self.confusion.update(logits, target)
@@ -137,12 +138,12 @@ class SceneClassifier(pl.LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/acc, the macro-average accuracy by which DCASE ranks, and val/loss, the log loss."""
+        """Log val/acc, the macro-average accuracy, and val/loss, the log loss."""
         result = self.epoch_metrics()
         self.log_dict({"val/acc": result.macro_accuracy, "val/loss": result.log_loss}, prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        """Log test/acc and test/loss and keep all metrics in `test_metrics`."""
+        """Log test/acc and test/loss, and store all metrics in `test_metrics`."""
         self.test_metrics = self.epoch_metrics()
         self.log_dict(
             {"test/acc": self.test_metrics.macro_accuracy, "test/loss": self.test_metrics.log_loss}, sync_dist=True
@@ -157,7 +158,7 @@ class SceneClassifier(pl.LightningModule):
         return compute_metrics(matrix, log_loss, self.labels)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and a scheduler stepped after each batch where there is one."""
+        """The optimizer and, if set, a scheduler stepped after each batch."""
         settings, scale = self.hparams["scheduler"], self.hparams["body_lr"]
         params: Any = self.parameters()
         if scale != 1:
@@ -168,30 +169,28 @@ class SceneClassifier(pl.LightningModule):
         optimizer = instantiate(self.hparams["optimizer"], params=params, _convert_="all")
         if settings is None:
             return optimizer
-        if scale != 1 and "max_lr" in settings:  # OneCycleLR sets the rates itself
+        if scale != 1 and "max_lr" in settings:  # OneCycleLR overrides the groups' rates
             settings = {**settings, "max_lr": [scale * settings["max_lr"], settings["max_lr"]]}
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = instantiate(settings, optimizer=optimizer, total_steps=steps, _convert_="all")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def start_from(self, source: "SceneClassifier") -> None:
-        """Take over a trained classifier's frontend and network, with a last layer of its own where the labels differ.
+        """Load a trained classifier's frontend and network; a last layer for another number of labels stays untrained.
 
         Raises:
-            InputError: it has another frontend or network.
+            InputError: `source` has another frontend or network.
         """
         for part in ("frontend", "net"):
             if names := differing_settings(source.hparams[part], self.hparams[part]):
-                raise InputError(
-                    f"init was trained with another {part} ({', '.join(names)}): train with its settings of these"
-                )
+                raise InputError(f"init was trained with another {part} ({', '.join(names)}): use its settings")
         self.frontend.load_state_dict(source.frontend.state_dict())
         weights, own = source.net.state_dict(), self.net.state_dict()
         new = {name: value for name, value in own.items() if value.shape != weights[name].shape}
         self.net.load_state_dict({**weights, **new})
 
     def with_net(self, net: nn.Module, /, **changes: Any) -> "SceneClassifier":
-        """This classifier with another network; `changes` are the hyperparameters that make one of its kind."""
+        """This classifier with another network; `changes` are the hyperparameters that describe it."""
         model = SceneClassifier(**{**self.hparams, **changes})
         with running_on((model.hparams["quantization"] or {}).get("engine")):
             model.net.load_state_dict(net.state_dict())
@@ -199,14 +198,14 @@ class SceneClassifier(pl.LightningModule):
         return model.eval()
 
     def folded(self) -> "SceneClassifier":
-        """A copy for inference alone, which computes the same with fewer operations: batch norms are folded away."""
+        """A copy for inference with batch norms folded into the convolutions: same output, fewer operations."""
         model = copy.deepcopy(self)
         if self.stage in ("float", "pruned"):
             model.net = fold_checked(self.net, self.example_features())
         return model.eval()
 
     def complexity(self) -> Complexity:
-        """Costs of the network for one clip of the training length."""
+        """Complexity of the network for one clip of the training length."""
         return complexity(self.net, self.example_features())
 
     def example_features(self) -> Tensor:
@@ -215,7 +214,6 @@ class SceneClassifier(pl.LightningModule):
             return self.frontend(torch.zeros(1, self.clip_samples, device=self.device))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the stage."""
         checkpoint["stage"] = self.stage
 
     @classmethod
@@ -227,17 +225,17 @@ class SceneClassifier(pl.LightningModule):
         weights_only: Literal[True] = True,
         **kwargs: Any,
     ) -> "SceneClassifier":
-        """The classifier of a checkpoint, ready for inference (`eval`), on the CPU or where `map_location` says.
+        """Load a classifier for inference (`eval` mode).
 
         Args:
             checkpoint_path: any .ckpt of a run.
-            map_location: as in `torch.load`.
-            trusted: modules beside asc and torch.optim whose classes the checkpoint may name, such as ("my_nets",).
-            weights_only: always True; Lightning's own method takes it too.
+            map_location: as in `torch.load`; the CPU by default.
+            trusted: modules besides asc and torch.optim whose classes the checkpoint may name, such as ("my_nets",).
+            weights_only: always True; for compatibility with Lightning.
             kwargs: hyperparameters to replace.
 
         Raises:
-            InputError: no such file, not a checkpoint of a SceneClassifier, or one that names a foreign class.
+            InputError: the file is missing, not a checkpoint of a SceneClassifier, or names an untrusted class.
         """
         hyperparameters = read_checkpoint(checkpoint_path)["hyper_parameters"]
         check_targets(hyperparameters, trusted, checkpoint_path)
@@ -249,11 +247,11 @@ class SceneClassifier(pl.LightningModule):
                     weights_only=weights_only,
                     **{**hyperparameters, **kwargs},
                 )
-        except RuntimeError as error:  # torch's word for weights that do not fit
+        except RuntimeError as error:  # raised by load_state_dict on a mismatch
             raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
         return model.eval()
 
 
 def last_layer(net: nn.Module) -> nn.Module:
-    """The last dense layer or convolution, which maps to the labels."""
+    """The last dense layer or convolution, which computes the logits."""
     return [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]

@@ -1,4 +1,4 @@
-"""What the commands share: one sentence for a user's mistake, and no chatter of libraries."""
+"""What the commands share: one-line error messages and silenced libraries."""
 
 import logging
 import shlex
@@ -17,18 +17,18 @@ from asc.errors import InputError
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Turn a mistake in the input into one sentence on stderr and exit status 1; anything else keeps its traceback."""
+    """Exit with a one-line message and status 1 on invalid input; other exceptions keep their traceback."""
     try:
         yield
     except InputError as error:
-        # one from a worker process arrives as that process's traceback, which ends with the sentence
+        # from a worker process, the text is a traceback that ends with the message
         sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: "))
     except InstantiationException as error:
         inner: BaseException = error
-        while isinstance(inner.__cause__, InstantiationException | InputError):  # one for each level of the settings
+        while isinstance(inner.__cause__, InstantiationException | InputError):  # one per level of nesting
             inner = inner.__cause__
-        refused = "" if isinstance(inner, InputError) else "invalid setting: "
-        sys.exit(f"error: {refused}{one_line(inner)}")
+        prefix = "" if isinstance(inner, InputError) else "invalid setting: "
+        sys.exit(f"error: {prefix}{one_line(inner)}")
     except MissingMandatoryValue as error:
         sys.exit(f"error: {error.full_key} is not set: give it on the command line, as {error.full_key}=...")
     except OmegaConfBaseException as error:
@@ -38,13 +38,13 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def resume_hint(last: Path | None, run_dir: Path) -> str:
-    """What to say after Ctrl-C: the command that goes on from the checkpoint `last`, if there is one yet."""
+    """The message after Ctrl-C, with the command that resumes from the checkpoint `last` if it exists."""
     if not last or not last.exists():
-        return "\nstopped: there is nothing to resume, start again"
-    overrides = [word for word in HydraConfig.get().overrides.task if not word.startswith("checkpoint=")]
-    words = [*overrides, f"checkpoint={last}", f"hydra.run.dir={run_dir}"]
-    command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *words])])
-    return f"\nstopped; the epochs done are in {last}. Resume by\n  {command}"
+        return "\nstopped: no epoch is complete, so start again"
+    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("checkpoint=")]
+    arguments = [*overrides, f"checkpoint={last}", f"hydra.run.dir={run_dir}"]
+    command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *arguments])])
+    return f"\nstopped: completed epochs are in {last}. Resume with\n  {command}"
 
 
 def one_line(error: BaseException) -> str:
@@ -53,7 +53,7 @@ def one_line(error: BaseException) -> str:
 
 
 def silence_libraries() -> None:
-    """Silence what the user can do nothing about."""
+    """Silence log messages and warnings that a user cannot act on."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
@@ -63,7 +63,7 @@ def silence_libraries() -> None:
         ".*Total length of `list` across ranks is zero.*",
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-        "Checkpoint directory .* exists and is not empty",  # that of a resumed run
-        "The dirpath has changed from",  # a run resumed elsewhere
+        "Checkpoint directory .* exists and is not empty",  # when a run resumes
+        "The dirpath has changed from",  # when a run resumes in another directory
     ):
         warnings.filterwarnings("ignore", message)

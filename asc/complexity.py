@@ -1,4 +1,4 @@
-"""What a network costs: stored values, kilobytes by two rules, multiply-accumulates."""
+"""Complexity of a network: parameters, size by two rules, and multiply-accumulates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
 from torch.ao.quantization import FakeQuantizeBase, ObserverBase
-from torch.nn.modules.batchnorm import _BatchNorm  # also of the 8-bit ones
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of the 8-bit ones too
 
 KB = 1024
 DCASE2020_LIMIT_KB = 500.0
@@ -16,14 +16,14 @@ DCASE2020_LIMIT_KB = 500.0
 
 @dataclass(frozen=True)
 class Complexity:
-    """Costs of one network.
+    """Complexity of a network.
 
     Attributes:
-        parameters: all stored values, batch norm's four arrays included, counters not.
-        nonzero_parameters: those of them that are not zero.
-        size_kb: bytes of the non-zero values at their stored width, over 1024.
-        dcase2020_size_kb: the same without batch norm, as the official count of 2020 does.
-        macs: multiply-accumulates of the convolutions and dense layers for one clip.
+        parameters: all stored values, including batch norm's running statistics but not its counters.
+        nonzero_parameters: number of these that are not zero.
+        size_kb: KB (1024 bytes) of the non-zero values at their stored width.
+        dcase2020_size_kb: the same without batch norm, by DCASE 2020's official count.
+        macs: multiply-accumulates of convolutions and dense layers for one clip.
     """
 
     parameters: int
@@ -34,9 +34,9 @@ class Complexity:
 
 
 def stored_values(net: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Each array that `net` needs at inference, with the layer that holds it.
+    """Each tensor that `net` needs at inference, with its layer.
 
-    The grids of 8-bit numbers are left out, as the official count does; the file's size has them.
+    Scales and zero points are left out, as in the official count; the file size includes them.
     """
     for layer in net.modules():
         if isinstance(layer, FakeQuantizeBase | ObserverBase | nnq.Quantize):
@@ -50,18 +50,18 @@ def stored_values(net: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
 
 
 def count_macs(net: nn.Module, features: Tensor) -> int:
-    """Multiply-accumulates of one clip, by running `net` once on features (1, 1, n_bins, frames)."""
+    """Multiply-accumulates of `net`, counted in a forward pass on features (1, 1, n_bins, frames)."""
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal total
         weight = layer.weight() if isinstance(layer, nnq.Conv2d | nnq.Linear) else cast(Tensor, layer.weight)
-        total += output[0].numel() * weight[0].numel()  # a kernel for each value
+        total += output[0].numel() * weight[0].numel()  # one kernel per output value
 
-    kinds = nn.Conv2d | nn.Linear | nnq.Conv2d | nnq.Linear
-    layers = [layer for layer in net.modules() if isinstance(layer, kinds)]
+    types = nn.Conv2d | nn.Linear | nnq.Conv2d | nnq.Linear
+    layers = [layer for layer in net.modules() if isinstance(layer, types)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    training = {layer: layer.training for layer in net.modules()}  # a part of it may be frozen
+    training = {layer: layer.training for layer in net.modules()}  # parts may be frozen
     try:
         with torch.inference_mode():
             net.eval()(features)
@@ -74,12 +74,12 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
 
 
 def nonzeros(array: Tensor) -> int:
-    """Number of values that are not zero; of 8-bit ones, whose grid has zero at integer 0, by their integers."""
+    """Number of non-zero values; a quantized tensor has zero point 0, so its integers are counted."""
     return int((array.int_repr() if array.is_quantized else array).count_nonzero())
 
 
 def complexity(net: nn.Module, features: Tensor) -> Complexity:
-    """Costs of `net` for an input shaped as features (1, 1, n_bins, frames)."""
+    """Complexity of `net` on features (1, 1, n_bins, frames)."""
     values = list(stored_values(net))
     official = [value for layer, value in values if not isinstance(layer, _BatchNorm)]
 

@@ -1,17 +1,17 @@
-"""A user's mistake, told in one sentence."""
+"""Errors in the user's input."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 class InputError(ValueError):
-    """A mistake in the input. Its message is one sentence that names the file or setting, the fault and the remedy."""
+    """Invalid input. The message is one sentence that names the file or setting, the fault and the remedy."""
 
 
 def check_number(
     setting: str, value: Any, kind: type[int] | type[float], low: float, high: float = float("inf")
 ) -> None:
-    """Refuse a setting that is not a number of its kind from `low` to `high`.
+    """Refuse a setting that is not a number of type `kind` from `low` to `high`.
 
     Raises:
         InputError: names the setting, its value and what is expected.

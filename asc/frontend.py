@@ -1,4 +1,4 @@
-"""Waveform to spectrogram, on the device of the model: (batch, samples)  ->  (batch, 1, n_bins, frames)."""
+"""From waveform to spectrogram, on the model's device: (batch, samples)  ->  (batch, 1, n_bins, frames)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -13,25 +13,25 @@ from torchaudio.functional import melscale_fbanks
 
 from asc.errors import InputError, check_choice, check_number
 
-TINY = 1e-30  # far below any recording's magnitude, or its square, where that is not digital silence
+TINY = 1e-30  # far below magnitude and energy of any recording but digital silence
 
 
 class Frontend(nn.Module, ABC):
-    """What a SceneClassifier asks of its frontend.
+    """The interface of a SceneClassifier's frontend.
 
-    A frontend of your own is a subclass, in any module that can be imported, with `spectrogram`, `min_samples` and, set
-    in its constructor, `sample_rate`; and one file:
+    To add a frontend, write a subclass in any importable module that defines `spectrogram` and `min_samples` and sets
+    `sample_rate` in its constructor, and a file:
 
         # conf/frontend/mine.yaml
         _target_: my_frontends.Mine
         sample_rate: ${sample_rate}
 
     Attributes:
-        sample_rate: Hz of the waveforms it takes.
-        log: whether features are logarithms, which a cache may keep in float16.
-        power: of the magnitude, whose features they are: 1 magnitude, 2 energy.
-        standardized: whether `standardize` needs `fit`, once, before training.
-        trainable: whether it has parameters, so that its features cannot be cached.
+        sample_rate: Hz of the waveforms.
+        log: whether features are logarithms, which may be cached in float16.
+        power: exponent of the magnitude: 1 magnitude, 2 energy.
+        standardized: whether `standardize` needs `fit` before training.
+        trainable: whether it has trainable parameters, so that features cannot be cached.
     """
 
     sample_rate: int
@@ -43,18 +43,18 @@ class Frontend(nn.Module, ABC):
     @property
     @abstractmethod
     def min_samples(self) -> int:
-        """Samples of the shortest waveform that there are features of."""
+        """Length of the shortest valid waveform, samples."""
 
     @abstractmethod
     def spectrogram(self, wave: Tensor) -> Tensor:
-        """Features (batch, 1, n_bins, frames) of wave (batch, samples), as far as they may be cached."""
+        """Features (batch, 1, n_bins, frames) of wave (batch, samples), before `standardize`; these are cached."""
 
     def standardize(self, features: Tensor) -> Tensor:
-        """What is done to cached features before the network gets them: by default nothing."""
+        """Applied to the output of `spectrogram`, cached or not; the identity by default."""
         return features
 
     def fit(self, batches: Iterable[Tensor]) -> None:  # noqa: B027 (most need none)
-        """Set the statistics of `standardize` from batches of `spectrogram`'s results."""
+        """Compute the statistics for `standardize` from batches of `spectrogram`'s output."""
 
     def forward(self, wave: Tensor) -> Tensor:
         """Features (batch, 1, n_bins, frames), float32 also under autocast, of wave (batch, samples)."""
@@ -62,32 +62,33 @@ class Frontend(nn.Module, ABC):
 
 
 class Spectrogram(Frontend):
-    """Magnitude spectrogram, a filterbank over it, the natural logarithm and, where asked, standardized bands.
+    """Magnitude spectrogram, filterbank, natural logarithm and optional normalization and standardization.
 
-    The defaults are the report's Table 1. Frozen kernels take the FFT, which gives the numbers of nnAudio's
-    convolution in an eighth of its time; trainable ones need the convolution, and then are parameters of the model.
-    Nothing else goes into a checkpoint but the statistics of `standardize`.
+    The defaults are the report's Table 1. Fixed kernels use the FFT, which gives the same values as nnAudio's
+    convolution eight times as fast. Trainable kernels need the convolution and are parameters of the model. Otherwise a
+    checkpoint holds only the statistics of `standardize`.
 
     Args:
         sample_rate: Hz.
-        filterbank: "gammatone" (nnAudio's, Ellis' weights), "mel" (torchaudio's, Slaney's scale, peaks of 1), or None
-            for the spectrogram itself.
-        n_bins: number of bands, lowest first; without a filterbank there are n_fft // 2 + 1.
-        f_min, f_max: Hz, the ends of the filterbank; f_max None is half the sample rate.
-        n_fft: samples; a shorter window stands in its middle, between zeros.
+        filterbank: "gammatone" (nnAudio's, Ellis' weights), "mel" (torchaudio's, Slaney scale, peak gain 1), or None
+            for the linear spectrogram.
+        n_bins: number of bands, lowest first; without a filterbank n_fft // 2 + 1.
+        f_min, f_max: Hz, range of the filterbank; f_max None: half the sample rate.
+        n_fft: samples; a shorter window is centred and zero-padded.
         win_length: samples; 2048 at 44.1 kHz is 46 ms.
-        hop_length: samples between frames, which are centred on their instant: frames = samples // hop_length + 1.
+        hop_length: samples between frames, which are centred as in librosa: frames = samples // hop_length + 1.
         window: a name that ``scipy.signal.get_window`` knows.
         power: exponent of the magnitude: 1 magnitude, 2 energy.
         log: take ``log(x + eps)``.
-        eps: far below the quietest recording: the filterbank divides by n_fft. Not used where `normalize` is.
-        normalize: take off what the recording's level adds to the logarithms: that of the clip's root mean square
-            ("level"), their own mean over the clip ("clip") or over the frames of each band ("band"); None leaves it.
-        dynamic_range: dB below a clip's largest value at which `normalize` sets its floor. A floor relative to the clip
-            makes a quiet recording the same as a loud one, and keeps digital silence from ruling the mean.
-        frames: keep the first so many; a shorter clip keeps what it has; None keeps all.
+        eps: must be far below the quietest recording, since the gammatone filterbank divides by n_fft. `normalize`
+            does not use it.
+        normalize: make log features independent of the recording level by subtracting the log of the clip's root mean
+            square ("level"), the mean over the clip ("clip") or the mean of each band ("band"); None: no normalization.
+        dynamic_range: floor of `normalize` in dB below the clip's peak. A floor relative to the peak treats quiet and
+            loud recordings alike, and keeps digital silence from dominating the mean.
+        frames: maximum number of frames, counted from the start; None: all.
         standardize: give each band mean 0 and standard deviation 1 over the training set (see `fit`).
-        trainable_stft: learn the Fourier kernels.
+        trainable_stft: train the Fourier kernels.
 
     >>> Spectrogram(sample_rate=44100)(torch.zeros(2, 441000)).shape
     torch.Size([2, 1, 128, 428])
@@ -128,7 +129,7 @@ class Spectrogram(Frontend):
         check_number("frontend.f_max", f_max, float, 0, sample_rate / 2)
         check_number("frontend.f_min", f_min, float, 0, f_max)
         check_number("frontend.power", power, float, 0)
-        check_number("frontend.eps", eps, float, 1e-45)  # the least that float32 tells from 0
+        check_number("frontend.eps", eps, float, 1e-45)  # the smallest positive float32
         check_choice("frontend.normalize", normalize, ("level", "clip", "band", None))
         check_number("frontend.dynamic_range", dynamic_range, float, 1, 200)
         if normalize and not log:
@@ -151,7 +152,7 @@ class Spectrogram(Frontend):
                 output_format="Magnitude",
                 verbose=False,
             )
-            self.stft.register_buffer("window_mask", self.stft.window_mask, persistent=False)  # of the inverse alone
+            self.stft.register_buffer("window_mask", self.stft.window_mask, persistent=False)  # for the inverse only
         else:
             self.register_buffer("window", torch.from_numpy(get_window(window, win_length)).float(), persistent=False)
 
@@ -164,7 +165,7 @@ class Spectrogram(Frontend):
             check_choice("frontend.filterbank", filterbank, ("gammatone", "mel", None))
         elif n_bins != n_fft // 2 + 1:
             raise InputError(
-                f"invalid frontend.n_bins={n_bins}: expected {n_fft // 2 + 1}, n_fft / 2 + 1, without a filterbank"
+                f"invalid frontend.n_bins={n_bins}: expected n_fft // 2 + 1 = {n_fft // 2 + 1} without a filterbank"
             )
         self.register_buffer("weights", weights, persistent=False)  # (n_bins, n_fft // 2 + 1)
 
@@ -174,7 +175,7 @@ class Spectrogram(Frontend):
 
     @property
     def min_samples(self) -> int:
-        """Samples of one window, and of what the ends reflect."""
+        """One window, and enough for reflection padding."""
         return max(self.win_length, self.n_fft // 2 + 1)
 
     def spectrogram(self, wave: Tensor) -> Tensor:
@@ -203,8 +204,8 @@ class Spectrogram(Frontend):
             return x.unsqueeze(1)  # (batch, 1, n_bins, frames): Conv2d wants a channel axis
 
     def normalized_log(self, x: Tensor) -> Tensor:
-        """Logarithms of x (batch, n_bins, frames) without its level: the same for c * x, c > 0."""
-        peak = x.amax((1, 2), keepdim=True).clamp_min(TINY)  # of digital silence: 0
+        """Normalized logarithms of x (batch, n_bins, frames): the same for x and c * x, c > 0."""
+        peak = x.amax((1, 2), keepdim=True).clamp_min(TINY)  # 0 in digital silence
         x = (x / peak).clamp_min(self.floor)
         log = torch.log(x)
         if self.normalize == "level":
@@ -220,11 +221,11 @@ class Spectrogram(Frontend):
         ).abs()
 
     def standardize(self, features: Tensor) -> Tensor:
-        """Each band less its mean, over its standard deviation; or the features as they are."""
+        """Zero mean and unit variance for each band if `standardized`, otherwise the identity."""
         return (features - self.mean) / self.std if self.standardized else features
 
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Set the mean and standard deviation of each band from batches of `spectrogram`'s results."""
+        """Compute the mean and standard deviation of each band from batches of `spectrogram`'s output."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for spectrogram in batches:
             bands = spectrogram.cpu().double().transpose(0, 2).flatten(1)  # (n_bins, batch * frames)
@@ -233,4 +234,4 @@ class Spectrogram(Frontend):
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
         self.mean.copy_(mean.unsqueeze(1))
-        self.std.copy_(std.clamp_min(1e-5).unsqueeze(1))  # a band that never changes must not divide by zero
+        self.std.copy_(std.clamp_min(1e-5).unsqueeze(1))  # no division by zero in a constant band

@@ -1,4 +1,4 @@
-"""Reading a checkpoint without running what it holds."""
+"""Load checkpoints without running code from them."""
 
 import inspect
 import pickle
@@ -14,10 +14,10 @@ from asc.rewrite.quantize import without_deprecation_notices
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a SceneClassifier's checkpoint: plain values and tensors; no code is run.
+    """Read a SceneClassifier's checkpoint as plain values and tensors, without running code.
 
     Raises:
-        InputError: no such file, or not such a checkpoint.
+        InputError: the file is missing, or not a checkpoint of a SceneClassifier.
     """
     if not Path(path).is_file():
         fault = "is a directory" if Path(path).is_dir() else "does not exist"
@@ -34,7 +34,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint with the names of today, where an earlier version (0.1.0) wrote others."""
+    """Rename hyperparameters that version 0.1.0 saved under another name."""
     quantization = checkpoint["hyper_parameters"].get("quantization")
     if quantization and "lasting" in quantization:
         quantization["unfoldable"] = quantization.pop("lasting")
@@ -42,9 +42,9 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Names in which two settings of a class differ; what an earlier version did not know has its default.
+    """Names of the settings that differ; a setting missing from an older checkpoint has its default.
 
-    `theirs` and `ours` are Hydra nodes of the same class, which has been built before, so that it may be looked up.
+    `theirs` and `ours` are Hydra nodes. The class of `ours` is imported, so it must be trusted.
     """
     if theirs.get("_target_") != ours.get("_target_"):
         return ["_target_"]
@@ -55,12 +55,12 @@ def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str
 
 
 def plain(value: Any) -> Any:
-    """A list for a tuple, which a checkpoint's settings do not tell apart."""
+    """Convert a tuple to a list: saved settings do not distinguish them."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse a `_target_` that is not a class of asc, torch.optim or `trusted`: Hydra would call whatever it names.
+    """Refuse a `_target_` outside asc, torch.optim and `trusted`: Hydra would call whatever it names.
 
     Raises:
         InputError: names the target.
@@ -81,12 +81,9 @@ def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
 
 
 def is_class_of(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether `name` leads to a class defined in one of `modules`: `asc.classifier.torch...` begins well, but does not.
-
-    `modules` end with a dot each.
-    """
+    """Whether `name` is a class defined in one of `modules`, which end with a dot; `asc.classifier.torch...` is not."""
     try:
         target = get_object(name)
-    except Exception:  # whatever an unknown name makes an import raise, it is no class
+    except Exception:  # importing an unknown name may raise anything
         return False
     return isinstance(target, type) and f"{target.__module__}.".startswith(modules)

@@ -1,4 +1,4 @@
-"""Metrics of a set of classified clips."""
+"""Classification metrics."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ class Metrics:
     """Metrics of a set of clips; accuracies are fractions in [0, 1].
 
     Attributes:
-        accuracy: of all clips.
-        macro_accuracy: mean of the classes' accuracies (recalls), by which DCASE ranks.
-        log_loss: mean negative logarithm of the true class's probability, scikit-learn's `log_loss`.
-        class_accuracy: by label; None for a class without clips, which macro_accuracy leaves out.
-        confusion_matrix: clips, row = true class, column = predicted class.
+        accuracy: fraction of correctly classified clips.
+        macro_accuracy: macro-average accuracy (mean recall over classes), by which DCASE ranks.
+        log_loss: mean cross-entropy, as scikit-learn's `log_loss`.
+        class_accuracy: recall by label; None for a class without clips, which macro_accuracy leaves out.
+        confusion_matrix: numbers of clips; row = true class, column = predicted class.
     """
 
     accuracy: float
@@ -26,7 +26,7 @@ class Metrics:
 
 
 def compute_metrics(matrix: Tensor, log_loss: float, labels: list[str]) -> Metrics:
-    """Metrics of a confusion matrix (n_classes, n_classes) and the log loss."""
+    """Metrics from a confusion matrix (n_classes, n_classes) and the log loss."""
     correct, clips = matrix.diag().double(), matrix.sum(1)
     recall = correct / clips  # nan where a class has no clips
     return Metrics(

@@ -1,10 +1,10 @@
 import pytest
 import torch
+from asc.rewrite.chain import chain, check_chain
 from torch import nn
 
 from asc import InputError
 from asc.nets import PhamCNN
-from asc.rewrite.chain import chain, check_chain
 
 
 class Residual(PhamCNN):

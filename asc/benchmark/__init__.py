@@ -1,1 +1,1 @@
-"""python -m asc.benchmark: this package timed beside its peers and the bounds of both."""
+"""python -m asc.benchmark: time this package against other libraries and against hardware bounds."""

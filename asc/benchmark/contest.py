@@ -1,4 +1,4 @@
-"""Timings side by side: contestants in processes of their own take turns, so that a busy moment hits all of them."""
+"""Time contestants in turn, each in its own process, so that background load affects all of them alike."""
 
 import multiprocessing
 import time
@@ -13,12 +13,11 @@ from asc.training.memory import peak_memory
 
 @dataclass(frozen=True)
 class Contestant:
-    """One of those that are measured.
+    """Something to time.
 
     Attributes:
-        name: that the result goes by.
-        make: function of a module, which gets `settings` in the contestant's process, prepares everything and returns
-            what is timed.
+        name: key of its result.
+        make: module-level function that does the set-up, in the contestant's process, and returns the function to time.
         settings: arguments of `make`.
     """
 
@@ -29,23 +28,23 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round, and the most bytes in memory at a time."""
+    """Seconds of each round, and peak memory in bytes."""
 
     seconds: list[float]
     memory: int | None
 
 
 def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]:
-    """Time each contestant once a round, one after the other, after a round that does not count.
+    """Time each contestant once a round, one after the other, after a warm-up round.
 
-    In its turn each runs twice, and the second run counts: a process that has waited finds its caches cold.
+    In its turn each runs twice and the second run is timed: while a process waits, its CPU caches go cold.
 
     Raises:
-        RuntimeError: a contestant's process broke down.
+        RuntimeError: a contestant's process failed.
     """
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        lines: dict[str, Connection] = {}
+        connections: dict[str, Connection] = {}
         for contestant in contestants:
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=serve, args=(theirs, contestant), daemon=False)
@@ -53,41 +52,41 @@ def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]
             theirs.close()
             stack.callback(process.join)
             stack.callback(ours.close)  # which ends the process
-            lines[contestant.name] = ours
-            ask(ours, contestant.name)  # ready: none prepares while another is timed
-        seconds: dict[str, list[float]] = {name: [] for name in lines}
+            connections[contestant.name] = ours
+            receive(ours, contestant.name)  # wait for its set-up, which must not overlap with timing
+        seconds: dict[str, list[float]] = {name: [] for name in connections}
         for _ in range(1 + rounds):
-            for name, line in lines.items():
-                line.send("run")
-                seconds[name].append(ask(line, name))
+            for name, connection in connections.items():
+                connection.send("run")
+                seconds[name].append(receive(connection, name))
         memory = {}
-        for name, line in lines.items():
-            line.send("memory")
-            memory[name] = ask(line, name)
-    return {name: Timing(seconds[name][1:], memory[name]) for name in lines}
+        for name, connection in connections.items():
+            connection.send("memory")
+            memory[name] = receive(connection, name)
+    return {name: Timing(seconds[name][1:], memory[name]) for name in connections}
 
 
-def ask(line: Connection, name: str) -> Any:
+def receive(connection: Connection, name: str) -> Any:
     """The answer of a contestant's process."""
     try:
-        return line.recv()
+        return connection.recv()
     except EOFError:
-        raise RuntimeError(f"{name} could not be measured, see its own words above") from None
+        raise RuntimeError(f"{name} could not be measured: see its traceback above") from None
 
 
-def serve(line: Connection, contestant: Contestant) -> None:
-    """In the contestant's process: prepare, then run as often as asked."""
+def serve(connection: Connection, contestant: Contestant) -> None:
+    """Set up, then answer requests, in the contestant's process."""
     run = contestant.make(**contestant.settings)
-    line.send(None)
+    connection.send(None)
     while True:
         try:
-            wish = line.recv()
+            request = connection.recv()
         except EOFError:
             return
-        if wish == "memory":
-            line.send(peak_memory())
+        if request == "memory":
+            connection.send(peak_memory())
             continue
         run()
         start = time.perf_counter()
         run()
-        line.send(time.perf_counter() - start)
+        connection.send(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Whether time is linear in clips, and memory flat: train.py itself on 200, 2,000 and 13,370 of them."""
+"""How time and memory of train.py grow with the dataset: 200, 2,000 and 13,370 clips."""
 
 import json
 import math
@@ -15,14 +15,14 @@ from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.errors import InputError
 from asc.training.memory import peak_memory
 
-SIZES = (200, 2_000, 13_370)  # the last is TAU Urban Acoustic Scenes 2020 3Class
+SIZES = (200, 2_000, 13_370)  # clips; the last is the size of TAU Urban Acoustic Scenes 2020 3Class
 
 
 class Stopwatch(pl.Callback):
-    """When the first step began and the last ended, and the memory until then, in a JSON file.
+    """Writes the time of the first and last training step and the peak memory to a JSON file.
 
     Args:
-        file: to write.
+        file: where to write.
     """
 
     def __init__(self, file: str):
@@ -30,16 +30,14 @@ class Stopwatch(pl.Callback):
         self.first = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: Any, batch: list, batch_idx: int) -> None:
-        """Note the first."""
         self.first = self.first or time.time()
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Write."""
         self.file.write_text(json.dumps({"first": self.first, "last": time.time(), "memory": peak_memory()}))
 
 
 def growth() -> list[dict[str, float]]:
-    """A row for each size: clips, seconds of the set-ups (cold and warm), seconds of an epoch, bytes of memory."""
+    """A row for each size: clips, set-up seconds (cold and warm cache), seconds per epoch, peak memory in bytes."""
     rows = []
     for clips in SIZES:
         print(f"measuring: {clips:,} clips", flush=True)
@@ -62,8 +60,8 @@ def growth() -> list[dict[str, float]]:
 
 
 def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
-    """One epoch of train.py, in a process of its own."""
-    watch = folder / f"{name}.json"
+    """Run one epoch of train.py in a new process."""
+    file = folder / f"{name}.json"
     settings = [
         "data=dcase",
         f"data.root={root}",
@@ -71,20 +69,20 @@ def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
         "trainer.max_epochs=1",
         f"hydra.run.dir={folder}/{name}",
         "+callbacks.stopwatch._target_=asc.benchmark.growth.Stopwatch",
-        f"+callbacks.stopwatch.file={watch}",
+        f"+callbacks.stopwatch.file={file}",
     ]
     start = time.time()
     done = subprocess.run([sys.executable, "train.py", *settings], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
-    return {"start": start, **json.loads(watch.read_text())}
+    return {"start": start, **json.loads(file.read_text())}
 
 
 def growth_table(rows: list[dict[str, float]]) -> str:
-    """The rows; an epoch's time is also that of each of its training clips."""
+    """Table of the rows; ms/clip is the epoch's time over its training clips."""
     lines = [
-        "             seconds until the first step     an epoch,      ms a    GB of memory",
-        "    clips      cold cache    warm cache       seconds      clip    cold    warm",
+        "             seconds until the first step      seconds            peak memory, GB",
+        "    clips      cold cache    warm cache     per epoch   ms/clip    cold    warm",
         "-" * 78,
     ]
     for row in rows:

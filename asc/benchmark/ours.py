@@ -1,4 +1,4 @@
-"""This package's contestants: each function prepares one and returns what is to be timed."""
+"""This package's contestants: each function does the set-up and returns the function to time."""
 
 import contextlib
 import copy
@@ -26,8 +26,8 @@ from asc.training.run import Run
 RATE, SECONDS, CLASSES = 44100, 10, 3
 
 
-def on(device: str, threads: int) -> Callable[[], None]:
-    """Settle where to compute; what waits until that has been done."""
+def use(device: str, threads: int) -> Callable[[], None]:
+    """Set the number of threads; return the function that waits for the device."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     return torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -45,8 +45,8 @@ def classifier() -> SceneClassifier:
 
 
 def frontend(device: str, threads: int, clips: int) -> Callable[[], None]:
-    """Features of so many clips at once."""
-    wait = on(device, threads)
+    """Features of a batch of clips."""
+    wait = use(device, threads)
     layer = classifier().frontend.to(device)
     waves = 0.05 * torch.randn(clips, RATE * SECONDS, device=device)
 
@@ -59,8 +59,8 @@ def frontend(device: str, threads: int, clips: int) -> Callable[[], None]:
 
 
 def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
-    """The bound of `frontend`: its Fourier transforms alone, of frames that lie ready."""
-    wait = on(device, threads)
+    """The bound on `frontend`: its FFTs, on frames already cut."""
+    wait = use(device, threads)
     layer = classifier().frontend
     frames = torch.randn(clips, RATE * SECONDS // layer.hop_length + 1, layer.n_fft, device=device)
 
@@ -73,8 +73,8 @@ def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
 
 
 def products(device: str, threads: int, size: int) -> Callable[[], None]:
-    """The bound of arithmetic: a product of two matrices, size^3 multiply-adds."""
-    wait = on(device, threads)
+    """The bound on arithmetic: a product of two matrices, size^3 multiply-accumulates."""
+    wait = use(device, threads)
     left, right = torch.randn(2, size, size, device=device)
 
     def run() -> None:
@@ -85,14 +85,14 @@ def products(device: str, threads: int, size: int) -> Callable[[], None]:
 
 
 def step(model: SceneClassifier, precision: str) -> Callable[[Tensor, Tensor], None]:
-    """One training step on features and soft targets, as plain PyTorch."""
+    """One training step on features and soft labels in plain PyTorch."""
     optimizer = instantiate(model.hparams["optimizer"], params=model.parameters())
-    narrow = precision == "bf16"
+    bfloat16 = precision == "bf16"
 
     def run(x: Tensor, target: Tensor) -> None:
         if target.ndim == 1:
             target = F.one_hot(target, len(model.labels)).to(x)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=narrow):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             log_probs = F.log_softmax(model.net(x), dim=-1)
         loss = F.kl_div(log_probs, target, reduction="batchmean")
         optimizer.zero_grad()
@@ -104,7 +104,7 @@ def step(model: SceneClassifier, precision: str) -> Callable[[Tensor, Tensor], N
 
 def training(device: str, threads: int, batch: int, precision: str = "32", compiled: bool = False) -> Callable:
     """A training step."""
-    wait = on(device, threads)
+    wait = use(device, threads)
     model = classifier().to(device).train()
     if compiled:
         model.net.compile(mode="reduce-overhead")
@@ -121,7 +121,7 @@ def training(device: str, threads: int, batch: int, precision: str = "32", compi
 
 def inference(device: str, threads: int, batch: int) -> Callable[[], None]:
     """Logits of a batch of features."""
-    wait = on(device, threads)
+    wait = use(device, threads)
     net = classifier().folded().net.to(device)
     x = torch.randn(batch, 1, 128, 428, device=device)
 
@@ -134,40 +134,38 @@ def inference(device: str, threads: int, batch: int) -> Callable[[], None]:
 
 
 class Clock(pl.Callback):
-    """Seconds of the training's epochs, checkpoints included."""
+    """Seconds of all epochs, checkpoints included."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Start in the first epoch."""
         if trainer.current_epoch == 0:
             self.start = time.perf_counter()
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Stop."""
         self.seconds = time.perf_counter() - self.start
 
 
-def compose_settings(device: str, words: Sequence[str]) -> DictConfig:
-    """The settings of train.py for these words of its command line."""
+def compose_settings(device: str, overrides: Sequence[str]) -> DictConfig:
+    """The settings of train.py with these overrides."""
     accelerator = "gpu" if device == "cuda" else device
     with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-        return compose("train", [*words, f"trainer.accelerator={accelerator}", "trainer.max_epochs=1"])
+        return compose("train", [*overrides, f"trainer.accelerator={accelerator}", "trainer.max_epochs=1"])
 
 
-def epochs(device: str, threads: int, words: Sequence[str], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of epochs of train.py, and of their bare steps in turn: augmentation included, all clips in memory."""
-    wait = on(device, threads)
+def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of epochs of train.py, and of the bare steps: the same augmentation, on batches in memory."""
+    wait = use(device, threads)
     silence_libraries()
-    cfg = compose_settings(device, words)
+    cfg = compose_settings(device, overrides)
     data = instantiate(cfg.data)
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
     path = data.cache_path(model.hparams["frontend"])
     data.build_cache(path, model.frontend, torch.device(device))
     data.load_cache(path, torch.device(device))
-    plain = copy.deepcopy(model).to(device).train()
+    bare_model = copy.deepcopy(model).to(device).train()
     batches = [(x.to(device).float(), target.to(device)) for x, target in data.loader("train", shuffle=True)]
     augment = [instantiate(node) for name, node in cfg.callbacks.items() if name != "checkpoint"]
-    one = step(plain, "32")
+    bare_step = step(bare_model, "32")
     whole, bare = [], []
     for _ in range(1 + rounds):
         clock = Clock()
@@ -176,18 +174,18 @@ def epochs(device: str, threads: int, words: Sequence[str], rounds: int) -> tupl
             run.fit(resume=None)
         whole.append(clock.seconds)
         start = time.perf_counter()
-        for number, pair in enumerate(batches):
+        for index, pair in enumerate(batches):
             batch = list(pair)
             for callback in augment:
-                callback.on_train_batch_start(run.trainer, plain, batch, number)
-            one(*batch)
+                callback.on_train_batch_start(run.trainer, bare_model, batch, index)
+            bare_step(*batch)
         wait()
         bare.append(time.perf_counter() - start)
     return whole[1:], bare[1:]
 
 
 def integers() -> SceneClassifier:
-    """The report's system in 8 bits, batch norms folded; untrained, ranges of values from noise."""
+    """The report's system in 8 bits, batch norms folded, untrained, with ranges observed on noise."""
     phase = QAT()
     model = phase.begin(classifier())
     model.net.train()(4 * torch.randn(4, 1, 128, 428) - 12)
@@ -195,8 +193,8 @@ def integers() -> SceneClassifier:
 
 
 def pytorch_integers(threads: int) -> Callable[[], None]:
-    """A clip through PyTorch's integer kernels."""
-    on("cpu", threads)
+    """One clip through PyTorch's integer kernels."""
+    use("cpu", threads)
     net, x = integers().net, 4 * torch.randn(1, 1, 128, 428) - 12
 
     def run() -> None:
@@ -207,10 +205,10 @@ def pytorch_integers(threads: int) -> Callable[[], None]:
 
 
 def onnx_integers(threads: int) -> Callable[[], None]:
-    """A clip through ONNX Runtime's."""
+    """One clip through ONNX Runtime's integer kernels."""
     import onnxruntime
 
-    on("cpu", threads)
+    use("cpu", threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a user would otherwise pick, on a CPU: the report's Keras and TensorFlow Lite, and the gammatone package."""
+"""The alternatives, on a CPU: Keras and TensorFlow Lite, which the report used, and the gammatone package."""
 
 import importlib.util
 import os
@@ -18,12 +18,12 @@ BLOCKS = [  # Table 2 of the report: filters, kernel, pooling and its padding, d
 
 
 def has(module: str) -> bool:
-    """Whether a peer is installed."""
+    """Whether a module is installed."""
     return importlib.util.find_spec(module) is not None
 
 
 def gammatone(clips: int) -> Callable[[], None]:
-    """Gammatone spectrograms (Table 1) by the gammatone package, one clip after the other, as it takes them."""
+    """Gammatone spectrograms (Table 1) by the gammatone package, which takes one clip at a time."""
     from gammatone.fftweight import fft_gtgram
 
     waves = 0.05 * np.random.default_rng(0).standard_normal((clips, 441000))
@@ -37,10 +37,10 @@ def gammatone(clips: int) -> Callable[[], None]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Drop what libraries write to stderr past Python."""
+    """Silence what native libraries write to stderr."""
     stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
     try:
         yield
     finally:
@@ -49,7 +49,7 @@ def silent() -> Iterator[None]:
 
 
 def keras_model(threads: int) -> tuple[Any, Any]:
-    """TensorFlow and the report's network in it, ready to train."""
+    """TensorFlow, and the report's network in Keras, compiled."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with silent():
         import tensorflow as tf
@@ -71,7 +71,7 @@ def keras_model(threads: int) -> tuple[Any, Any]:
 
 
 def noise(clips: int) -> np.ndarray:
-    """Features of so many clips, of the size that logarithms of magnitudes have."""
+    """Random features of `clips` clips, scaled as log magnitudes are."""
     return (4 * np.random.default_rng(0).standard_normal((clips, *SHAPE)) - 12).astype(np.float32)
 
 
@@ -98,7 +98,7 @@ def keras_inference(threads: int, batch: int) -> Callable[[], None]:
 
 
 def tflite_integers(threads: int) -> Callable[[], None]:
-    """A clip through the 8-bit network, quantized throughout after (no) training, as TensorFlow Lite does it."""
+    """One clip through the untrained network after TensorFlow Lite's full-integer post-training quantization."""
     tf, model = keras_model(2)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

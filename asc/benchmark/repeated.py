@@ -1,4 +1,4 @@
-"""A dataset of any size in the TAU layout, whose clips are the same few recordings of noise over and over."""
+"""A dataset of any size in the TAU layout, made of a few recordings of noise."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import soundfile
 
 LABELS = ("indoor", "outdoor", "transportation")
 RATE, SECONDS = 48000, 10
-TRAIN = 9185 / 13370  # the share in TAU Urban Acoustic Scenes 2020 3Class
+TRAIN = 9185 / 13370  # fraction in TAU Urban Acoustic Scenes 2020 3Class
 
 
 def write_repeated(root: Path, clips: int, recordings: int = 6) -> Path:
-    """Write it; a clip is a link to its recording, 48 kHz, stereo, 24 bits, as TAU's are."""
+    """Write the dataset; clips are symbolic links to the recordings, 48 kHz, stereo and 24 bits as in TAU."""
     (root / "audio").mkdir(parents=True)
     (root / "evaluation_setup").mkdir()
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The phases of compress.py: what is done to a trained classifier, each a callback of its fine-tuning."""
+"""The phases of compress.py: each compresses a trained classifier and is a callback of its fine-tuning."""
 
 from asc.compress.distill import Distill
 from asc.compress.phase import Phase

@@ -1,4 +1,4 @@
-"""What compress.py asks of a phase."""
+"""The interface of a compression phase."""
 
 from abc import ABC, abstractmethod
 
@@ -9,41 +9,41 @@ from asc.errors import InputError
 
 
 class Phase(pl.Callback, ABC):
-    """A step of compression: `begin`, fine-tuning, `finish`. During the fine-tuning it is a Lightning callback.
+    """A step of compression: `begin`, fine-tuning, `finish`. It is a Lightning callback during fine-tuning.
 
-    A phase of your own is one class, in any module that can be imported, and one file:
+    To add a phase, write a subclass in any importable module and a file:
 
         # conf/phase/mine.yaml
         _target_: my_phases.Mine
 
     Attributes:
-        checkpoint: file of the run in which each epoch is saved, for an interrupted run to go on from; None for a
-            phase that starts again.
+        checkpoint: name of the file that saves each epoch, so that an interrupted run can resume; None if the phase
+            cannot resume.
     """
 
     checkpoint: str | None = None
 
     @abstractmethod
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
-        """The classifier to fine-tune, made of the one that the user gave, or of several (checkpoint=[A,B,C]).
+        """Return the classifier to fine-tune, from the given one or several (checkpoint=[A,B,C]).
 
         Raises:
-            InputError: the phase cannot start from it.
+            InputError: the phase cannot start from them.
         """
 
     @abstractmethod
     def finish(self, model: SceneClassifier) -> SceneClassifier:
-        """The compressed classifier, made of the fine-tuned one. It is saved as STAGE.ckpt, after its `stage`."""
+        """Return the compressed classifier, from the fine-tuned one. It is saved as STAGE.ckpt for its `stage`."""
 
     def refuse_others(self, others: tuple[SceneClassifier, ...]) -> None:
-        """For a phase that takes one classifier.
+        """Refuse more than one classifier.
 
         Raises:
             InputError: there are others.
         """
         if others:
-            raise InputError(f"{type(self).__name__} takes one checkpoint, not {1 + len(others)}: give one")
+            raise InputError(f"{type(self).__name__} takes one checkpoint, not {1 + len(others)}: give checkpoint=FILE")
 
     def is_unfinished(self, model: SceneClassifier) -> bool:
-        """Whether the classifier that the user gave is this phase's own `checkpoint`: then its run goes on."""
+        """Whether the given classifier is from this phase's `checkpoint`, so that its run resumes."""
         return False

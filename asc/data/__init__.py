@@ -1,4 +1,4 @@
-"""Recordings to batches: sound files, lists and splits, datasets, the feature cache, and the DataModule of them all."""
+"""From recordings to batches: audio files, lists, splits, datasets, the feature cache and the DataModule."""
 
 from asc.data.datamodule import SceneData
 

@@ -1,4 +1,4 @@
-"""The cache: each clip's features, since the frontend is fixed, and its length, computed once."""
+"""The cache on disk: features and durations of clips, computed once."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from asc.frontend import Frontend
 
 
 def cache_path(directory: Path, settings: dict, paths: Sequence[Path]) -> Path:
-    """The file of these clips under these settings; another setting, or a clip that changed, is another name."""
+    """The cache file of these clips under these settings; its name changes with a setting or a clip."""
     stats = [(str(path), path.stat()) for path in paths]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     key = hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
@@ -30,13 +30,13 @@ def cache_path(directory: Path, settings: dict, paths: Sequence[Path]) -> Path:
 
 @contextmanager
 def write_once(file: Path) -> Iterator[Path | None]:
-    """Where to write `file`, which gets its name when it is whole, or None if another process has written it by now.
+    """Lock `file` for writing: the temporary path to write to, or None if another process has just written it.
 
-    One process writes while others that want the same file wait; the lock of one that is killed is free again, and
-    what it has written is there to go on with.
+    `file` appears when it is complete. Other processes that want it wait. A killed process releases its lock and
+    leaves its temporary file for the next one to resume.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder is not writable.
     """
     part, lock = file.with_suffix(".part"), FileLock(file.with_suffix(".lock"))
     try:
@@ -52,7 +52,7 @@ def write_once(file: Path) -> Iterator[Path | None]:
             yield part
             os.replace(part, file)
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)  # with the file there, nobody needs it any more
+        Path(lock.lock_file).unlink(missing_ok=True)  # the file exists, so nobody needs the lock
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"data.cache_dir={file.parent} cannot be written ({why}): choose another") from error
@@ -61,7 +61,7 @@ def write_once(file: Path) -> Iterator[Path | None]:
 
 
 def load_or_compute(directory: Path, paths: Sequence[Path], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The small array computed for these files: now, or by an earlier run."""
+    """The small array of these files, from the cache or computed now."""
     file = cache_path(directory, {}, paths)
     if not file.exists():
         values = compute()
@@ -81,20 +81,20 @@ def write_features(
     samples: int,
     device: torch.device,
 ) -> None:
-    """Write the spectrograms of all clips as one array (clips, n_bins, frames), going on with one that was begun.
+    """Write the spectrograms of all clips as one array (clips, n_bins, frames), or resume an interrupted write.
 
-    Logarithms fit float16 (a step of 0.008 where neighbouring frames differ by 1), plain magnitudes do not.
+    Log features fit float16, whose step of 0.008 is small against differences of 1 between frames. Magnitudes do not.
 
     Args:
-        file: to write.
+        file: where to write.
         frontend: computes the features.
-        waves: waves(n) gives batches (batch, samples) of all clips but the first n.
-        clips: how many there are.
-        samples: of each.
-        device: to compute on.
+        waves: waves(n) yields batches (batch, samples) of all clips but the first n.
+        clips: number of clips.
+        samples: of each clip.
+        device: where to compute.
 
     Raises:
-        InputError: the folder cannot be written, or a clip cannot be read.
+        InputError: the folder is not writable, or a clip is not readable.
     """
     frontend = frontend.to(device)
     shape = (clips, *frontend.spectrogram(torch.zeros(1, samples, device=device)).shape[2:])
@@ -112,16 +112,16 @@ def write_features(
                         bar.update(len(wave))
                 out.flush()
                 os.fsync(out.fileno())
-        except InputError:  # a clip's fault: once that is mended, the features have another name
+        except InputError:  # an invalid clip: replacing it changes the name of the cache file
             part.unlink()
             raise
 
 
 def begin_or_resume(out: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Write the header of an array to an empty file, or cut a begun one after its last whole row; the rows there."""
+    """Write the .npy header to an empty file, or truncate a partial one after its last full row; return its rows."""
     header = io.BytesIO()
-    facts: dict[str, Any] = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, facts)
+    fields: dict[str, Any] = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
     start, row = header.tell(), dtype.itemsize * int(np.prod(shape[1:]))
     done = max(0, (out.seek(0, os.SEEK_END) - start) // row)
     out.truncate(start + done * row if done else 0)

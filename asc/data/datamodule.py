@@ -1,4 +1,4 @@
-"""SceneData: clips of a dataset in the TAU layout as batches of waveforms, or of features where they are cached."""
+"""SceneData: a dataset in the TAU layout as batches of waveforms or cached features."""
 
 import hashlib
 import os
@@ -28,21 +28,21 @@ class SceneData(LightningDataModule):
 
     Args:
         root: the folder with meta.csv, audio/ and the lists.
-        fold: what stands for {fold} in the names of the lists; with `cv`, the fold that is tested, from 1.
-        cv: cross-validation in so many folds over the clips of both lists (of fold 1), whole locations, balanced by
-            label and shuffled by `seed`; None goes by the lists.
-        train_list, test_list: tab-separated lists below `root`; the column scene_label may be left to meta.csv.
-        labels: the label set, in the order of the network's outputs; None takes the training list's, sorted.
+        fold: replaces {fold} in the names of the lists; with `cv`, the test fold, from 1.
+        cv: number of cross-validation folds over the clips of both lists (of fold 1), grouped by location, balanced by
+            label and shuffled by `seed`; None uses the lists as they are.
+        train_list, test_list: tab-separated lists below `root`; labels may be in meta.csv only.
+        labels: the label set, in the order of the network's outputs; None: the labels in the training list, sorted.
         sample_rate: Hz; clips at another rate are resampled.
         channel: index from 0, or "mean".
-        clip_seconds: length of every clip, longer ones cut and shorter ones repeated; None takes the length that most
-            training clips have.
-        batch_size: clips.
+        clip_seconds: length of every clip; longer ones are cut, shorter ones repeated. None: the most common length of
+            training clips.
+        batch_size: clips in a batch, in each process.
         val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
-        missing: "error" refuses lists that name files which are not there, "skip" goes on without these.
-        num_workers: processes that decode clips; None: one for each core, but no more than 8.
-        cache: compute features once and keep them.
-        cache_dir: where to keep them.
+        missing: "error" refuses lists with missing files, "skip" leaves these clips out.
+        num_workers: processes that decode clips; None: one for each core, at most 8.
+        cache: compute features once and cache them on disk.
+        cache_dir: folder of the cache.
         seed: of the validation split and the order of the clips.
 
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
@@ -97,13 +97,13 @@ class SceneData(LightningDataModule):
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
 
     def state_dict(self) -> dict[str, str]:
-        """What a resumed run must agree with: how batches are made, and of which clips."""
+        """What must be equal when a run resumes: the clips and how they are batched."""
         clips = {split: [(clip.path.name, clip.label) for clip in self.clips[split]] for split in ("train", "val")}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
 
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
-        """Refuse to resume on anything else, which would let clips from the test or validation slip into training.
+        """Refuse to resume on other data, which could leak validation or test clips into training.
 
         Raises:
             InputError: names what differs.
@@ -117,10 +117,10 @@ class SceneData(LightningDataModule):
             )
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check the lists and the headers of all files, before anything is spent on training.
+        """Read and check the lists and the headers of all files, before training starts.
 
         Raises:
-            InputError: anything that would spoil the training or its test.
+            InputError: the lists, their files or the split are invalid.
         """
         if self.clips:  # Lightning calls this before fit and before test
             return
@@ -141,20 +141,20 @@ class SceneData(LightningDataModule):
             train, val = hold_out(train, self.val_fraction, self.seed)
             if not val:
                 raise InputError(
-                    f"data.val_fraction={self.val_fraction} holds nothing out of {len(train)} clips: give more, or 0"
+                    f"data.val_fraction={self.val_fraction} holds out none of {len(train)} clips: increase it or set 0"
                 )
         self.clips = {"train": train, "val": val, "test": test}
 
     def _without_missing(self, clips: list[Clip], list_name: str) -> list[Clip]:
-        """The clips with a file; where some lack it, an error or a word to the user, as `missing` says."""
+        """The clips whose files exist; for missing ones an error or a warning, depending on `missing`."""
         present = without_missing(clips)
         if len(present) == len(clips):
             return present
-        there = set(present)
-        names = [str(clip.path.relative_to(self.root)) for clip in clips if clip not in there]
+        found = set(present)
+        names = [str(clip.path.relative_to(self.root)) for clip in clips if clip not in found]
         what = f"{self.root / list_name}: {len(names)} of {len(clips)} audio files are missing ({shorten(names)})"
         if self.missing == "error" or not present:
-            raise InputError(f"{what}: complete {self.root}, or go on without them by data.missing=skip")
+            raise InputError(f"{what}: complete {self.root}, or leave them out by data.missing=skip")
         print(f"{what}: skipped", file=sys.stderr)
         return present
 
@@ -167,15 +167,15 @@ class SceneData(LightningDataModule):
 
         seconds = cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()
         self.seconds = dict(zip(clips, seconds.tolist(), strict=True))
-        # to the hundredth: some TAU clips are a sample longer or shorter than 10 s
-        usual = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
-        return self.clip_seconds or usual
+        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
+        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
+        return self.clip_seconds or most_common
 
     def check_length(self, samples: int) -> None:
-        """Refuse clips of less than `samples`, one window of the frontend: repeated, they would be a tone.
+        """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound as a tone.
 
         Raises:
-            InputError: tells how many there are, and the first few.
+            InputError: counts them and names the first few.
         """
         if self.clip_samples < samples:
             raise InputError(
@@ -186,42 +186,42 @@ class SceneData(LightningDataModule):
         refuse(self.root, f"clips shorter than one window ({samples / self.sample_rate:.3f} s)", short, "remove them")
 
     def cached_clips(self) -> list[Clip]:
-        """The clips of all splits in the order of the cache's rows, which is the same however they are split."""
+        """The clips of all splits in the order of the cache's rows, which does not depend on the split."""
         return sorted((clip for split in self.clips.values() for clip in split), key=lambda clip: str(clip.path))
 
     def cache_path(self, settings: dict) -> Path:
-        """The file of the clips' features under these settings of the frontend."""
-        reading = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
+        """The cache file of the features under these settings of the frontend."""
+        decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         paths = [clip.path for clip in self.cached_clips()]
-        return cache.cache_path(self.cache_dir, {**settings, **reading}, paths)
+        return cache.cache_path(self.cache_dir, {**settings, **decoding}, paths)
 
     def build_cache(self, path: Path, frontend: Frontend, device: torch.device) -> None:
-        """Write the file of the clips' features, where it is not there yet.
+        """Compute the features and write them to `path`, unless it exists.
 
         Raises:
             InputError: the frontend is trainable, so that its features change at every step.
         """
         if frontend.trainable:
             raise InputError(
-                "data.cache=true keeps features, but frontend.trainable_stft=true changes them: set data.cache=false"
+                "data.cache=true needs a fixed frontend, but frontend.trainable_stft=true: set data.cache=false"
             )
         clips = self.cached_clips()
 
         def waves(start: int) -> Iterator[Tensor]:
-            sampler = BatchSampler(len(clips) - start, size=4)  # waveforms pass through shared memory, often scarce
+            sampler = BatchSampler(len(clips) - start, size=4)  # small: waveforms pass through shared memory
             return (wave for wave, _ in self._loader(self._wave_dataset(clips[start:]), sampler))
 
         if not path.exists():
             cache.write_features(path, frontend, waves, len(clips), self.clip_samples, device)
 
     def load_cache(self, path: Path, device: torch.device) -> None:
-        """From here on, batches hold the features of this file, from the device's memory where they fit in there."""
+        """Take batches from the features in this file, moved to the device's memory if they fit."""
         self.features = np.load(path, mmap_mode="r")
         if fits_on(device, self.features.nbytes):
             self.features = torch.from_numpy(np.array(self.features)).to(device)
 
     def dataset(self, split: str) -> WaveDataset | FeatureDataset:
-        """The clips of "train", "val" or "test"."""
+        """The dataset of "train", "val" or "test"."""
         clips = self.clips[split]
         if self.features is None:
             return self._wave_dataset(clips)
@@ -235,15 +235,15 @@ class SceneData(LightningDataModule):
         """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
 
         Args:
-            split: "train", "val" or "test"; before a trainer has it, all of it, also where processes will share it.
-            shuffle: in another order each epoch.
+            split: "train", "val" or "test". Once a trainer is attached, processes share its clips.
+            shuffle: use a different order in each epoch.
         """
         dataset, seed = self.dataset(split), self.seed if shuffle else None
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return self._loader(dataset, BatchSampler(len(dataset), self.batch_size, seed, processes, rank))
 
     def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:
-        """Batches of the frontend's features, not yet standardized, of the training list, held-out clips included."""
+        """Batches of unstandardized features of the training list, held-out clips included."""
         frontend.to(device)
         for x, _ in chain.from_iterable(self.loader(split) for split in ("train", "val") if self.clips[split]):
             with torch.no_grad():
@@ -252,38 +252,35 @@ class SceneData(LightningDataModule):
     def _loader(self, dataset: WaveDataset | FeatureDataset, batches: BatchSampler) -> DataLoader:
         on_gpu = isinstance(dataset, FeatureDataset) and isinstance(dataset.features, Tensor)
         to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
-        # cached features are gathered faster than a worker could send them, unless a GPU computes meanwhile
+        # indexing cached features is faster than getting them from a worker, unless a GPU computes meanwhile
         workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
         return DataLoader(
             dataset,
-            batch_size=None,  # a batch is one item
+            batch_size=None,  # the sampler yields whole batches
             sampler=batches,
             num_workers=workers,
             persistent_workers=workers > 0,
-            # named, since a sweep's launcher may run this in processes with a default that cannot start others
+            # explicit: a sweep's launcher may set a default start method that fails in its worker processes
             multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
             pin_memory=to_gpu,
-            generator=torch.Generator(),  # leaves the global one, which drives dropout and mixup, alone
+            generator=torch.Generator(),  # not the global one, from which dropout and mixup draw
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Training clips, in an order that changes with the epoch."""
         return self.loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Validation clips, or nothing where none are held out."""
         return self.loader("val") if self.clips["val"] else []
 
     def test_dataloader(self) -> DataLoader:
-        """Test clips."""
         return self.loader("test")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fits_on(device: torch.device, size: int) -> bool:
-    """Whether so many bytes are at most half of what is free on a GPU; the other half is for the training."""
+    """Whether `size` bytes take at most half of the free GPU memory; training needs the rest."""
     return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] / 2

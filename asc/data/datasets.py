@@ -1,4 +1,4 @@
-"""Datasets of waveforms and of cached features, and the sampler of their batches, for one process or several."""
+"""Datasets of waveforms and of cached features, and a batch sampler for one or several processes."""
 
 import mmap
 from collections.abc import Iterator, Sequence
@@ -15,32 +15,32 @@ from asc.errors import InputError
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Indices of the clips of each batch: over all processes, each clip once an epoch.
+    """Indices of the clips in each batch; over all processes, each clip once an epoch.
 
-    The order depends on the seed and the epoch alone, so that a resumed run goes on as it would have.
+    The order depends only on seed and epoch, so that a resumed run continues in the same order.
 
     Args:
-        clips: how many there are.
-        size: clips of a batch in each process; the last batch has what is left.
-        seed: of the order; None for the order of the list.
-        processes, rank: how many processes share the clips, and which of them this is.
+        clips: number of clips.
+        size: clips in a batch of each process; the last batch may be smaller.
+        seed: of the order; None: no shuffling.
+        processes, rank: number of processes that share the clips, and the index of this one.
 
     Raises:
-        InputError: fewer clips than processes.
+        InputError: there are fewer clips than processes.
     """
 
     def __init__(self, clips: int, size: int, seed: int | None = None, processes: int = 1, rank: int = 0):
         if clips < processes:
-            raise InputError(f"{clips} clips cannot be shared by {processes} processes: set trainer.devices to less")
+            raise InputError(f"{clips} clips cannot be shared by {processes} processes: reduce trainer.devices")
         self.clips, self.size, self.seed, self.processes, self.rank = clips, size, seed, processes, rank
         self.epoch = 0
         step = size * processes
         self.starts = list(range(0, clips, step))
-        if clips - self.starts[-1] < processes:  # too few for a batch of each process: they go into the one before
+        if clips - self.starts[-1] < processes:  # too few for every process: merge them into the batch before
             self.starts.pop()
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning tells the epoch here."""
+        """Called by Lightning before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -55,13 +55,13 @@ class BatchSampler(Sampler[list[int]]):
 
 
 def class_indices(clips: Sequence[Clip], labels: Sequence[str]) -> Tensor:
-    """Class index of each clip: the position of its label."""
-    index = {label: number for number, label in enumerate(labels)}
+    """Class index (clips,) of each clip: the position of its label in `labels`."""
+    index = {label: position for position, label in enumerate(labels)}
     return torch.tensor([index[clip.label] for clip in clips])
 
 
 class WaveDataset(Dataset):
-    """By a list of indices: waveforms (batch, samples), decoded when asked for, and class indices (batch,)."""
+    """Decodes a batch on access: for a list of indices, waveforms (batch, samples) and class indices (batch,)."""
 
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
         self.clips, self.targets = clips, class_indices(clips, labels)
@@ -79,13 +79,13 @@ class WaveDataset(Dataset):
 
 
 class FeatureDataset(Dataset):
-    """By a list of indices: features (batch, 1, n_bins, frames) as cached, and class indices (batch,).
+    """Cached features: for a list of indices, features (batch, 1, n_bins, frames) and class indices (batch,).
 
     Args:
         clips: of the split.
-        labels: all.
-        features: of all clips (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
-        rows: where each file's are.
+        labels: all labels, in the order of the class indices.
+        features: of all splits (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
+        rows: row in `features` of each file.
     """
 
     def __init__(
@@ -108,6 +108,6 @@ class FeatureDataset(Dataset):
 
 
 def drop_pages(array: np.ndarray) -> None:
-    """Let go of a memory-mapped array's pages, which stay in the system's cache but count as this process's memory."""
+    """Release the pages of a memory-mapped array: they stay in the page cache, outside this process's memory."""
     if isinstance(array.base, mmap.mmap) and hasattr(array.base, "madvise"):
         array.base.madvise(mmap.MADV_DONTNEED)

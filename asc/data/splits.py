@@ -1,4 +1,4 @@
-"""Which clips train, validate and test: a location belongs to one of them alone."""
+"""Training, validation and test splits: all clips of a location go into the same split."""
 
 import random
 from collections import Counter, defaultdict
@@ -11,16 +11,16 @@ from asc.errors import InputError
 
 def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
     """Refuse a label outside `labels`, a file in both lists, and a location in both lists."""
-    strange = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
-    refuse(where, "clips with an unknown label", strange, f"known are {', '.join(labels)}")
+    unknown = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
+    refuse(where, "clips with an unknown label", unknown, f"known are {', '.join(labels)}")
     both = {clip.path for clip in train} & {clip.path for clip in test}
     refuse(where, "files in both train and test", sorted(path.name for path in both))
     shared = {clip.location for clip in train} & {clip.location for clip in test}
-    refuse(where, "locations in both train and test", sorted(shared), "a location belongs to one of them")
+    refuse(where, "locations in both train and test", sorted(shared), "keep each location in one list")
 
 
 def by_location(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """The clips of each location, in the order in which these first appear."""
+    """Group the clips by location, in order of first appearance."""
     locations: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         locations[clip.location].append(clip)
@@ -28,17 +28,17 @@ def by_location(clips: Sequence[Clip]) -> list[list[Clip]]:
 
 
 def cross_validation(clips: Sequence[Clip], folds: int, seed: int) -> list[list[Clip]]:
-    """The clips in so many folds: whole locations, of each label and in all about as many clips in each fold.
+    """Split the clips into folds by location, with about equal numbers of clips in total and for each label.
 
     Raises:
-        InputError: fewer locations of a label than folds, which would leave a fold without it.
+        InputError: a label has fewer locations than there are folds.
     """
     groups = by_location(clips)
     scarce = [label for label, n in Counter(group[0].label for group in groups).items() if n < folds]
     if scarce:
         raise InputError(f"invalid data.cv={folds}: expected at most as many folds as {scarce[0]} has locations")
     random.Random(f"{seed} folds").shuffle(groups)
-    groups.sort(key=len, reverse=True)  # stable: of equal sizes in random order; the small ones fill up in the end
+    groups.sort(key=len, reverse=True)  # stable, so ties stay shuffled; small groups come last, to even out
     parts: list[list[Clip]] = [[] for _ in range(folds)]
     for group in groups:
         label = group[0].label
@@ -48,11 +48,11 @@ def cross_validation(clips: Sequence[Clip], folds: int, seed: int) -> list[list[
 
 
 def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Split into (train, validation): whole locations, about `fraction` of each class, never the last of a class."""
+    """Split by location into (train, validation) with about `fraction` of each class; every class stays in train."""
     by_label: dict[str, list[list[Clip]]] = defaultdict(list)
     for group in by_location(clips):
         by_label[group[0].label].append(group)
-    left = Counter(clip.label for clip in clips)
+    remaining = Counter(clip.label for clip in clips)
     validation: set[Clip] = set()
     for label in sorted(by_label):
         groups = by_label[label]
@@ -60,9 +60,9 @@ def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Cl
         wanted = fraction * sum(map(len, groups))
         for group in groups:
             taken = Counter(clip.label for clip in group)
-            nearer = wanted >= len(group) / 2  # to what is wanted, with the group than without
-            if nearer and all(left[name] > count for name, count in taken.items()):
+            fits = wanted >= len(group) / 2  # taking the group gets closer to `wanted`
+            if fits and all(remaining[name] > count for name, count in taken.items()):
                 validation.update(group)
                 wanted -= len(group)
-                left -= taken
+                remaining -= taken
     return [clip for clip in clips if clip not in validation], [clip for clip in clips if clip in validation]

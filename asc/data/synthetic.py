@@ -1,9 +1,9 @@
-"""A small set of made-up acoustic scenes, in the layout of TAU Urban Acoustic Scenes 2020 3Class.
+"""A small synthetic dataset in the layout of TAU Urban Acoustic Scenes 2020 3Class.
 
-The class lies in what happens within half a second, not in the average spectrum: sounds indoors keep their pitch and
-ring on, sounds outdoors fall in pitch as they pass and die at once, sounds in vehicles rise in pitch as they
-accelerate. Low, middle and high voices are in every class, and each location has its own colour, level, noise and
-bustle, so the mean and deviation of each band say little.
+The class shows in changes within half a second, not in the average spectrum. Indoor sounds keep their pitch and
+reverberate, outdoor sounds fall in pitch and stop dead, sounds in vehicles rise in pitch. Every class has low, middle
+and high voices, and each location has its own colour, level, noise and bustle, so the mean and standard deviation of
+each band say little.
 """
 
 import os
@@ -21,22 +21,22 @@ from asc.data.datamodule import SceneData
 from asc.errors import InputError
 
 SAMPLE_RATE = 44100  # Hz
-NOTE = "SYNTHETIC.txt"  # tells these scenes from recordings
-CITIES = ("arden", "belmont", "corvo", "delfin", "elmira")  # none of the real dataset's
+NOTE = "SYNTHETIC.txt"  # marks the folder as synthetic
+CITIES = ("arden", "belmont", "corvo", "delfin", "elmira")  # none is in TAU
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is heard in one kind of place.
+    """The sound events of one kind of scene.
 
     Attributes:
-        label: its class.
-        pitch: Hz, middle of the voices' fundamentals.
-        harmonics: of each voice: many for engines and speech, few for chimes and birds.
+        label: class of the scene.
+        pitch: Hz, mean fundamental frequency of the voices.
+        harmonics: number in each voice: many for engines and speech, few for chimes and birds.
         duration: s, of one voice.
-        glide: octaves a second, the change of pitch.
-        clicks: knocks in a row: 1 for a step, 2 for a pair of wheels over a rail joint.
-        reverberation: s, until the echoes are 60 dB down.
+        glide: change of pitch, octaves per second.
+        clicks: bursts in a knock: 1 for a step, 2 for a pair of wheels over a rail joint.
+        reverberation: s, reverberation time RT60.
     """
 
     label: str
@@ -64,14 +64,14 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Location:
-    """What sets one place apart from others of its kind.
+    """What distinguishes a location from others of the same scene.
 
     Attributes:
-        pitch: factor on the pitch of its scene.
-        bustle: voices a second, and knocks.
-        tilt: exponent of the noise: its magnitude goes as frequency ** -tilt.
-        colour: dB at octaves from 20 Hz up, of everything: the place and the microphone.
-        level: dB full scale, root mean square of a clip.
+        pitch: factor on the pitch of the scene.
+        bustle: voices per second, and knocks per second.
+        tilt: spectral tilt of the noise, whose magnitude is proportional to frequency ** -tilt.
+        colour: frequency response of location and microphone, dB at octaves from 20 Hz up.
+        level: root mean square of a clip, dB full scale.
     """
 
     pitch: float
@@ -82,7 +82,7 @@ class Location:
 
 
 def draw_location(rng: np.random.Generator) -> Location:
-    """A location; every scene draws from the same ranges, so that none of this tells the class."""
+    """Draw a location; the ranges are the same for all scenes, so that they carry no class information."""
     return Location(
         pitch=2 ** rng.uniform(-0.5, 0.5),
         bustle=rng.uniform(0.6, 1.8),
@@ -93,7 +93,7 @@ def draw_location(rng: np.random.Generator) -> Location:
 
 
 def voice(scene: Scene, pitch: float, rng: np.random.Generator) -> np.ndarray:
-    """One sound of a scene (samples,): a stack of harmonics that glides, half-way through `pitch` in Hz."""
+    """One voice of a scene (samples,): gliding harmonics whose fundamental is `pitch` Hz at mid-length."""
     duration = scene.duration * rng.uniform(0.7, 1.4)
     time = np.arange(int(duration * SAMPLE_RATE)) / SAMPLE_RATE
     octaves = scene.glide * rng.uniform(0.8, 1.25) * (time - duration / 2)
@@ -103,13 +103,13 @@ def voice(scene: Scene, pitch: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def knock(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Steps, or wheels over a joint (samples,): bursts of noise 0.12 s apart that die within some 20 ms."""
+    """Steps, or wheels over a joint (samples,): noise bursts 0.12 s apart that decay with a 20 ms time constant."""
     time = np.arange(int(0.12 * SAMPLE_RATE)) / SAMPLE_RATE
     return np.concatenate([rng.normal(size=len(time)) * np.exp(-time / 0.02) for _ in range(scene.clicks)])
 
 
 def events(scene: Scene, location: Location, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Voices and knocks of a clip (samples,), at random instants; what runs over the end goes on at the beginning."""
+    """Voices and knocks of a clip (samples,) at random times; they wrap around at the end."""
     wave = np.zeros(samples, np.float32)
     count = 1 + rng.poisson(location.bustle * samples / SAMPLE_RATE)
     pitches = scene.pitch * location.pitch * 2 ** rng.uniform(-0.5, 0.5, count)
@@ -121,7 +121,7 @@ def events(scene: Scene, location: Location, samples: int, rng: np.random.Genera
 
 
 def room(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Impulse response (samples,), as long as the reverberation: the sound itself, then noise that falls by 60 dB."""
+    """Impulse response (samples,) of length RT60: the direct sound, then noise that decays by 60 dB."""
     echo = rng.standard_normal(int(scene.reverberation * SAMPLE_RATE), np.float32)
     echo *= np.logspace(0, -3, len(echo), dtype=np.float32)
     echo *= 0.7 / np.linalg.norm(echo)
@@ -130,9 +130,9 @@ def room(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def clip(scene: Scene, location: Location, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """One recording (samples,), float32 in [-1, 1]: sounds in their room over noise, coloured by the location."""
-    octave = np.log2(rfftfreq(samples, 1 / SAMPLE_RATE).clip(20) / 20).astype(np.float32)  # of each bin, above 20 Hz
-    white = rng.standard_normal(2 * len(octave), np.float32).view(np.complex64)  # as white noise transforms to
+    """One clip (samples,), float32 in [-1, 1]: reverberant events plus noise, coloured by the location."""
+    octave = np.log2(rfftfreq(samples, 1 / SAMPLE_RATE).clip(20) / 20).astype(np.float32)  # above 20 Hz, for each bin
+    white = rng.standard_normal(2 * len(octave), np.float32).view(np.complex64)  # spectrum of white noise
     noise = white * np.exp2(-location.tilt * octave)
     noise *= 0.3 * samples / np.sqrt(2 * np.vdot(noise, noise).real)  # root mean square 0.3, by Parseval
     sounds = rfft(events(scene, location, samples, rng)) * rfft(room(scene, rng), samples)
@@ -142,14 +142,14 @@ def clip(scene: Scene, location: Location, samples: int, rng: np.random.Generato
 
 
 def write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows, the header first, as tab separated text with LF."""
+    """Write rows, the header first, as tab-separated text with LF line ends."""
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="ascii", newline="\n")
 
 
 def write_dataset(
     root: Path, seed: int, train_locations: int, test_locations: int, segments: int, samples: int
 ) -> None:
-    """Audio and tables into the new folder `root`; each clip has a random generator of its own."""
+    """Write audio and lists into the new folder `root`; each clip has its own random generator."""
     (root / "audio").mkdir(parents=True)
     (root / "evaluation_setup").mkdir()
     (root / NOTE).write_text("Made by a program. Delete this folder at any time.\n")
@@ -157,15 +157,15 @@ def write_dataset(
     train, evaluate = [("filename", "scene_label")], [("filename", "scene_label")]
     locations = train_locations + test_locations
     for number, (name, scene) in enumerate(SCENES.items()):
-        for place in range(locations):
-            location = draw_location(np.random.default_rng([seed, number, place]))
-            identifier = f"{CITIES[place % len(CITIES)]}-{number * locations + place}"
+        for site in range(locations):
+            location = draw_location(np.random.default_rng([seed, number, site]))
+            identifier = f"{CITIES[site % len(CITIES)]}-{number * locations + site}"
             for segment in range(segments):
                 filename = f"audio/{name}-{identifier}-{segment}-a.flac"
-                wave = clip(scene, location, samples, np.random.default_rng([seed, number, place, segment]))
+                wave = clip(scene, location, samples, np.random.default_rng([seed, number, site, segment]))
                 soundfile.write(root / filename, wave, SAMPLE_RATE, subtype="PCM_16")
                 meta.append((filename, scene.label, identifier, "a"))
-                (train if place < train_locations else evaluate).append((filename, scene.label))
+                (train if site < train_locations else evaluate).append((filename, scene.label))
     write_table(root / "meta.csv", meta)
     write_table(root / "evaluation_setup/fold1_train.csv", train)
     write_table(root / "evaluation_setup/fold1_evaluate.csv", evaluate)
@@ -180,17 +180,17 @@ def write_scenes(
     segments: int = 2,
     seconds: float = 10.0,
 ) -> None:
-    """Make the scenes, once: where `root` already holds a dataset, nothing changes.
+    """Generate the dataset, unless `root` already holds it.
 
-    The same arguments give the same bytes. The set appears at `root` whole or not at all, also when the run is killed
-    or another makes it at the same time.
+    The same arguments give the same bytes. The folder appears complete or not at all, even if the run is killed or
+    another process writes it at the same time.
 
     Args:
-        root: folder of the dataset, as `TAU-urban-acoustic-scenes-2020-3class-development` is.
-        seed: of everything random.
-        train_locations: number of places of each of the ten scenes to learn from.
-        test_locations: number of other places of each, to test on.
-        segments: number of clips of each place.
+        root: folder of the dataset, such as `TAU-urban-acoustic-scenes-2020-3class-development`.
+        seed: of all random numbers.
+        train_locations: number of training locations for each of the ten scenes.
+        test_locations: number of test locations for each scene.
+        segments: number of clips for each location.
         seconds: length of a clip.
     """
     if (root / NOTE).exists():
@@ -204,13 +204,12 @@ def write_scenes(
         try:
             os.replace(new, root)
         except OSError as error:
-            if not (root / NOTE).exists():  # else another run was faster, with the same scenes
-                raise InputError(f"data.root={root} is there and holds no scenes: remove it or name another") from error
+            if not (root / NOTE).exists():  # otherwise another process has just written the same dataset
+                raise InputError(f"data.root={root} exists and holds no scenes: remove it or choose another") from error
 
 
 class SyntheticScenes(SceneData):
-    """The embedded scenes, made in `root` when they are first asked for, and read like any other dataset."""
+    """The synthetic dataset, generated in `root` on first use and read like any other."""
 
     def prepare_data(self) -> None:
-        """Make the scenes, unless they are there."""
         write_scenes(self.root)

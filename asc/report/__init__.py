@@ -1,1 +1,1 @@
-"""python -m asc.report: finished runs compared, in a table and a plot."""
+"""python -m asc.report: compare finished runs in a table and a plot."""

@@ -1,4 +1,4 @@
-"""Compare finished runs: python -m asc.report RUN... prints a table of their systems and plots accuracy over size."""
+"""Compare finished runs: python -m asc.report RUN... prints a table of the systems and plots accuracy against size."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from asc.training.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m asc.report", description="Compare finished runs.")
     parser.add_argument("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
-    parser.add_argument("--picture", default="report.png", type=Path, metavar="FILE", help="default: report.png")
+    parser.add_argument("--picture", default="report.png", type=Path, metavar="FILE", help="plot, default: report.png")
     parser.add_argument("--no-latency", action="store_true", help="do not time the networks")
     parser.add_argument(
-        "--compare", action="store_true", help="two directories: the second's accuracy less the first's"
+        "--compare", action="store_true", help="of two directories, print the second's accuracy minus the first's"
     )
     arguments = parser.parse_args(argv)
     silence_libraries()
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         if arguments.compare:
             if len(arguments.run) != 2:
-                raise InputError(f"invalid --compare of {len(arguments.run)} directories: expected two")
-            print(compare(*(map(read_run, find_runs([place])) for place in arguments.run)))
+                raise InputError(f"invalid --compare with {len(arguments.run)} directories: expected two")
+            print(compare(*(map(read_run, find_runs([path])) for path in arguments.run)))
             return
         if not arguments.picture.parent.is_dir():
-            raise InputError(f"--picture={arguments.picture} cannot be written: its directory is not there")
+            raise InputError(f"--picture={arguments.picture} cannot be written: create its directory first")
         systems = group(map(read_run, find_runs(arguments.run)))
         latency = None if arguments.no_latency else measure_latency(systems)
         print(systems_table(systems, latency))

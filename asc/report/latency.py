@@ -1,4 +1,4 @@
-"""How long the networks of systems take for a clip, on one thread."""
+"""Single-thread latency of each system's network on one clip."""
 
 import contextlib
 import time
@@ -16,9 +16,9 @@ WARM_UP, ROUNDS = 3, 30
 
 
 def single_thread_latency(nets: dict[str, tuple[nn.Module, Tensor]]) -> dict[str, float]:
-    """Median milliseconds of each network on its features, on one thread.
+    """Median latency in ms of each network on its features, on one thread.
 
-    The networks take turns, so that a busy moment of the machine hits all of them.
+    The networks take turns, so that background load affects all of them alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in nets}
     threads = torch.get_num_threads()
@@ -36,11 +36,11 @@ def single_thread_latency(nets: dict[str, tuple[nn.Module, Tensor]]) -> dict[str
 
 
 def measure_latency(systems: Iterable[System]) -> dict[str, float]:
-    """Milliseconds of the networks by their systems' names, without those whose checkpoint is not to be had."""
+    """Latency in ms of each network by its system's name; systems whose checkpoint cannot be loaded are left out."""
     nets = {}
     for system in systems:
         if system.first.checkpoint:
-            with contextlib.suppress(InputError):  # a network of the user's own is not run here
+            with contextlib.suppress(InputError):  # an untrusted class is not loaded
                 model = SceneClassifier.load_from_checkpoint(system.first.checkpoint)
                 nets[system.name] = model.net, model.example_features()
     return single_thread_latency(nets)

@@ -10,12 +10,12 @@ from asc.errors import check_number
 
 
 class AverageLastEpochs(WeightAveraging):
-    """The checkpoint of each late epoch holds the mean of the weights since averaging began (Izmailov et al., 2018).
+    """Stochastic weight averaging over the last epochs (Izmailov et al., 2018).
 
-    Batch norms' running statistics are averaged too. Before it begins, checkpoints hold the weights as they are.
+    Batch norms' running statistics are averaged too. Earlier checkpoints hold the weights themselves.
 
     Args:
-        fraction: of the epochs, the last ones, to average over.
+        fraction: fraction of the epochs to average over, the last ones.
     """
 
     def __init__(self, fraction: float = 0.2):
@@ -24,15 +24,13 @@ class AverageLastEpochs(WeightAveraging):
         self.fraction, self.first = fraction, 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settle the first epoch to average."""
         epochs = trainer.max_epochs or 1
         self.first = min(round((1 - self.fraction) * epochs), epochs - 1)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """After each epoch."""
         return epoch_idx is not None
 
     def average(self, mean: Tensor, newest: Tensor, epochs: Any) -> Tensor:
-        """The running mean after so many epochs, the first of which only follow the weights."""
-        averaged = int(epochs) - self.first  # so many are in the mean
+        """The running mean after `epochs` epochs; before `first` it equals the newest weights."""
+        averaged = int(epochs) - self.first  # epochs in the mean
         return newest if averaged <= 0 else mean + (newest - mean) / (averaged + 1)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which epochs are saved, atomically, and how a resumed run goes on as it would have."""
+"""Checkpoints of a run: which epochs are saved, atomic writes, and exact resuming."""
 
 import os
 import shutil
@@ -16,13 +16,12 @@ from asc.loading import differing_settings, read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, whenever the process is killed.
+    """Writes checkpoints atomically: a killed process leaves no partial file.
 
-    Lightning's own writes to the system's temporary folder first, from where a move to another disk is a copy.
+    Lightning's own writes to the system's temporary folder, and moving a file to another disk is not atomic.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write beside `path`, then rename."""
         temporary = Path(path).with_suffix(".tmp")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         super().save_checkpoint(checkpoint, temporary, storage_options)
@@ -30,23 +29,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def last_checkpoint(path: Path) -> ModelCheckpoint:
-    """Saves each epoch to `path`, for an interrupted run to go on from."""
+    """Saves each epoch to `path`, so that an interrupted run can resume."""
     return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt: the epoch that is best on validation, or the last one where no clips are held out.
+    """Saves best.ckpt: the best epoch on validation, or the last epoch without validation.
 
-    Lightning's ModelCheckpoint cannot leave out the first epochs, fails without its metric, and forgets the best score
-    when a run is resumed in another directory.
+    Lightning's ModelCheckpoint cannot skip the first epochs, fails without its metric, and loses the best score when a
+    run resumes in another directory.
 
     Args:
-        dirpath: where to write it.
-        monitor: the validation metric to maximize.
-        after_epoch: number of first epochs that cannot be the best; the official baseline leaves out 50.
+        dirpath: folder of best.ckpt.
+        monitor: validation metric to maximize.
+        after_epoch: number of first epochs to ignore; the official baseline ignores 50.
     """
 
-    state_key = "BestCheckpoint"  # ModelCheckpoint's names the metric, which there may be none of
+    state_key = "BestCheckpoint"  # ModelCheckpoint's contains the metric, which may be None
 
     def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: int = 0):
         check_number("callbacks.checkpoint.after_epoch", after_epoch, int, 0)
@@ -56,7 +55,6 @@ class BestCheckpoint(ModelCheckpoint):
         self.after_epoch = after_epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Without validation there is nothing to monitor."""
         super().on_train_start(trainer, pl_module)
         if not sum(trainer.num_val_batches):
             self.monitor = None
@@ -65,7 +63,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Save the epoch if it is the best so far.
 
         Raises:
-            InputError: validation does not log the metric.
+            InputError: validation does not log `monitor`.
         """
         if self.monitor and self.monitor not in trainer.callback_metrics:
             raise InputError(f"unknown callbacks.checkpoint.monitor={self.monitor}: choose from val/acc")
@@ -73,7 +71,7 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best epoch so far along, also into another directory."""
+        """Restore the best epoch so far, copied from the earlier directory if it is another one."""
         earlier, path = Path(state_dict["best_model_path"]), Path(str(self.dirpath)) / "best.ckpt"
         if not earlier.is_file():
             return
@@ -87,7 +85,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class ExactResume(pl.Callback):
-    """A resumed run ends as one that never stopped: on a CPU with the same weights, bit for bit.
+    """A resumed run ends like an uninterrupted one: on a CPU with bit-identical weights.
 
     Args:
         seed: of the run.
@@ -97,21 +95,21 @@ class ExactResume(pl.Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Seed torch, from which dropout and the augmentation draw, by the number of the epoch."""
+        """Seed torch, from which dropout and augmentation draw, for this epoch and process."""
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a schedule laid out for another number of steps: it would end too early or too late.
+        """Refuse a scheduler with another number of steps: it would end too early or too late.
 
         Raises:
-            InputError: tells both numbers.
+            InputError: names both numbers.
         """
         steps = trainer.estimated_stepping_batches
         for scheduler in checkpoint["lr_schedulers"]:
             if scheduler.get("total_steps", steps) != steps:
                 raise InputError(
                     f"the checkpoint's learning rate is laid out for {scheduler['total_steps']} steps, not {steps}: "
-                    "keep the trainer's settings of its run, trainer.max_epochs above all"
+                    "use the trainer settings of its run, above all trainer.max_epochs"
                 )
 
 
@@ -119,12 +117,12 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
     """Refuse to resume from a checkpoint of another model, or of a run with another number of epochs or steps.
 
     Raises:
-        InputError: says what differs.
+        InputError: names what differs.
     """
     checkpoint = read_checkpoint(path)
-    whole = {"_target_": "asc.SceneClassifier"}
+    target = {"_target_": "asc.SceneClassifier"}
     parts = ("frontend", "net", "optimizer", "scheduler")
-    saved, now = ({**whole, **settings} for settings in (checkpoint["hyper_parameters"], dict(model.hparams)))
+    saved, now = ({**target, **settings} for settings in (checkpoint["hyper_parameters"], dict(model.hparams)))
     pairs = {part: (saved.pop(part, None) or {}, now.pop(part, None) or {}) for part in parts}
     differing = [part for part, (old, new) in pairs.items() if old != new and (not new or differing_settings(old, new))]
     differing += differing_settings(saved, now)
@@ -135,4 +133,4 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
         )
     done = checkpoint["epoch"] + 1
     if done > (trainer.max_epochs or 0):
-        raise InputError(f"checkpoint={path} has done {done} epochs: give trainer.max_epochs at least as many")
+        raise InputError(f"checkpoint={path} has done {done} epochs: set trainer.max_epochs to at least {done}")

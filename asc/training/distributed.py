@@ -1,4 +1,4 @@
-"""Training shared by several processes, on the devices of one machine or of many; the test is one process's."""
+"""Distributed training on one or many machines, and testing in a single process."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ from asc.training.checkpoints import AtomicCheckpointIO
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Refuse a sweep whose runs would each start processes: these are started by the sweep's own command line.
+    """Refuse a sweep whose runs would each start processes: Lightning starts them with the sweep's command line.
 
     Raises:
-        InputError: says what else can be done.
+        InputError: names the alternatives.
     """
     strategy = trainer.strategy
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -28,19 +28,19 @@ def check_processes(trainer: pl.Trainer) -> None:
     if isinstance(strategy, ParallelStrategy) and not strategy.cluster_environment.creates_processes_externally:  # type: ignore[union-attr]
         raise InputError(
             f"a sweep (-m) cannot train each run in {trainer.world_size} processes: "
-            "give trainer=default, one device a run, or start the runs one by one"
+            "set trainer=default for one device a run, or start the runs one by one"
         )
 
 
 def single_process_trainer(settings: DictConfig, callbacks: list[pl.Callback], **changes: Any) -> pl.Trainer:
-    """A trainer of this process alone, which tests each clip once, whatever number of processes has trained."""
+    """A trainer for this process only, which tests each clip once, even after distributed training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    alone = {
+    single = {
         "strategy": "auto",
         "devices": 1,
         "num_nodes": 1,
         "plugins": [LightningEnvironment(), AtomicCheckpointIO()],
         **changes,
     }
-    return instantiate(settings, **alone, logger=False, enable_checkpointing=False, callbacks=callbacks)
+    return instantiate(settings, **single, logger=False, enable_checkpointing=False, callbacks=callbacks)

@@ -13,7 +13,7 @@ from asc.errors import InputError
 
 
 class History(pl.Callback):
-    """metrics.csv, one row an epoch, and training_curves.png; a resumed run continues the rows.
+    """Writes metrics.csv, with a row for each epoch, and training_curves.png; a resumed run appends to the rows.
 
     Args:
         directory: where to write them.
@@ -25,19 +25,18 @@ class History(pl.Callback):
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Start the clock of the epoch."""
         self.started = time.perf_counter()
         self.seconds = 0.0
 
     def on_validation_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Stop it: clips/s are training clips over training time."""
+        """Stop the clock: clips/s counts training only."""
         self.seconds = time.perf_counter() - self.started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Add the epoch's row and write all of them.
+        """Append the epoch's row and write all rows.
 
         Raises:
-            InputError: the loss is not finite, before the epoch replaces a good checkpoint.
+            InputError: the loss is not finite; raised before this epoch overwrites a good checkpoint.
         """
         seconds = self.seconds or time.perf_counter() - self.started
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
@@ -57,24 +56,24 @@ class History(pl.Callback):
             self.write()
 
     def write(self) -> None:
-        """Write metrics.csv."""
+        """Write metrics.csv atomically."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        unfinished = self.directory / "metrics.csv.tmp"
-        with open(unfinished, "w", newline="") as file:
+        temporary = self.directory / "metrics.csv.tmp"
+        with open(temporary, "w", newline="") as file:
             table = csv.DictWriter(file, self.rows[-1])
             table.writeheader()
             table.writerows(self.rows)
-        os.replace(unfinished, self.directory / "metrics.csv")
+        os.replace(temporary, self.directory / "metrics.csv")
 
     def on_fit_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Plot the curves; write the rows too, which a resumed run that was done already has not."""
+        """Plot the curves, and write the rows in case a resumed run had no epochs left."""
         if trainer.is_global_zero and self.rows:
             self.write()
             self.plot(self.directory / "training_curves.png")
 
     def plot(self, path: Path) -> None:
-        """Loss of training and validation, and the validation accuracy where there is one, over the epochs."""
-        from matplotlib.figure import Figure  # without pyplot, which looks for a screen
+        """Plot losses and validation accuracy against epochs."""
+        from matplotlib.figure import Figure  # pyplot would look for a display
 
         panels = [("loss (KL divergence, log loss)", ["train/loss", "val/loss"])]
         if "val/acc" in self.rows[-1]:
@@ -93,15 +92,13 @@ class History(pl.Callback):
         figure.savefig(path, dpi=120)
 
     def totals(self) -> dict[str, float]:
-        """Epochs, seconds and clips a second over all epochs: the `training` part of results.json."""
+        """Epochs, seconds and clips per second of the run: `training` in results.json."""
         seconds = sum(row["seconds"] for row in self.rows)
         clips = sum(row["seconds"] * row["clips_per_second"] for row in self.rows)
         return {"epochs": len(self.rows), "seconds": seconds, "clips_per_second": clips / seconds}
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue them."""
         self.rows = list(state_dict["rows"])

@@ -1,4 +1,4 @@
-"""The memory of a process: kept between operations, and how much it was."""
+"""Memory of this process: reuse of freed memory, and the peak."""
 
 import ctypes
 import os
@@ -7,11 +7,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next operation instead of giving it back to the system.
+    """Make glibc reuse freed memory instead of returning it to the system.
 
-    Each operation of a training step takes and returns hundreds of MB, and without this every step pays for having
-    the pages mapped and zeroed again, several times the arithmetic. Call it before the first large tensor. Without
-    glibc (macOS, Windows, musl) it does nothing.
+    A training step allocates and frees hundreds of MB in each operation. By default the system maps and zeroes these
+    pages again every time, which takes several times as long as the arithmetic. Call this before creating large
+    tensors. Without glibc (macOS, Windows, musl) it does nothing.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory() -> int | None:
-    """The most bytes that this process has had in memory at a time; None where the system does not tell."""
+    """Peak memory of this process in bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

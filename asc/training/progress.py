@@ -1,4 +1,4 @@
-"""What a run shows while it trains."""
+"""Progress bar of a run."""
 
 import sys
 from typing import Any
@@ -8,16 +8,14 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 
 class ClipsProgressBar(TQDMProgressBar):
-    """Lightning's bar in clips rather than batches; a line an epoch where the output is not a terminal."""
+    """Lightning's bar, counting clips; without a terminal it prints a line for each epoch instead."""
 
     def setup(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
-        """Show nothing in a file or a pipe."""
         super().setup(trainer, model, stage)
         if not sys.stdout.isatty():
             self.disable()
 
     def init_train_tqdm(self) -> Any:
-        """The bar of the training batches."""
         bar = super().init_train_tqdm()
         loader: Any = self.trainer.train_dataloader
         bar.unit, bar.unit_scale = " clips", loader.sampler.size
@@ -25,27 +23,24 @@ class ClipsProgressBar(TQDMProgressBar):
         return bar
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Count the epochs from 1, and tell how many there will be."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """In a file or a pipe, print what the bar would have shown."""
         super().on_train_epoch_end(trainer, model)
         if not sys.stdout.isatty() and trainer.is_global_zero:
             names = {"train/loss": "loss", "val/loss": "val_loss", "val/acc": "val_acc"}
             metrics = trainer.callback_metrics
-            figures = [f"{name} {metrics[key].item():.3f}" for key, name in names.items() if key in metrics]
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(figures), flush=True)
+            cells = [f"{name} {metrics[key].item():.3f}" for key, name in names.items() if key in metrics]
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(cells), flush=True)
 
     def init_test_tqdm(self) -> Any:
-        """The bar of the test batches, gone when they are done."""
         bar = super().init_test_tqdm()
-        bar.leave = False
+        bar.leave = False  # clear the bar when done
         return bar
 
     def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
-        """Without the version number, and with short names."""
+        """The metrics to show, with short names."""
         metrics = super().get_metrics(trainer, model)
         names = {"train/loss_step": "loss", "val/acc": "val_acc"}
         return {names[key]: value for key, value in metrics.items() if key in names}

@@ -1,4 +1,4 @@
-"""What a run tells: a summary before it trains, results.json, the confusion matrix and a table after its test."""
+"""Output of a run: a summary before training; results.json, confusion matrix and a table after the test."""
 
 import json
 from dataclasses import asdict
@@ -17,13 +17,13 @@ from asc.training.memory import peak_memory
 def write_results(
     directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, training: dict[str, float]
 ) -> dict:
-    """Write results.json and confusion_matrix.png for the tested model; return what results.json holds.
+    """Write results.json and confusion_matrix.png for the tested model; return the content of results.json.
 
     Args:
         directory: of the run.
         checkpoint: of the model.
-        file: what a device would load, for its size.
-        model: after its test.
+        file: the file to deploy, whose size is reported.
+        model: the tested model.
         training: see `History.totals`.
     """
     results = {
@@ -43,7 +43,7 @@ def write_results(
 
 def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None:
     """Plot a confusion matrix: colour = fraction of the true class, number = clips."""
-    from matplotlib.figure import Figure  # without pyplot, which looks for a screen
+    from matplotlib.figure import Figure  # pyplot would look for a display
 
     side = 2.5 + 0.6 * len(labels)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -62,7 +62,7 @@ def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None
 
 
 def summary(data: SceneData, model: SceneClassifier) -> str:
-    """What is about to be trained, on what: a few lines of at most 80 columns."""
+    """Summary of data and network before training, at most 80 columns wide."""
     cost = model.complexity()
     name = model.hparams["net"]["_target_"].rpartition(".")[2]
     kilobytes = "to be 8-bit" if model.stage == "qat" else f"{cost.parameters * 4 / KB:.1f} KB"
@@ -84,16 +84,16 @@ def summary(data: SceneData, model: SceneClassifier) -> str:
 
 
 def cache_summary(path: Path) -> str:
-    """Where the features are, how big, and how to be rid of them."""
-    whole = sum(file.stat().st_size for file in path.parent.glob("*.npy"))
+    """Location and size of the feature cache."""
+    total = sum(file.stat().st_size for file in path.parent.glob("*.npy"))
     return (
-        f"features    {path.stat().st_size / 1e6:,.1f} MB, kept in {from_home(path.parent)}\n"
-        f"            ({whole / 1e6:,.1f} MB in all: delete that folder at any time)"
+        f"features    {path.stat().st_size / 1e6:,.1f} MB, cached in {from_home(path.parent)}\n"
+        f"            ({total / 1e6:,.1f} MB in total; you may delete this folder at any time)"
     )
 
 
 def from_home(path: Path) -> str:
-    """The path, from the home directory where it lies there."""
+    """The path, with ~ for the home directory."""
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
@@ -115,10 +115,10 @@ def results_table(results: dict[str, Any]) -> str:
         "",
         f"size   {cost['nonzero_parameters']:,} non-zero parameters, {cost['size_kb']:.1f} KB",
         f"       {official:.1f} KB by DCASE 2020's count, {verdict} its limit of {DCASE2020_LIMIT_KB:.0f}",
-        f"       {cost['file_bytes']:,} bytes in the file for a device, graph included",
+        f"       {cost['file_bytes']:,} bytes in the file to deploy, graph included",
         f"time   {training['seconds']:.0f} s for {training['epochs']} epochs, "
         f"{training['clips_per_second']:.0f} clips/s",
     ]
     if memory := peak_memory():
-        lines.append(f"memory {memory / 1e9:.1f} GB at most")
+        lines.append(f"memory {memory / 1e9:.1f} GB peak")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The run of a command: train.py's training and compress.py's fine-tuning go through the same steps."""
+"""The steps that training in train.py and fine-tuning in compress.py share."""
 
 import sys
 from pathlib import Path
@@ -21,12 +21,12 @@ from asc.training.results import cache_summary, results_table, summary, write_re
 
 
 def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, ...]) -> Path:
-    """Check what can be checked before anything is read, and seed the random numbers; the run's directory.
+    """Check the settings, seed the random numbers and return the run's directory.
 
     Args:
-        cfg: of the command.
+        cfg: settings of the command.
         checkpoint: where the run will save each epoch; None if it cannot be resumed.
-        precisions: of the trainer that the command works with.
+        precisions: values of trainer.precision that the command supports.
 
     Raises:
         InputError: a setting is invalid, or the directory holds another run.
@@ -43,7 +43,7 @@ def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, .
 
 
 def refuse_other_run(directory: Path, checkpoint: Path | None) -> None:
-    """Refuse to write over a run; where `checkpoint` is there, it can be resumed.
+    """Refuse to overwrite a run, which can be resumed if `checkpoint` exists.
 
     Raises:
         InputError: the directory holds a run.
@@ -59,14 +59,14 @@ class Run:
 
     Args:
         cfg: settings of the command: callbacks, trainer, seed, run_dir.
-        model: to train.
+        model: the classifier to train.
         data: after `setup`.
         checkpoint: where to save each epoch; None for a run that cannot be resumed.
-        callbacks: further ones, which act after the augmentation.
-        logger: of Lightning, beside the history.
+        callbacks: further callbacks, called after the augmentation.
+        logger: a Lightning logger, in addition to the history.
 
     Raises:
-        InputError: parts that do not go together.
+        InputError: the parts do not fit together.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Run:
         own += [instantiate(callback) for callback in cfg.callbacks.values()]
         own += callbacks or []
         if checkpoint:
-            own.append(last_checkpoint(checkpoint))  # after the best one, whose score belongs into the file
+            own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
         self.trainer: pl.Trainer = instantiate(
             cfg.trainer,
             callbacks=own,
@@ -96,21 +96,21 @@ class Run:
         self.check()
 
     def check(self) -> None:
-        """Refuse parts that do not go together."""
+        """Refuse parts that do not fit together."""
         if self.data.sample_rate != self.model.sample_rate:
             raise InputError(
-                f"data.sample_rate={self.data.sample_rate} is not frontend.sample_rate={self.model.sample_rate}: "
+                f"data.sample_rate={self.data.sample_rate} differs from frontend.sample_rate={self.model.sample_rate}: "
                 "set both by sample_rate"
             )
         check_processes(self.trainer)
         self.data.check_length(self.model.frontend.min_samples)
-        self.model.complexity()  # the network refuses features that its pooling would leave nothing of
+        self.model.complexity()  # raises if the features are too small for the network's pooling
 
     def prepare(self, fit_frontend: bool) -> None:
-        """Say what will be trained, then compute the features, or find those of an earlier run.
+        """Print the summary, and compute the features or find them in the cache.
 
         Args:
-            fit_frontend: give a standardizing frontend the statistics of the training list.
+            fit_frontend: compute the mean and standard deviation for a standardizing frontend.
         """
         main = self.trainer.is_global_zero
         if main:
@@ -128,7 +128,7 @@ class Run:
             print()
 
     def fit(self, resume: str | None) -> bool:
-        """Train, from the checkpoint `resume` where it is given; whether this process is the one that goes on.
+        """Train, from the checkpoint `resume` if given; return whether this is the main process.
 
         Ctrl-C ends the command and prints how to resume.
         """
@@ -136,21 +136,21 @@ class Run:
             check_resumable(resume, self.model, self.trainer)
         try:
             self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C
+        except SystemExit:  # Lightning raises it on Ctrl-C
             sys.exit(resume_hint(self.checkpoint, self.directory) if self.trainer.is_global_zero else 1)
         return self.trainer.is_global_zero
 
     def test(self, model: SceneClassifier, checkpoint: Path, save: bool = False, **settings: Any) -> float:
-        """Test `model`, in this process alone, and write what came out.
+        """Test `model` in this process only, and write the results.
 
         Args:
             model: the trained classifier.
             checkpoint: its file.
-            save: write it there, inference weights only.
-            settings: of the trainer that tests, where they are not those of the training.
+            save: write the file, without optimizer state.
+            settings: replace trainer settings for the test.
 
         Returns:
-            What a sweep optimizes: the macro-average accuracy on validation, or on test where nothing is held out.
+            The sweep objective: macro-average accuracy on validation clips, or on test clips if none are held out.
         """
         tester = single_process_trainer(self.cfg.trainer, [ClipsProgressBar()], **settings)
         tester.test(model, self.data, verbose=False)
