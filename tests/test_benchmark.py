@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command import run
 
+from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, table
 from asc.benchmark.contest import Contestant, contest
 
@@ -58,20 +60,43 @@ def test_ratios_are_taken_round_by_round():
     assert line.split() == ["it", "10.0", "2.5", "to", "10.0", "100.00", "3.00", "peer", "0.50", "bound"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_its_figures(tmp_path):
     file = tmp_path / "figures.json"
-    words = ["training", "inference", "--batch", "2", "--rounds", "2", "--threads", "1", "--json", str(file)]
+    words = ["training", "--batch", "2", "--rounds", "2", "--threads", "1", "--json", str(file)]
     done = run("-m", "asc.benchmark", *words, "--device", "cpu", script="-u")
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
     narrow = ["training, bfloat16, batch 2"] if has_bfloat16("cpu") else []  # of a processor that computes in it
-    assert [row["what"] for row in figures["rows"]] == ["training, batch 2", *narrow, "inference, batch 2"]
+    assert [row["what"] for row in figures["rows"]] == ["training, batch 2", *narrow]
     for row in figures["rows"]:
         assert len(row["seconds"]) == len(row["bound_seconds"]) == 2
         assert min(row["seconds"] + row["bound_seconds"]) > 0
         assert (row["clips"], row["bound"]) == (2, "matrix products")
         assert row["memory"] > 1e6
         assert row["what"] in done.stdout
+
+
+MAKERS = {
+    "frontend": (ours.frontend, {"device": "cpu", "clips": 1}),
+    "fourier": (ours.fourier, {"device": "cpu", "clips": 1}),
+    "products": (ours.products, {"device": "cpu", "size": 64}),
+    "training": (ours.training, {"device": "cpu", "batch": 2}),
+    "inference": (ours.inference, {"device": "cpu", "batch": 2}),
+    "8 bits, PyTorch": (ours.pytorch_integers, {}),
+    "8 bits, ONNX Runtime": (ours.onnx_integers, {}),
+}
+
+
+@pytest.mark.parametrize(("make", "settings"), MAKERS.values(), ids=MAKERS)
+def test_every_contestant_of_ours_runs_on_the_threads_it_is_given(make, settings):
+    threads = torch.get_num_threads()
+    try:
+        contestant = make(threads=1, **settings)
+        assert torch.get_num_threads() == 1
+        contestant()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def pair(shared_job, tmp_path_factory) -> tuple[Path, str]:
     return directory, done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_with_batches_of_twice_the_size(pair, shared_job, tmp_path):
     directory, _ = pair
     words = ["trainer.accelerator=cpu", "data.batch_size=6", f"hydra.run.dir={tmp_path}"]
@@ -57,12 +58,14 @@ def test_two_processes_learn_what_one_does_with_batches_of_twice_the_size(pair, 
     assert np.ptp([float(row["val/loss"]) for row in one]) > 0.1, "nothing was learned that could differ"
 
 
+@pytest.mark.slow
 def test_two_processes_print_what_one_does(pair):
     _, out = pair
     for line in ("network     Plain", "epoch 1/4", "macro accuracy", "log loss"):
         assert out.count(line) == 1
 
 
+@pytest.mark.slow
 def test_the_test_of_a_run_in_two_processes_is_that_of_its_checkpoint_in_one(pair):
     directory, _ = pair
     best = directory / "checkpoints/best.ckpt"
@@ -86,6 +89,7 @@ def test_a_sweep_of_runs_in_several_processes_is_refused(job, tmp_path):
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_done_alone_and_compute_the_features_once(job, tmp_path):
     same = [*job, "trainer.accelerator=cpu", "trainer.max_epochs=1"]
     beside = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"data.cache_dir={tmp_path}/cache"]

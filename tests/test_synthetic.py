@@ -1,14 +1,13 @@
 """The embedded scenes: made once, and a task that an average over time does not solve."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import run
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
@@ -78,12 +77,12 @@ def band_statistics(data: SceneData, split: str) -> tuple[np.ndarray, list[int]]
     return torch.cat([features.mean(-1), features.std(-1)], -1).flatten(1).numpy(), torch.cat(targets).tolist()
 
 
+@pytest.mark.slow
 def test_the_main_job_learns_what_band_statistics_do_not_tell(tmp_path):
     """`python train.py`, as it stands, on the default scenes: at least 0.90 on places that it has not heard."""
     root = tmp_path / "scenes"
     words = [f"data.root={root}", f"data.cache_dir={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
-    program = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=program, capture_output=True, text=True)
+    done = run(*words)
     assert done.returncode == 0, done.stderr
     network = json.loads((tmp_path / "run/results.json").read_text())["test"]["macro_accuracy"]
     assert network >= 0.90
