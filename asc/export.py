@@ -22,7 +22,7 @@ from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
 from asc.frontend import Frontend, Spectrogram
-from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.nets.pool import AverageOverTime, MaxOverTime, MeanStdOverTime
 from asc.rewrite.fold import ConstantPad, fold_checked
 from asc.rewrite.graph import INPUT, Add, LayerGraph
 from asc.rewrite.quantize import AddReLU
@@ -111,6 +111,8 @@ def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int], *others: str
         graph.then("Add", *others)
     elif isinstance(layer, nn.AvgPool2d | AverageOverTime):
         add_average(graph, layer, shape)
+    elif isinstance(layer, MeanStdOverTime):
+        add_mean_std(graph, layer, shape)
     else:
         add_same(graph, layer, shape)
 
@@ -144,6 +146,16 @@ def add_average(graph: Graph, layer: nn.AvgPool2d | AverageOverTime, shape: Sequ
         kernel, strides, pads = pair(layer.kernel_size), pair(layer.stride), pair(layer.padding) * 2
         counted = int(layer.count_include_pad)
         graph.then("AveragePool", kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=counted)
+
+
+def add_mean_std(graph: Graph, layer: MeanStdOverTime, shape: Sequence[int]) -> None:
+    """Add the mean and the standard deviation over the whole map, of floats."""
+    kernel, x = list(layer.kernel_size(torch.empty(*shape))), graph.x
+    mean = graph.node("AveragePool", x, kernel_shape=kernel)
+    deviation = graph.node("Sub", x, mean)
+    variance = graph.node("AveragePool", graph.node("Mul", deviation, deviation), kernel_shape=kernel)
+    std = graph.node("Sqrt", graph.node("Add", variance, graph.constant(np.float32(layer.eps))))
+    graph.x = graph.node("Concat", mean, std, axis=2)
 
 
 def add_same(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:

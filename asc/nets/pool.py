@@ -1,5 +1,6 @@
 """Pooling over all the frames there are: (batch, channels, bins, frames) -> (batch, channels, bins // height, 1)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,6 +35,24 @@ class AverageOverTime(OverTime):
     def forward(self, x: Tensor) -> Tensor:
         """Pool."""
         return F.avg_pool2d(x, self.kernel_size(x))
+
+
+class MeanStdOverTime(OverTime):
+    """Mean and standard deviation over all bins and frames: (batch, channels, bins, frames) -> (batch, channels, 2, 1).
+
+    The two of a channel stand side by side, so that flattened they are its columns in a dense layer.
+    """
+
+    eps = 1e-5  # added to the variance: the root has no derivative at 0, where ReLU leaves many channels
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        mean = F.avg_pool2d(x, self.kernel_size(x))
+        variance = F.avg_pool2d((x - mean).square(), self.kernel_size(x))
+        return torch.cat([mean, (variance + self.eps).sqrt()], 2)
 
 
 PoolOverTime = MaxOverTime  # its name in version 0.1.0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.ao import quantization as tq
 
 from asc.errors import InputError
-from asc.nets.pool import AverageOverTime
+from asc.nets.pool import AverageOverTime, MeanStdOverTime
 from asc.rewrite.fold import ConstantPad, fold
 from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
@@ -24,7 +24,7 @@ FUSED = (
 )
 # Padding is that of the input, which is float. An average of integers would be rounded to their grid, whose step is
 # made for the range of single values, which is far wider than that of averages.
-IN_FLOATS = (ConstantPad, nn.AvgPool2d, AverageOverTime)
+IN_FLOATS = (ConstantPad, nn.AvgPool2d, AverageOverTime, MeanStdOverTime)
 
 
 def safe_weight_bits(engine: str) -> int:
@@ -171,7 +171,8 @@ def fuse(graph: LayerGraph) -> None:
     for position, layer in enumerate(graph):
         if isinstance(layer, nn.ReLU) and graph.follows(position, Add):
             graph[graph.inputs[position][0]], graph[position] = AddReLU(), nn.Identity()
-    tq.fuse_modules_qat(graph, fusible(graph), inplace=True)
+    if groups := fusible(graph):
+        tq.fuse_modules_qat(graph, groups, inplace=True)
 
 
 def fusible(graph: LayerGraph) -> list[list[str]]:
