@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from tiny import classifier, lived_in, save
 from torch import nn
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
@@ -12,6 +13,7 @@ from asc import SceneClassifier
 from asc.compress import QAT
 from asc.rewrite.quantize import ENGINES
 
+__all__ = ["HERE", "classifier", "clips", "error", "fake_quantized", "lived_in", "logits", "onnx_logs", "save"]
 HERE = [engine for engine in ENGINES if engine in torch.backends.quantized.supported_engines]
 
 

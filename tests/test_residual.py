@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from stages import HERE, clips, error, fake_quantized, logits, onnx_logs
-from tiny import classifier, lived_in, save
+from stages import HERE, classifier, clips, error, fake_quantized, lived_in, logits, onnx_logs, save
 from torch import nn
 from torch.ao.nn import quantized as nnq
 
@@ -219,7 +218,7 @@ def test_a_sum_and_the_relu_behind_it_are_one_layer():
 
 def test_an_average_is_taken_of_floats_and_has_its_own_grid():
     int8 = QAT().finish(fake_quantized(own("residual"), QAT()))
-    at = next(position for position, layer in enumerate(int8.net) if type(layer).__name__ == "AverageOverTime")
+    at = next(position for position, layer in enumerate(int8.net) if type(layer).__name__ == "AvgPoolOverTime")
     kinds = [type(int8.net[position]) for position in (at - 1, at + 1)]
     assert kinds == [nnq.DeQuantize, nn.Flatten]
     assert isinstance(int8.net[at + 2], nnq.Quantize)

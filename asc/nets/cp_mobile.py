@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.dropout import Dropout
-from asc.nets.pool import AverageOverTime
+from asc.nets.pool import AvgPoolOverTime
 
 Stride = int | tuple[int, int]  # of bins and frames
 
@@ -60,7 +60,7 @@ class CPMobile(nn.Module):
             )
         )
         self.dropout = Dropout(dropout * dropout_scale)
-        self.head = nn.Sequential(*conv_norm(widths[-1], n_classes, 1), AverageOverTime(), nn.Flatten())
+        self.head = nn.Sequential(*conv_norm(widths[-1], n_classes, 1), AvgPoolOverTime(), nn.Flatten())
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from asc.errors import InputError, check_choice
 from asc.nets.dropout import Dropout
-from asc.nets.pool import AverageOverTime, MaxOverTime, MeanStdOverTime
+from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 
-POOLINGS = {"max": MaxOverTime, "average": AverageOverTime, "mean_std": MeanStdOverTime}
+POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
 
 
 def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> nn.Sequential:

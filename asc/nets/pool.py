@@ -21,7 +21,7 @@ class OverTime(nn.Module):
         return self.height or x.shape[-2], x.shape[-1]
 
 
-class MaxOverTime(OverTime):
+class MaxPoolOverTime(OverTime):
     """The largest value; by `max_pool2d` rather than `amax` or adaptive pooling, which have no 8-bit kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class MaxOverTime(OverTime):
         return F.max_pool2d(x, self.kernel_size(x))
 
 
-class AverageOverTime(OverTime):
+class AvgPoolOverTime(OverTime):
     """The average."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class AverageOverTime(OverTime):
         return F.avg_pool2d(x, self.kernel_size(x))
 
 
-class MeanStdOverTime(OverTime):
+class MeanStdPoolOverTime(OverTime):
     """Mean and standard deviation over all bins and frames: (batch, channels, bins, frames) -> (batch, channels, 2, 1).
 
     The two of a channel stand side by side, so that flattened they are its columns in a dense layer.
@@ -55,4 +55,4 @@ class MeanStdOverTime(OverTime):
         return torch.cat([mean, (variance + self.eps).sqrt()], 2)
 
 
-PoolOverTime = MaxOverTime  # its name in version 0.1.0
+PoolOverTime = MaxPoolOverTime  # its name in version 0.1.0

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from asc.errors import InputError
-from asc.nets.pool import AverageOverTime, MaxOverTime, MeanStdOverTime
+from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 
 INPUT = -1  # position of the network's input in a `LayerGraph`
 
@@ -77,7 +77,7 @@ class LayerGraph(nn.Sequential):
 
 LAYERS = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Linear, nn.Identity, Add),
-    *(nn.MaxPool2d, nn.AvgPool2d, MaxOverTime, AverageOverTime, MeanStdOverTime),
+    *(nn.MaxPool2d, nn.AvgPool2d, MaxPoolOverTime, AvgPoolOverTime, MeanStdPoolOverTime),
 )
 # Functions and methods that become layers. Any reshaping is taken for nn.Flatten, and `check_same` finds out.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
@@ -138,7 +138,7 @@ def layer_of(net: nn.Module, node: fx.Node) -> nn.Module | None:
         return None
     layer = net.get_submodule(str(node.target))
     if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
-        return AverageOverTime()
+        return AvgPoolOverTime()
     if not is_supported(layer):
         raise InputError(
             f"{type(net).__name__} has a layer that can be neither quantized nor exported, {layer}: use convolutions "

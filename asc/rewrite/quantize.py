@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.ao import quantization as tq
 
 from asc.errors import InputError
-from asc.nets.pool import AverageOverTime, MeanStdOverTime
+from asc.nets.pool import AvgPoolOverTime, MeanStdPoolOverTime
 from asc.rewrite.fold import ConstantPad, fold
 from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
@@ -24,7 +24,7 @@ FUSED = (
 )
 # Padding is that of the input, which is float. An average of integers would be rounded to their grid, whose step is
 # made for the range of single values, which is far wider than that of averages.
-IN_FLOATS = (ConstantPad, nn.AvgPool2d, AverageOverTime, MeanStdOverTime)
+IN_FLOATS = (ConstantPad, nn.AvgPool2d, AvgPoolOverTime, MeanStdPoolOverTime)
 
 
 def safe_weight_bits(engine: str) -> int:
