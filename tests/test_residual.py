@@ -15,6 +15,7 @@ from asc.export import export
 from asc.nets import Dcase2020Baseline, PhamCNN
 from asc.rewrite.fold import fold, unfoldable_norms
 from asc.rewrite.graph import Add, LayerGraph, check_same, layer_graph
+from asc.rewrite.quantize import fusible
 
 
 class Block(nn.Module):
@@ -214,6 +215,12 @@ def test_a_sum_and_the_relu_behind_it_are_one_layer():
     kinds = [type(layer).__name__ for layer in int8.net]
     assert kinds.count("AddReLU") == 2
     assert not {"Add", "ReLU", "BatchNorm2d"} & set(kinds)
+
+
+def test_what_is_fused_behind_convolutions_of_chains_is_what_their_checkpoints_have():
+    chain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1), nn.ReLU())
+    assert fusible(layer_graph(chain)) == [["3", "4"]]
+    assert fusible(layer_graph(OwnResidual(3)))[-1] == ["14", "15"]  # depthwise and pointwise with theirs
 
 
 def test_an_average_is_taken_of_floats_and_has_its_own_grid():

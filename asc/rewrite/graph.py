@@ -202,6 +202,6 @@ def check_same(graph: LayerGraph, net: nn.Module, features: Tensor) -> None:
         ours, theirs = (copy.deepcopy(part).cpu().eval()(x) for part in (graph, net))
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-3 * theirs.abs().max():
         raise InputError(
-            f"{type(net).__name__} computes something else than its layers do: such a network can be neither quantized "
-            "nor exported, nor can filters of it be pruned"
+            f"{type(net).__name__} computes something else than its layers do, so that it can be neither quantized nor "
+            "exported: avoid conditions on the input, and operations in place"
         )

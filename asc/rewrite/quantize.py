@@ -18,10 +18,8 @@ from asc.rewrite.fold import ConstantPad, fold
 from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
 ENGINES = ("onednn", "x86", "qnnpack")
-FUSED = (
-    *((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.BatchNorm2d)),
-    *((nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU)),
-)
+FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
+FUSED_IN_GRAPHS = (*FUSED, (nn.Conv2d, nn.BatchNorm2d))  # chains in checkpoints of version 0.1.0 have the two apart
 # Padding is that of the input, which is float. An average of integers would be rounded to their grid, whose step is
 # made for the range of single values, which is far wider than that of averages.
 IN_FLOATS = (ConstantPad, nn.AvgPool2d, AvgPoolOverTime, MeanStdPoolOverTime)
@@ -178,11 +176,12 @@ def fuse(graph: LayerGraph) -> None:
 def fusible(graph: LayerGraph) -> list[list[str]]:
     """Names of the neighbours that torch makes one layer of."""
     groups = []
+    fused = FUSED if graph.is_chain else FUSED_IN_GRAPHS
     for start in range(len(graph)):
         path = [start]
         while len(users := graph.users(path[-1])) == 1 and len(path) < 3:
             path += users
-        for kinds in FUSED:
+        for kinds in fused:
             if tuple(type(graph[position]) for position in path[: len(kinds)]) == kinds:
                 groups.append([str(position) for position in path[: len(kinds)]])
                 break
