@@ -44,7 +44,7 @@ class CPMobile(nn.Module):
         bn_eps: float = 1e-5,
     ):
         super().__init__()
-        if len(strides) != sum(n_blocks):
+        if len(strides) != sum(n_blocks) or any(len(stride) != 2 for stride in strides):
             expected = f"a pair for each of the {sum(n_blocks)} blocks of net.n_blocks"
             raise InputError(f"invalid net.strides={[list(stride) for stride in strides]}: expected {expected}")
         widths = [multiple_of_8(base_channels * channels_multiplier**stage) for stage in range(len(n_blocks))]
