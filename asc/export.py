@@ -22,7 +22,7 @@ from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
 from asc.frontend import TINY, Frontend, Spectrogram
-from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 from asc.rewrite.fold import ConstantPad, fold_checked
 from asc.rewrite.graph import INPUT, Add, LayerGraph
 from asc.rewrite.quantize import AddReLU
@@ -109,8 +109,10 @@ def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int], *others: str
         add_batch_norm(graph, layer)
     elif isinstance(layer, Add):
         graph.then("Add", *others)
-    elif isinstance(layer, nn.AvgPool2d | AverageOverTime):
+    elif isinstance(layer, nn.AvgPool2d | AvgPoolOverTime):
         add_average(graph, layer, shape)
+    elif isinstance(layer, MeanStdPoolOverTime):
+        add_mean_std(graph, layer, shape)
     else:
         add_same(graph, layer, shape)
 
@@ -135,9 +137,9 @@ def add_batch_norm(graph: Graph, layer: Any) -> None:
     graph.then("BatchNormalization", *names, epsilon=layer.eps)
 
 
-def add_average(graph: Graph, layer: nn.AvgPool2d | AverageOverTime, shape: Sequence[int]) -> None:
+def add_average(graph: Graph, layer: nn.AvgPool2d | AvgPoolOverTime, shape: Sequence[int]) -> None:
     """Add average pooling, of floats."""
-    if isinstance(layer, AverageOverTime):
+    if isinstance(layer, AvgPoolOverTime):
         kernel = list(layer.kernel_size(torch.empty(*shape)))
         graph.then("AveragePool", kernel_shape=kernel, strides=kernel)
     else:
@@ -146,13 +148,23 @@ def add_average(graph: Graph, layer: nn.AvgPool2d | AverageOverTime, shape: Sequ
         graph.then("AveragePool", kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=counted)
 
 
+def add_mean_std(graph: Graph, layer: MeanStdPoolOverTime, shape: Sequence[int]) -> None:
+    """Add the mean and the standard deviation over the whole map, of floats."""
+    kernel, x = list(layer.kernel_size(torch.empty(*shape))), graph.x
+    mean = graph.node("AveragePool", x, kernel_shape=kernel)
+    deviation = graph.node("Sub", x, mean)
+    variance = graph.node("AveragePool", graph.node("Mul", deviation, deviation), kernel_shape=kernel)
+    std = graph.node("Sqrt", graph.node("Add", variance, graph.constant(np.float32(layer.eps))))
+    graph.x = graph.node("Concat", mean, std, axis=2)
+
+
 def add_same(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
     """Add ReLU, max pooling or flattening, which do the same to integers as to floats."""
     if isinstance(layer, nn.ReLU):
         graph.then("Relu")
     elif isinstance(layer, nn.Flatten):
         graph.then("Flatten")
-    elif isinstance(layer, MaxOverTime):
+    elif isinstance(layer, MaxPoolOverTime):
         kernel = list(layer.kernel_size(torch.empty(*shape)))
         graph.then("MaxPool", kernel_shape=kernel, strides=kernel)
     elif isinstance(layer, nn.MaxPool2d):

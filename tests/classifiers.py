@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc import SceneClassifier
 from asc.compress import QAT, Prune
@@ -60,7 +63,7 @@ def clips(model: SceneClassifier, count: int = 8) -> torch.Tensor:
 def observed(model: SceneClassifier, phase: QAT) -> SceneClassifier:
     """The classifier with fake quantization that has seen some clips, its batch norms still as they were."""
     model = phase.begin(model)
-    for layer in model.net.train().modules():
+    for layer in model.net.train().apply(freeze_bn_stats).modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
     with torch.no_grad():
@@ -88,3 +91,21 @@ def prune_at_once(model: SceneClassifier, **settings) -> SceneClassifier:
     phase.on_train_epoch_start(trainer, model)
     phase.on_train_end(trainer, model)
     return phase.finish(model)
+
+
+def logits(model: SceneClassifier, features: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.net(features)
+
+
+def onnx_logs(path: Path, features: torch.Tensor) -> torch.Tensor:
+    """Log probabilities by ONNX Runtime, which differ from logits by a number a clip."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(np.log(session.run(None, {"features": features.numpy()})[0]))
+
+
+def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root of the mean squared difference, over the standard deviation of what is expected."""
+    return ((actual - expected).square().mean().sqrt() / expected.std()).item()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.dropout import Dropout
-from asc.nets.pool import AverageOverTime
+from asc.nets.pool import AvgPoolOverTime
 
 Stride = int | tuple[int, int]  # of bins and frames
 
@@ -25,7 +25,6 @@ class CPMobile(nn.Module):
         n_blocks: blocks of each stage.
         strides: of each block, over bins and frames.
         dropout: fraction of the values dropped before the last convolution. Ours; the original has none.
-        dropout_scale: factor on it; less than 1 for few clips. Ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics.
         bn_eps: added to batch norm's variance.
     """
@@ -39,12 +38,11 @@ class CPMobile(nn.Module):
         n_blocks: Sequence[int] = (3, 2, 1),
         strides: Sequence[Sequence[int]] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
         dropout: float = 0.0,
-        dropout_scale: float = 1.0,
         bn_momentum: float = 0.1,
         bn_eps: float = 1e-5,
     ):
         super().__init__()
-        if len(strides) != sum(n_blocks):
+        if len(strides) != sum(n_blocks) or any(len(stride) != 2 for stride in strides):
             expected = f"a pair for each of the {sum(n_blocks)} blocks of net.n_blocks"
             raise InputError(f"invalid net.strides={[list(stride) for stride in strides]}: expected {expected}")
         widths = [multiple_of_8(base_channels * channels_multiplier**stage) for stage in range(len(n_blocks))]
@@ -59,8 +57,8 @@ class CPMobile(nn.Module):
                 for n_in, n_out, stride in zip([base, *widths], widths, strides, strict=False)
             )
         )
-        self.dropout = Dropout(dropout * dropout_scale)
-        self.head = nn.Sequential(*conv_norm(widths[-1], n_classes, 1), AverageOverTime(), nn.Flatten())
+        self.dropout = Dropout(dropout)
+        self.head = nn.Sequential(*conv_norm(widths[-1], n_classes, 1), AvgPoolOverTime(), nn.Flatten())
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")

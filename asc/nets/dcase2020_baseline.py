@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from asc.errors import InputError
-from asc.nets.pool import MaxOverTime
+from asc.nets.pool import MaxPoolOverTime
 
 
 class Dcase2020Baseline(nn.Module):
@@ -47,7 +47,7 @@ class Dcase2020Baseline(nn.Module):
             nn.Conv2d(n1, n2, 7, padding=3),
             nn.BatchNorm2d(n2, bn_eps, bn_momentum),
             nn.ReLU(),
-            MaxOverTime(4),  # the official 4 x 100 at the official 500 frames
+            MaxPoolOverTime(4),  # the official 4 x 100 at the official 500 frames
             nn.Dropout(dropout * dropout_scale),
         )
         self.classifier = nn.Sequential(

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from asc.errors import InputError, check_choice
 from asc.nets.dropout import Dropout
-from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 
-POOLINGS = {"max": MaxOverTime, "average": AverageOverTime}
+POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
 
 
 def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> nn.Sequential:
@@ -37,7 +37,8 @@ class PhamCNN(nn.Module):
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
         one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
-        pooling: over all that block 4 leaves of a clip, "max" (Table 2) or "average".
+        pooling: over all that block 4 leaves of a clip, "max" (Table 2), "average" or "mean_std", the mean and the
+            standard deviation, for which the dense layer has twice the inputs. All but the first are ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01,
             which takes some 500 steps to settle.
         bn_eps: added to batch norm's variance. Keras' default.
@@ -50,7 +51,7 @@ class PhamCNN(nn.Module):
         dropouts: Sequence[float] = (0.20, 0.25, 0.30, 0.35),
         dropout_scale: float = 1.0,
         one_input_norm: bool = False,
-        pooling: Literal["max", "average"] = "max",
+        pooling: Literal["max", "average", "mean_std"] = "max",
         bn_momentum: float = 0.1,
         bn_eps: float = 1e-3,
     ):
@@ -70,7 +71,7 @@ class PhamCNN(nn.Module):
             block(n2, n3, 1, nn.MaxPool2d((2, 4)), drop[2], bn, again),
             block(n3, n4, 1, POOLINGS[pooling](), drop[3], bn, again),
         )
-        self.dense = nn.Linear(n4, n_classes)
+        self.dense = nn.Linear(2 * n4 if pooling == "mean_std" else n4, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, n_classes) of features (batch, 1, n_bins, frames).

@@ -1,5 +1,6 @@
 """Pooling over all the frames there are: (batch, channels, bins, frames) -> (batch, channels, bins // height, 1)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ class OverTime(nn.Module):
         return self.height or x.shape[-2], x.shape[-1]
 
 
-class MaxOverTime(OverTime):
+class MaxPoolOverTime(OverTime):
     """The largest value; by `max_pool2d` rather than `amax` or adaptive pooling, which have no 8-bit kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class MaxOverTime(OverTime):
         return F.max_pool2d(x, self.kernel_size(x))
 
 
-class AverageOverTime(OverTime):
+class AvgPoolOverTime(OverTime):
     """The average."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,4 +37,22 @@ class AverageOverTime(OverTime):
         return F.avg_pool2d(x, self.kernel_size(x))
 
 
-PoolOverTime = MaxOverTime  # its name in version 0.1.0
+class MeanStdPoolOverTime(OverTime):
+    """Mean and standard deviation over all bins and frames: (batch, channels, bins, frames) -> (batch, channels, 2, 1).
+
+    The two of a channel stand side by side, so that flattened they are its columns in a dense layer.
+    """
+
+    eps = 1e-5  # added to the variance: the root has no derivative at 0, where ReLU leaves many channels
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool."""
+        mean = F.avg_pool2d(x, self.kernel_size(x))
+        variance = F.avg_pool2d((x - mean).square(), self.kernel_size(x))
+        return torch.cat([mean, (variance + self.eps).sqrt()], 2)
+
+
+PoolOverTime = MaxPoolOverTime  # its name in version 0.1.0

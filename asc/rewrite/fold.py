@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime
 from asc.rewrite.graph import INPUT, LayerGraph, check_same, copied_graph, layer_graph
 
 COMMUTING = (
     *(nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten),
-    *(nn.MaxPool2d, MaxOverTime, AverageOverTime),
+    *(nn.MaxPool2d, MaxPoolOverTime, AvgPoolOverTime),
 )
 
 
@@ -103,7 +103,7 @@ def foldable_before(graph: LayerGraph, position: int) -> list[int]:
         later = [graph[at] for at in path[: path.index(norm)]]
         if any(isinstance(layer, nn.ReLU) for layer in later):
             return []
-        if scale.min() < 0 and any(isinstance(layer, nn.MaxPool2d | MaxOverTime) for layer in later):
+        if scale.min() < 0 and any(isinstance(layer, nn.MaxPool2d | MaxPoolOverTime) for layer in later):
             return []
         if source == INPUT and (scale == 0).any():
             return []

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.ao.nn.quantized import FloatFunctional
 
 from asc.errors import InputError
-from asc.nets.pool import AverageOverTime, MaxOverTime
+from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 
 INPUT = -1  # position of the network's input in a `LayerGraph`
 
@@ -77,7 +77,7 @@ class LayerGraph(nn.Sequential):
 
 LAYERS = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Linear, nn.Identity, Add),
-    *(nn.MaxPool2d, nn.AvgPool2d, MaxOverTime, AverageOverTime),
+    *(nn.MaxPool2d, nn.AvgPool2d, MaxPoolOverTime, AvgPoolOverTime, MeanStdPoolOverTime),
 )
 # Functions and methods that become layers. Any reshaping is taken for nn.Flatten, and `check_same` finds out.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
@@ -138,7 +138,7 @@ def layer_of(net: nn.Module, node: fx.Node) -> nn.Module | None:
         return None
     layer = net.get_submodule(str(node.target))
     if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size in (1, (1, 1)):
-        return AverageOverTime()
+        return AvgPoolOverTime()
     if not is_supported(layer):
         raise InputError(
             f"{type(net).__name__} has a layer that can be neither quantized nor exported, {layer}: use convolutions "
@@ -161,7 +161,7 @@ def is_supported(layer: nn.Module) -> bool:
 def operands(node: fx.Node, layer: nn.Module | None) -> list[str]:
     """Names of the values that a call takes, or the output does; a constant is the name of none."""
     values = [str(value) for value in (*node.args, *node.kwargs.values())]
-    return values[:1] if isinstance(layer, nn.Flatten) else values  # flattening takes sizes, too
+    return values if layer is None or isinstance(layer, Add) else values[:1]  # others take sizes, or `inplace`, too
 
 
 def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[int]) -> int:
@@ -202,6 +202,6 @@ def check_same(graph: LayerGraph, net: nn.Module, features: Tensor) -> None:
         ours, theirs = (copy.deepcopy(part).cpu().eval()(x) for part in (graph, net))
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-3 * theirs.abs().max():
         raise InputError(
-            f"{type(net).__name__} computes something else than its layers do: such a network can be neither quantized "
-            "nor exported, nor can filters of it be pruned"
+            f"{type(net).__name__} computes something else than its layers do, so that it can be neither quantized nor "
+            "exported: avoid conditions on the input, and operations in place"
         )

@@ -13,18 +13,16 @@ from torch import Tensor, nn
 from torch.ao import quantization as tq
 
 from asc.errors import InputError
-from asc.nets.pool import AverageOverTime
+from asc.nets.pool import AvgPoolOverTime, MeanStdPoolOverTime
 from asc.rewrite.fold import ConstantPad, fold
 from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
 ENGINES = ("onednn", "x86", "qnnpack")
-FUSED = (
-    *((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.BatchNorm2d)),
-    *((nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU)),
-)
+FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
+FUSED_IN_GRAPHS = (*FUSED, (nn.Conv2d, nn.BatchNorm2d))  # chains in checkpoints of version 0.1.0 have the two apart
 # Padding is that of the input, which is float. An average of integers would be rounded to their grid, whose step is
 # made for the range of single values, which is far wider than that of averages.
-IN_FLOATS = (ConstantPad, nn.AvgPool2d, AverageOverTime)
+IN_FLOATS = (ConstantPad, nn.AvgPool2d, AvgPoolOverTime, MeanStdPoolOverTime)
 
 
 def safe_weight_bits(engine: str) -> int:
@@ -171,17 +169,19 @@ def fuse(graph: LayerGraph) -> None:
     for position, layer in enumerate(graph):
         if isinstance(layer, nn.ReLU) and graph.follows(position, Add):
             graph[graph.inputs[position][0]], graph[position] = AddReLU(), nn.Identity()
-    tq.fuse_modules_qat(graph, fusible(graph), inplace=True)
+    if groups := fusible(graph):
+        tq.fuse_modules_qat(graph, groups, inplace=True)
 
 
 def fusible(graph: LayerGraph) -> list[list[str]]:
     """Names of the neighbours that torch makes one layer of."""
     groups = []
+    fused = FUSED if graph.is_chain else FUSED_IN_GRAPHS
     for start in range(len(graph)):
         path = [start]
         while len(users := graph.users(path[-1])) == 1 and len(path) < 3:
             path += users
-        for kinds in FUSED:
+        for kinds in fused:
             if tuple(type(graph[position]) for position in path[: len(kinds)]) == kinds:
                 groups.append([str(position) for position in path[: len(kinds)]])
                 break
