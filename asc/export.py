@@ -307,6 +307,8 @@ def add_normalized_log(graph: Graph, frontend: Spectrogram) -> None:
     else:
         graph.then("Log")
         graph.then("Sub", graph.node("ReduceMean", graph.x, axes=clip if frontend.normalize == "clip" else band))
+    if not frontend.log:
+        graph.then("Exp")
 
 
 def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> Path:

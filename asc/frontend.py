@@ -132,8 +132,6 @@ class Spectrogram(Frontend):
         check_number("frontend.eps", eps, float, 1e-45)  # the smallest positive float32
         check_choice("frontend.normalize", normalize, ("level", "clip", "band", None))
         check_number("frontend.dynamic_range", dynamic_range, float, 1, 200)
-        if normalize and not log:
-            raise InputError(f"invalid frontend.normalize={normalize}: expected null without frontend.log")
         if frames is not None:
             check_number("frontend.frames", frames, int, 1)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
@@ -198,7 +196,7 @@ class Spectrogram(Frontend):
             if self.weights is not None:
                 x = self.weights @ x
             if self.normalize:
-                x = self.normalized_log(x)
+                x = self.normalized_log(x) if self.log else self.normalized_log(x).exp()
             elif self.log:
                 x = torch.log(x + self.eps)
             return x.unsqueeze(1)  # (batch, 1, n_bins, frames): Conv2d wants a channel axis

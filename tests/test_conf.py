@@ -61,7 +61,10 @@ def test_every_phase_builds(choice):
     cfg = settings(choice, "checkpoint=some.ckpt", command="compress")
     for part in (cfg.phase, *cfg.callbacks.values(), cfg.trainer):
         instantiate(part)
-    assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.scheduler) == (1e-4, 20, None)
+    if "distill" in choice:  # from scratch
+        assert cfg.optimizer.lr == cfg.scheduler.max_lr == 3e-3
+    else:
+        assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.scheduler) == (1e-4, 20, None)
     assert set(cfg.data.values()) == {None, "somewhere"}
 
 
@@ -101,7 +104,8 @@ def test_experiments_say_what_the_report_and_the_baseline_say():
     cnn, baseline = settings("experiment=table3_cnn"), settings("experiment=table3_baseline")
     assert (cnn.data.batch_size, cnn.trainer.max_epochs, cnn.optimizer.weight_decay) == (100, 100, 1e-4)
     assert (cnn.callbacks.mixup.alpha, cnn.data.val_fraction, cnn.data.channel) == (0.4, 0, 0)
-    assert cnn.scheduler is baseline.scheduler is None
+    assert cnn.scheduler is baseline.scheduler is cnn.frontend.normalize is baseline.frontend.normalize is None
+    assert (cnn.net.pooling, cnn.net.dropout_scale, baseline.net.dropout_scale) == ("max", 1, 1)
     assert (baseline.data.batch_size, baseline.trainer.max_epochs, baseline.optimizer.lr) == (16, 200, 1e-3)
     assert (baseline.data.val_fraction, baseline.callbacks.checkpoint.after_epoch) == (0.3, 50)
     assert baseline.sample_rate == baseline.data.sample_rate == baseline.frontend.sample_rate == 48000

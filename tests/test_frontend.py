@@ -17,8 +17,9 @@ NAMES = ["gammatone", "log_mel", "stft"]
 
 
 def build(name: str, sample_rate: int = 44100, **changes) -> Spectrogram:
-    """The frontend of conf/frontend/<name>.yaml, with changes."""
-    return instantiate(OmegaConf.load(CONF / f"{name}.yaml"), sample_rate=sample_rate, **changes)
+    """The frontend of conf/frontend/<name>.yaml as Table 1 has it, its level left alone, with changes."""
+    settings = {"sample_rate": sample_rate, "normalize": None, **changes}
+    return instantiate(OmegaConf.load(CONF / f"{name}.yaml"), **settings)
 
 
 def tone(hertz: float, sample_rate: int = 44100) -> torch.Tensor:
