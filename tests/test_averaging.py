@@ -3,7 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from tiny import classifier
+from classifiers import classifier
 
 from asc import InputError
 from asc.training.averaging import AverageLastEpochs

@@ -6,8 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from classifiers import classifier, save
 from command import call
-from tiny import classifier, save
 from torch.utils.data import DataLoader
 
 from asc import InputError, SceneClassifier

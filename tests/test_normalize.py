@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny import classifier
+from classifiers import classifier
 
 from asc import InputError
 from asc.export import export
