@@ -231,15 +231,17 @@ class SceneData(LightningDataModule):
     def _wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
         return WaveDataset(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
 
-    def loader(self, split: str, shuffle: bool = False) -> DataLoader:
+    def loader(self, split: str, shuffle: bool = False, whole: bool = False) -> DataLoader:
         """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
 
         Args:
             split: "train", "val" or "test". Once a trainer is attached, processes share its clips.
             shuffle: use a different order in each epoch.
+            whole: give each process all clips.
         """
         dataset, seed = self.dataset(split), self.seed if shuffle else None
-        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        trainer = None if whole else self.trainer
+        processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         return self._loader(dataset, BatchSampler(len(dataset), self.batch_size, seed, processes, rank))
 
     def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:

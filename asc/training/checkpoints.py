@@ -28,6 +28,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(temporary, path)
 
 
+def replace_weights(path: Path, model: SceneClassifier) -> None:
+    """Put the model's weights into its checkpoint, all else left as it is."""
+    checkpoint = read_checkpoint(path)
+    state = {name: value.cpu() for name, value in model.state_dict().items()}
+    AtomicCheckpointIO().save_checkpoint({**checkpoint, "state_dict": state}, path)
+
+
 def last_checkpoint(path: Path) -> ModelCheckpoint:
     """Saves each epoch to `path`, so that an interrupted run can resume."""
     return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)

@@ -13,9 +13,10 @@ from asc.cli import resume_hint
 from asc.data import SceneData
 from asc.errors import InputError, check_choice, check_number
 from asc.export import export_or_checkpoint
-from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, check_resumable, last_checkpoint
+from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, check_resumable, last_checkpoint, replace_weights
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
+from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
 
@@ -141,7 +142,7 @@ class Run:
         return self.trainer.is_global_zero
 
     def test(self, model: SceneClassifier, checkpoint: Path, save: bool = False, **settings: Any) -> float:
-        """Test `model` in this process only, and write the results.
+        """Refresh batch norms if set, test `model` in this process only, and write the results.
 
         Args:
             model: the trained classifier.
@@ -153,9 +154,13 @@ class Run:
             The sweep objective: macro-average accuracy on validation clips, or on test clips if none are held out.
         """
         tester = single_process_trainer(self.cfg.trainer, [ClipsProgressBar()], **settings)
+        if self.cfg.refresh_norms:
+            refresh_batch_norms(model.to(tester.strategy.root_device), self.data)
         tester.test(model, self.data, verbose=False)
         if save:
             tester.save_checkpoint(checkpoint, weights_only=True)
+        elif self.cfg.refresh_norms:
+            replace_weights(checkpoint, model)
         file = export_or_checkpoint(model, self.directory / "model.onnx", checkpoint)
         results = write_results(self.directory, checkpoint, file, model, self.history.totals())
         print(results_table(results) + f"\nrun    {self.directory}")

@@ -1,0 +1,28 @@
+"""Batch norms' running statistics, measured again after training."""
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from asc.classifier import SceneClassifier
+from asc.data import SceneData
+
+
+@torch.no_grad()
+def refresh_batch_norms(model: SceneClassifier, data: SceneData) -> None:
+    """Set the running statistics to those of the training clips as inference gets them: whole and not augmented.
+
+    Training leaves the statistics of its last batches, of mixed, masked excerpts. `torch.optim.swa_utils.update_bn`
+    would do the same, but with dropout at work.
+    """
+    norms = [layer for layer in model.net.eval().modules() if isinstance(layer, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over batches
+        norm.train()
+    for batch in data.loader("train", whole=True) if norms else ():
+        features, _ = model.on_after_batch_transfer([part.to(model.device) for part in batch], 0)
+        model.net(features)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
