@@ -36,8 +36,9 @@ def compress(cfg: DictConfig) -> float:
     model = phase.begin(source)
     data = remembered_data(cfg, model)
     run = Run(cfg, model.train(), data, unfinished, callbacks=[phase])
-    run.prepare(fit_frontend=False)
-    if not run.fit(resume=cfg.checkpoint if phase.is_unfinished(source) else None):
+    resume = cfg.checkpoint if phase.is_unfinished(source) else None
+    run.prepare(fit_frontend=False, resume=resume)
+    if not run.fit(resume):
         return 0.0  # what follows is the first process's, whose figure Hydra takes
 
     model = phase.finish(model)

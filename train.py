@@ -39,7 +39,7 @@ def train(cfg: DictConfig) -> float:
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
     instantiate(cfg.optimizer, params=model.parameters())  # a mistake in its settings shows now, not after the features
     run = Run(cfg, model, data, last, logger=instantiate(cfg.logger))
-    run.prepare(fit_frontend=True)
+    run.prepare(fit_frontend=True, resume=cfg.checkpoint)
     if cfg.compile:
         model.net.compile(mode=cfg.compile)  # at the first step
     if not run.fit(resume=cfg.checkpoint):

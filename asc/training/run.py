@@ -109,12 +109,18 @@ class Run:
         self.data.check_length(self.model.frontend.min_samples)
         self.model.complexity()  # the network refuses features that its pooling would leave nothing of
 
-    def prepare(self, fit_frontend: bool) -> None:
+    def prepare(self, fit_frontend: bool, resume: str | None = None) -> None:
         """Say what will be trained, then compute the features, or find those of an earlier run.
 
         Args:
             fit_frontend: give a standardizing frontend the statistics of the training list.
+            resume: the checkpoint to go on from, checked before any feature is computed.
+
+        Raises:
+            InputError: the checkpoint is that of a run with other settings.
         """
+        if resume:
+            check_resumable(resume, self.model, self.trainer)
         main = self.trainer.is_global_zero
         if main:
             print(summary(self.data, self.model), flush=True)
@@ -131,12 +137,10 @@ class Run:
             print()
 
     def fit(self, resume: str | None) -> bool:
-        """Train, from the checkpoint `resume` where it is given; whether this process is the one that goes on.
+        """Train, from the checkpoint `resume` that `prepare` has checked; whether this process is the one that goes on.
 
         Ctrl-C ends the command and prints how to resume.
         """
-        if resume:
-            check_resumable(resume, self.model, self.trainer)
         try:
             self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
