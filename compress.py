@@ -38,8 +38,9 @@ def compress(cfg: DictConfig) -> float:
     model = phase.begin(source, *others)
     data = training_data(cfg, checkpoints[0], model)
     run = Run(cfg, model.train(), data, last, callbacks=[phase])
-    run.prepare(fit_frontend=False)
-    if not run.fit(resume=cfg.checkpoint if phase.is_unfinished(source) else None):
+    resume = checkpoints[0] if phase.is_unfinished(source) else None
+    run.prepare(fit_frontend=False, resume=resume)
+    if not run.fit(resume):
         return 0.0  # only the main process tests; Hydra uses its return value
 
     model = phase.finish(model)

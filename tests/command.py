@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
+if not os.access(Path("~").expanduser(), os.W_OK):  # of which libraries would complain on stderr
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}  # for the classes in tiny.py
 
 

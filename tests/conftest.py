@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from command import run
 from tiny import SETTINGS, write_tiny
 
+importlib.import_module("matplotlib.font_manager")  # the first import takes seconds, and tells so on stderr
 torch.set_num_threads(1)  # two processes share two cores
 
 

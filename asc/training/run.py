@@ -107,12 +107,18 @@ class Run:
         self.data.check_length(self.model.frontend.min_samples)
         self.model.complexity()  # raises if the features are too small for the network's pooling
 
-    def prepare(self, fit_frontend: bool) -> None:
+    def prepare(self, fit_frontend: bool, resume: str | None = None) -> None:
         """Print the summary, and compute the features or find them in the cache.
 
         Args:
             fit_frontend: compute the mean and standard deviation for a standardizing frontend.
+            resume: the checkpoint to resume from, checked before any feature is computed.
+
+        Raises:
+            InputError: the checkpoint belongs to a run with other settings.
         """
+        if resume:
+            check_resumable(resume, self.model, self.trainer)
         main = self.trainer.is_global_zero
         if main:
             print(summary(self.data, self.model), flush=True)
@@ -129,12 +135,10 @@ class Run:
             print()
 
     def fit(self, resume: str | None) -> bool:
-        """Train, from the checkpoint `resume` if given; return whether this is the main process.
+        """Train, from the checkpoint `resume` that `prepare` has checked; return whether this is the main process.
 
         Ctrl-C ends the command and prints how to resume.
         """
-        if resume:
-            check_resumable(resume, self.model, self.trainer)
         try:
             self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:  # Lightning raises it on Ctrl-C
