@@ -41,7 +41,7 @@ def train(cfg: DictConfig) -> float:
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
     run = Run(cfg, model, data, last, logger=instantiate(cfg.logger))
-    run.prepare(fit_frontend=True, resume=cfg.checkpoint)
+    run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
     if cfg.compile:
         model.net.compile(mode=cfg.compile)  # takes effect at the first step
     if not run.fit(resume=cfg.checkpoint):

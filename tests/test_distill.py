@@ -74,7 +74,7 @@ def test_a_student_learns_its_teachers_answers_not_the_labels():
 
 
 def test_teachers_of_another_frontend_and_phases_of_one_source_are_refused():
-    with pytest.raises(InputError, match="the teachers have another frontend"):
+    with pytest.raises(InputError, match="the teachers differ in frontend"):
         Distill().begin(classifier(), classifier(frontend={"normalize": "clip"}))
     with pytest.raises(InputError, match="Prune takes one checkpoint, not 2"):
         Prune().begin(classifier(), classifier())

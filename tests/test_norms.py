@@ -1,0 +1,73 @@
+"""Batch norms' running statistics after training."""
+
+import copy
+
+import pytest
+import torch
+from classifiers import classifier
+from command import call
+from tiny import RATE
+from torch import nn
+
+from asc import SceneClassifier
+from asc.data import SceneData
+from asc.training.norms import refresh_batch_norms
+
+
+@pytest.fixture
+def data(tiny) -> SceneData:
+    data = SceneData(str(tiny), sample_rate=8000, clip_seconds=0.5, num_workers=0, batch_size=24, cache=False)
+    data.setup()
+    return data
+
+
+def test_statistics_are_those_of_the_training_clips(data):
+    """All 24 in one batch: the first norm's are the features' own, the next ones' those of what it passes on."""
+    model = classifier({"dropout_scale": 1})
+    refresh_batch_norms(model, data)
+    (wave, _), = data.loader("train")  # fmt: skip
+    x = model.frontend(wave)
+    for layer in model.net.blocks[0]:
+        if isinstance(layer, nn.BatchNorm2d):
+            torch.testing.assert_close(layer.running_mean, x.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer.running_var, x.var((0, 2, 3)), rtol=1e-4, atol=1e-4)
+        x = (
+            nn.functional.batch_norm(x, None, None, layer.weight, layer.bias, True, 0, layer.eps)
+            if isinstance(layer, nn.BatchNorm2d)
+            else layer(x)
+        )
+
+
+def test_nothing_else_changes_and_twice_is_once(data):
+    model = classifier({"dropout_scale": 1})
+    before = copy.deepcopy(model)
+    refresh_batch_norms(model, data)
+    assert not any(layer.training for layer in model.net.modules())
+    for (name, new), old in zip(model.net.named_parameters(), before.net.parameters(), strict=True):
+        assert torch.equal(new, old), name
+    momenta = [
+        [layer.momentum for layer in m.net.modules() if isinstance(layer, nn.BatchNorm2d)] for m in (model, before)
+    ]
+    assert momenta[0] == momenta[1]
+    state = copy.deepcopy(model.state_dict())
+    refresh_batch_norms(model, data)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name])
+    assert not torch.equal(state["net.blocks.0.0.running_mean"], before.state_dict()["net.blocks.0.0.running_mean"])
+
+
+@pytest.mark.slow
+def test_best_ckpt_holds_them_and_last_ckpt_those_of_training(job, tmp_path):
+    assert call(*job, f"hydra.run.dir={tmp_path}/run") is None
+    assert call(*job, "refresh_norms=false", f"hydra.run.dir={tmp_path}/plain") is None
+    states = {
+        (run, name): torch.load(tmp_path / run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+        for run in ("run", "plain")
+        for name in ("best", "last")
+    }
+    name = "net.blocks.0.0.running_mean"
+    assert torch.equal(states["run", "last"][name], states["plain", "last"][name])
+    assert torch.equal(states["plain", "best"][name], states["plain", "last"][name])
+    assert not torch.equal(states["run", "best"][name], states["run", "last"][name])
+    model = SceneClassifier.load_from_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
+    assert model.sample_rate == RATE
