@@ -12,6 +12,12 @@ importlib.import_module("matplotlib.font_manager")  # the first import takes sec
 torch.set_num_threads(1)  # two processes share two cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long trainings first, so that no process is left alone with one in the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in long, "synthetic" not in item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real recordings beside the repository."""
