@@ -28,7 +28,7 @@ def compress(cfg: DictConfig) -> float:
     """Return the macro-average accuracy of the compressed classifier: on validation, or on test without validation."""
     phase = instantiate(cfg.phase)
     last = Path(cfg.run_dir) / phase.checkpoint if phase.checkpoint else None
-    directory = begin_run(cfg, last, precisions=("32-true",))
+    directory = begin_run(cfg, last, precisions=("32-true", "32"))
 
     parts: Any = OmegaConf.to_container(cfg, resolve=True)
     training = {name: parts[name] for name in ("optimizer", "scheduler")}

@@ -29,7 +29,7 @@ def train(cfg: DictConfig) -> float:
     checkpoints = Path(cfg.run_dir) / "checkpoints"
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
     check_choice("compile", cfg.compile, COMPILE_MODES)
-    begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed"))
+    begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16"))
     if "checkpoint" not in cfg.callbacks:
         raise InputError("callbacks.checkpoint writes best.ckpt, which is tested in the end: leave it in")
 
