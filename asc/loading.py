@@ -60,12 +60,23 @@ def plain(value: Any) -> Any:
 
 
 def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse a `_target_` outside asc, torch.optim and `trusted`: Hydra would call whatever it names.
+    """Refuse what Hydra would run or resolve when it builds a classifier from these hyperparameters.
+
+    That is a `_target_` outside asc, torch.optim and `trusted`; an interpolation `${...}` in a value or a key, which
+    may call a resolver; and Hydra's other keywords (`_args_`, `_partial_`...), which no saved part needs.
 
     Raises:
-        InputError: names the target.
+        InputError: names the target, interpolation or keyword.
     """
+    if isinstance(node, str) and "${" in node:
+        raise InputError(
+            f"{path} holds an interpolation, {node[:80]!r}, where a plain value belongs: do not use this file"
+        )
     if isinstance(node, dict):
+        for key in node:
+            check_targets(key, trusted, path)
+            if key != "_target_" and str(key).startswith("_") and str(key).endswith("_"):
+                raise InputError(f"{path} holds Hydra's keyword {key!r} among its settings: do not use this file")
         if "_target_" in node:
             name = str(node["_target_"])
             modules = tuple(f"{module}." for module in ("asc", "torch.optim", *trusted))

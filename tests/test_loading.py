@@ -52,6 +52,51 @@ def test_targets_that_are_no_parts_of_a_model_are_refused(target):
             check_targets(node, (), "x.ckpt")
 
 
+def nested(value: object) -> list[dict]:
+    """The value in every place of hyperparameters that a file may hold."""
+    net = {"_target_": "asc.nets.PhamCNN"}
+    return [
+        {"net": {**net, "bn_eps": value}},
+        {"net": {**net, "filters": [32, 64, 128, value]}},
+        {"net": {**net, "deep": {"er": [{"est": (1, value)}]}}},
+        {"labels": ["indoor", value]},
+        {"stage": value},
+        {"net": {**net, str(value): 1}},
+        {"quantization": {"engine": value}},
+    ]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "${oc.create:{_target_:torch.save,_args_:[1,'PROOF']}}",
+        "${oc.env:HOME}",
+        "x${oc.decode:'${oc.env:HOME}'}",
+        "${hydra:runtime.cwd}",
+        "\\${oc.env:HOME}",
+        "${",
+    ],
+)
+@pytest.mark.parametrize("place", range(7))
+def test_interpolations_never_reach_a_resolver(attack, place, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    attack = attack.replace("PROOF", str(tmp_path / "proof"))
+    content["hyper_parameters"] |= nested(attack)[place]
+    torch.save(content, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match="holds an interpolation"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("keyword", ["_args_", "_partial_", "_recursive_", "_convert_", "_mode_"])
+def test_hydras_keywords_are_refused(keyword, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["net"][keyword] = ["anything"]
+    torch.save(content, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match=f"Hydra's keyword '{keyword}'"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "evil.ckpt")
+
+
 def test_a_trusted_module_is_allowed():
     node = {"_target_": "torch.nn.Flatten"}
     with pytest.raises(InputError):
