@@ -1,7 +1,7 @@
 """Logistic regression baseline: python -m asc.logistic_regression data=dcase data.root=DIR [data.cv=5].
 
 The features are statistics of each band that do not depend on the recording level: mean, standard deviation and
-standard deviation of the difference between frames, of log gammatone magnitudes minus the clip's mean.
+standard deviation of the difference between frames, of log gammatone magnitudes minus the clip's level.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         conf = Path(__file__).parents[1] / "conf"
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("train", overrides)
-        settings: dict = {"n_bins": N_BINS, "normalize": "clip"}
+        settings: dict = {"n_bins": N_BINS, "normalize": "level"}
         results = []
         for fold in range(1, cfg.data.cv + 1) if cfg.data.cv else [cfg.data.fold]:
             data = instantiate(cfg.data, fold=fold, val_fraction=0.0)
