@@ -34,6 +34,7 @@ def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, .
     """
     check_number("seed", cfg.seed, int, 0, 2**32 - 1)
     check_number("trainer.max_epochs", cfg.trainer.max_epochs, int, 1)
+    check_choice("refresh_norms", cfg.refresh_norms, (True, False))
     check_choice("trainer.precision", str(cfg.trainer.precision), precisions)
     directory = Path(cfg.run_dir)
     resumed = Path(cfg.checkpoint).resolve() if isinstance(cfg.checkpoint, str) else None
