@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from classifiers import classifier
+from classifiers import classifier, observed
 from command import call
 from tiny import RATE
 from torch import nn
 
 from asc import SceneClassifier
+from asc.compress import QAT
 from asc.data import SceneData
 from asc.training.norms import refresh_batch_norms
 
@@ -54,6 +55,18 @@ def test_nothing_else_changes_and_twice_is_once(data):
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, state[name])
     assert not torch.equal(state["net.blocks.0.0.running_mean"], before.state_dict()["net.blocks.0.0.running_mean"])
+
+
+def test_an_8_bit_network_stays_as_it_is(data):
+    """Its batch norms, where any are left, take their statistics from fine-tuning, and have no training mode."""
+    phase = QAT(fold=False)
+    int8 = phase.finish(observed(classifier(), phase))
+    (wave, _), = data.loader("train")  # fmt: skip
+    with torch.inference_mode():
+        before = int8(wave)
+        refresh_batch_norms(int8, data)
+        assert torch.equal(int8(wave), before)
+    assert before.std() > 0
 
 
 @pytest.mark.slow

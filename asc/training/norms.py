@@ -1,6 +1,7 @@
 """Batch norms' running statistics, measured again after training."""
 
 import torch
+from torch.ao.nn import quantized as nnq
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from asc.classifier import SceneClassifier
@@ -14,7 +15,11 @@ def refresh_batch_norms(model: SceneClassifier, data: SceneData) -> None:
     Training leaves the statistics of its last batches, of mixed, masked excerpts. `torch.optim.swa_utils.update_bn`
     would do the same, but with dropout at work.
     """
-    norms = [layer for layer in model.net.eval().modules() if isinstance(layer, _BatchNorm)]
+    norms = [
+        layer
+        for layer in model.net.eval().modules()
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, nnq.BatchNorm2d)  # 8-bit ones measure nothing
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
