@@ -9,7 +9,7 @@ from asc.logistic_regression import band_statistics
 
 def test_statistics_of_a_band_by_hand():
     x = torch.tensor([[1.0, 3.0, 2.0, 6.0], [5.0, 5.0, 5.0, 5.0]]).view(1, 1, 2, 4)
-    # mean 3; deviations -2, 0, -1, 3: variance 14 / 3; differences 2, -1, 4 around 5 / 3: variance (1 + 64 + 49) / 9 / 2
+    # mean 3; deviations -2, 0, -1, 3: variance 14 / 3; differences 2, -1, 4: variance (1 + 64 + 49) / 9 / 2
     expected = [3, 5, (14 / 3) ** 0.5, 0, (114 / 18) ** 0.5, 0]
     assert band_statistics(x).tolist()[0] == pytest.approx(expected)
 
