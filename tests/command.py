@@ -42,7 +42,7 @@ def run(*arguments: str, script: str = "train.py", **settings) -> subprocess.Com
 
 def call(*words: str, script: str = "train.py") -> int | str | None:
     """The command line in this process, since each start costs seconds of imports; what it exits with."""
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    on_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words])
         try:

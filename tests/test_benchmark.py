@@ -10,7 +10,7 @@ import torch
 from command import run
 
 from asc.benchmark import ours
-from asc.benchmark.__main__ import Row, has_bfloat16, main, table
+from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, contest
 
 
@@ -56,7 +56,7 @@ def test_ratios_are_taken_round_by_round():
     """A busy moment that hits a round of both leaves the ratio as it was."""
     row = Row("it", 10, [1.0, 4.0, 1.0], None, "peer", [3.0, 12.0, 3.0], "bound", [0.5, 2.0, 0.5])
     assert row.ratios(row.peer_seconds) == [3, 3, 3]
-    line = table([row]).splitlines()[-1]
+    line = timing_table([row]).splitlines()[-1]
     assert line.split() == ["it", "10.0", "2.5", "to", "10.0", "100.00", "3.00", "peer", "0.50", "bound"]
 
 

@@ -16,9 +16,11 @@ from tiny import RATE
 from torch import nn
 
 from asc import InputError, SceneClassifier
-from asc.report.__main__ import ROUNDS, WARM_UP, main, measure, single_thread_latency, speedups, table
-from asc.report.plot import draw, pareto_front
+from asc.report.__main__ import main
+from asc.report.latency import ROUNDS, WARM_UP, measure_latency, single_thread_latency
+from asc.report.plot import pareto_front, plot_accuracy_over_size
 from asc.report.runs import System, find_runs, group, read_run
+from asc.report.table import speedups, systems_table
 
 LABELS = ["indoor", "outdoor", "transportation"]
 CNN = {"_target_": "asc.nets.PhamCNN"}
@@ -77,7 +79,7 @@ def test_runs_of_a_sweep_are_one_row_with_mean_and_sample_deviation(tmp_path):
     for job, accuracy in enumerate([0.50, 0.60, 0.64]):
         write_run(tmp_path / "sweep" / str(job), accuracy, net=CNN)
     write_run(tmp_path / "alone", 0.25, net=BASELINE, size_kb=450.07, file_bytes=1_443_000, macs=111_740_000)
-    lines = table(systems(tmp_path / "sweep", tmp_path / "alone")).splitlines()
+    lines = systems_table(systems(tmp_path / "sweep", tmp_path / "alone")).splitlines()
     # mean 58.0; deviations -8, 2, 6: (64 + 4 + 36) / 2 = 52, and its root 7.2
     assert cells(lines[4]) == [
         *("CNN", "3", "58.0 +- 7.2", "68.0 +- 7.2", "1.000 +- 0.000"),
@@ -209,7 +211,7 @@ def test_8_bit_networks_are_told_apart_by_what_they_came_from(tmp_path):
     ],
 )
 def test_the_reports_figures_stand_beside_its_own_systems_only(reported, settings, tmp_path):
-    lines = table(systems(write_run(tmp_path / "run", **settings))).splitlines()
+    lines = systems_table(systems(write_run(tmp_path / "run", **settings))).splitlines()
     assert cells(lines[3])[9:] == reported
     assert any("report" in line for line in lines) == bool(reported)
 
@@ -366,10 +368,10 @@ def trained(tmp_path_factory):
 def test_a_network_that_cannot_be_had_has_no_time(trained, tmp_path):
     own = {"_target_": "my_nets.OwnNet"}
     found = systems(trained, write_run(tmp_path / "foreign", net=own), write_run(tmp_path / "lost"))
-    latency = measure(found)
+    latency = measure_latency(found)
     assert list(latency) == ["CNN"]
     assert latency["CNN"] > 0
-    rows = [cells(line) for line in table(found, latency).splitlines()[3:6]]
+    rows = [cells(line) for line in systems_table(found, latency).splitlines()[3:6]]
     assert [row[9] for row in rows] == [f"{latency['CNN']:.2f}", "-", "-"]
 
 
@@ -379,9 +381,9 @@ def test_the_picture_shows_each_system(tmp_path):
     for zeros in (300, 500, 700):
         costs = {"nonzero_parameters": 1000 - zeros, "size_kb": 4 - zeros / 250}
         write_run(tmp_path / f"pruned{zeros}", 0.5 - zeros / 1e4, net=CNN, stage="pruned", **costs)
-    draw(systems(tmp_path), tmp_path / "one.png")
+    plot_accuracy_over_size(systems(tmp_path), tmp_path / "one.png")
     write_run(tmp_path / "other", labels=["park", "tram"])
-    draw(systems(tmp_path), tmp_path / "two.png")
+    plot_accuracy_over_size(systems(tmp_path), tmp_path / "two.png")
     sizes = []
     for picture in ("one.png", "two.png"):
         content = (tmp_path / picture).read_bytes()
@@ -394,7 +396,7 @@ def test_a_picture_that_cannot_be_written_is_refused(tmp_path):
     found = systems(write_run(tmp_path / "run"))
     for picture in (tmp_path / "nowhere/report.png", tmp_path / "report.music"):
         with pytest.raises(InputError, match=f"--picture={picture} cannot be written: give a .png"):
-            draw(found, picture)
+            plot_accuracy_over_size(found, picture)
 
 
 def test_the_command_line(trained, tmp_path):
