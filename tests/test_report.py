@@ -205,6 +205,8 @@ def test_8_bit_networks_are_told_apart_by_what_they_came_from(tmp_path):
         ([], {"net": CNN, "stage": "int8", "quantization": INT8, "nonzero_parameters": 500}),
         ([], {"net": CNN, "stage": "qat", "quantization": INT8}),
         ([], {"net": {**CNN, "filters": [16, 32, 64, 128]}}),
+        ([], {"net": {**CNN, "pooling": "average"}}),
+        (["93.0", "245.5"], {"net": {**CNN, "pooling": "max"}}),
         ([], {"net": BASELINE, "stage": "int8", "quantization": INT8}),
         ([], {"net": CNN, "labels": ["park", "tram"]}),
         ([], {}),

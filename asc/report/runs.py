@@ -136,6 +136,8 @@ class Run:
         """Accuracy in % and size in KB from the report, if this is one of its four systems."""
         if self.filters or len(self.labels) != 3 or (self.is_pruned and not 0.45 <= self.sparsity <= 0.55):
             return None
+        if self.settings and self.settings["net"].get("pooling", "max") != "max":
+            return None  # Table 2's network pools by maxima
         return REPORT.get((self.net, self.precision, self.is_pruned))
 
     def is_like(self, other: "Run") -> bool:
