@@ -21,7 +21,7 @@ METRICS = (
     *("accuracy", "macro_accuracy", "log_loss"),
     *("parameters", "nonzero_parameters", "size_kb", "dcase2020_size_kb", "macs", "file_bytes"),
 )
-NETS = {"PhamCNN": "CNN", "Dcase2020Baseline": "DCASE 2020 baseline"}
+NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
 PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int8": "int8"}  # by stage
 INCIDENTAL = (  # settings that do not define a system
     *("seed", "run_dir", "checkpoint", "init", "trusted", "compile", "logger", "model."),
