@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from asc.complexity import Complexity, complexity
 from asc.data.audio import fit_length, read_wave
 from asc.errors import InputError, check_number
-from asc.frontend import Spectrogram
+from asc.frontend import Frontend
 from asc.loading import check_targets, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
 from asc.rewrite.fold import fold_checked
@@ -55,7 +55,7 @@ class SceneClassifier(pl.LightningModule):
         check_number("body_lr", body_lr, float, 0, 1)
         self.save_hyperparameters()
         self.labels, self.clip_samples, self.channel, self.stage = labels, clip_samples, channel, stage
-        self.frontend: Spectrogram = instantiate(frontend)
+        self.frontend: Frontend = instantiate(frontend)
         # channels_last makes convolutions on a CPU 1.4 to 2 times as fast
         self.net: nn.Module = instantiate(net, n_classes=len(labels)).to(memory_format=torch.channels_last)
         if quantization:

@@ -201,3 +201,16 @@ def test_a_wave_of_another_kind_is_refused(model):
     for wave in (torch.zeros(2 * RATE), torch.zeros(1, 1, 2 * RATE), torch.zeros(1, 2 * RATE, dtype=torch.int16)):
         with pytest.raises(InputError, match="a waveform is"):
             model(wave)
+
+
+def test_overlapping_windows_are_averaged(tmp_path):
+    """2.2 windows of 2 s, every second: from 0, 1, 2 and, aligned with the end, 2.4 s."""
+    model = classifier().eval()
+    wave = 0.1 * torch.randn(round(4.4 * RATE))
+    soundfile.write(tmp_path / "long.wav", wave.numpy(), RATE, subtype="FLOAT")
+    with torch.inference_mode():
+        windows = torch.stack([wave[start : start + 2 * RATE] for start in (0, RATE, 2 * RATE, round(2.4 * RATE))])
+        expected = model(windows).softmax(1).mean(0)
+    assert list(model.classify(tmp_path / "long.wav", hop=1).values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(InputError, match="invalid hop=0"):
+        model.classify(tmp_path / "long.wav", hop=0)

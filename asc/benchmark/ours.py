@@ -20,6 +20,7 @@ from asc.classifier import SceneClassifier
 from asc.cli import silence_libraries
 from asc.compress import QAT
 from asc.export import export
+from asc.frontend import Spectrogram
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run
 
@@ -62,6 +63,7 @@ def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
     """The bound on `frontend`: its FFTs, on frames already cut."""
     wait = use(device, threads)
     layer = classifier().frontend
+    assert isinstance(layer, Spectrogram)
     frames = torch.randn(clips, RATE * SECONDS // layer.hop_length + 1, layer.n_fft, device=device)
 
     def run() -> None:
