@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,9 @@ from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.complexity import Complexity, complexity
-from asc.data.audio import fit_length, read_wave
 from asc.errors import InputError, check_number
 from asc.frontend import Frontend
+from asc.listen import listen
 from asc.loading import check_targets, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
 from asc.rewrite.fold import fold_checked
@@ -71,11 +72,15 @@ class SceneClassifier(pl.LightningModule):
         """Hz of the waveforms that `forward` takes."""
         return self.frontend.sample_rate
 
+    @property
+    def min_samples(self) -> int:
+        """Length of the shortest waveform that `forward` takes."""
+        return self.frontend.min_samples
+
     def forward(self, wave: Tensor) -> Tensor:
         """Logits (batch, n_classes) of wave (batch, samples), mono in [-1, 1] at `sample_rate`."""
         return self.net(self.frontend(wave))
 
-    @torch.inference_mode()
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
         """Probability of each label for an audio file of any sample rate, channels and length.
 
@@ -89,24 +94,17 @@ class SceneClassifier(pl.LightningModule):
         Raises:
             InputError: the file is not readable or too short.
         """
-        if hop is not None:
-            check_number("hop", hop, float, 0.001)
-        wave = read_wave(Path(path), self.sample_rate, self.channel)
-        if len(wave) < self.frontend.min_samples:
-            raise InputError(
-                f"{path} is shorter than one window: give {self.frontend.min_samples / self.sample_rate:.3f} s"
-            )
+        mean = np.mean([window.probabilities for window in listen(self, Path(path), hop)], axis=0)
+        return dict(zip(self.labels, mean.tolist(), strict=True))
+
+    @torch.inference_mode()
+    def probabilities(self, waves: np.ndarray) -> np.ndarray:
+        """Probabilities (batch, n_classes) of waves (batch, samples), without changing the classifier's mode."""
         training = self.training
         self.eval()  # no dropout, and no update of batch norm's statistics
-        n = self.clip_samples
-        step = round(hop * self.sample_rate) if hop else n
-        starts = [*range(0, max(len(wave) - n, 0), step), max(len(wave) - n, 0)]
-        total = torch.zeros(len(self.labels))
-        for start in starts:  # one at a time, to bound memory on long files
-            clip = fit_length(wave[start : start + n], n)
-            total += self(clip.unsqueeze(0).to(self.device))[0].softmax(-1).cpu()
+        logits = self(torch.from_numpy(waves).to(self.device))
         self.train(training)
-        return dict(zip(self.labels, (total / len(starts)).tolist(), strict=True))
+        return logits.softmax(-1).cpu().numpy()
 
     def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> list[Tensor]:
         """[features (batch, 1, n_bins, frames), target] from [wave (batch, samples) or cached spectrogram, target]."""
@@ -128,14 +126,20 @@ class SceneClassifier(pl.LightningModule):
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x), sync_dist=True)
         return loss
 
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Update the metrics; targets are class indices, since there is no mixup here."""
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Update the metrics and return the logits; targets are class indices, since there is no mixup here."""
         x, target = batch
         logits = self.net(x).float()
         self.confusion.update(logits, target)
         self.losses.update(F.cross_entropy(logits, target, reduction="none"))
+        return logits
 
-    test_step = validation_step
+    def on_test_epoch_start(self) -> None:
+        self.test_probabilities: list[list[float]] = []  # of each clip, in the order of the test list
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """As in validation; keep each clip's probabilities."""
+        self.test_probabilities += self.validation_step(batch, batch_idx).softmax(-1).tolist()
 
     def on_validation_epoch_end(self) -> None:
         """Log val/acc, the macro-average accuracy, and val/loss, the log loss."""

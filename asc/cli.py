@@ -1,6 +1,7 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -8,39 +9,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-
 from asc.errors import InputError
 
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Exit with a one-line message and status 1 on invalid input; other exceptions keep their traceback."""
+    """Exit with one sentence on invalid input, Ctrl-C or a closed pipe; other exceptions keep their traceback.
+
+    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it.
+    """
     try:
         yield
     except InputError as error:
         # from a worker process, the text is a traceback that ends with the message
         sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: "))
-    except InstantiationException as error:
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        sys.exit(1)
+    except Exception as error:
+        if message := settings_fault(error):
+            sys.exit(f"error: {message}")
+        raise
+
+
+def settings_fault(error: Exception) -> str | None:
+    """One sentence for an exception of Hydra or OmegaConf about the settings; None for any other exception."""
+    if "hydra" not in sys.modules:  # a command that takes plain arguments
+        return None
+    from hydra.errors import InstantiationException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    if isinstance(error, InstantiationException):
         inner: BaseException = error
         while isinstance(inner.__cause__, InstantiationException | InputError):  # one per level of nesting
             inner = inner.__cause__
-        prefix = "" if isinstance(inner, InputError) else "invalid setting: "
-        sys.exit(f"error: {prefix}{one_line(inner)}")
-    except MissingMandatoryValue as error:
-        sys.exit(f"error: {error.full_key} is not set: give it on the command line, as {error.full_key}=...")
-    except OmegaConfBaseException as error:
-        sys.exit(f"error: {one_line(error)}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped")
+        return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
+    return one_line(error) if isinstance(error, OmegaConfBaseException) else None
 
 
 def resume_hint(last: Path | None, run_dir: Path) -> str:
     """The message after Ctrl-C, with the command that resumes from the checkpoint `last` if it exists."""
     if not last or not last.exists():
         return "\nstopped: no epoch is complete, so start again"
+    from hydra.core.hydra_config import HydraConfig
+
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("checkpoint=")]
     arguments = [*overrides, f"checkpoint={last}", f"hydra.run.dir={run_dir}"]
     command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *arguments])])

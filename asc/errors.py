@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Invalid input. The message is one sentence that names the file or setting, the fault and the remedy."""
 
 
+class WriteError(InputError):
+    """A file cannot be written."""
+
+
 def check_number(
     setting: str, value: Any, kind: type[int] | type[float], low: float, high: float = float("inf")
 ) -> None:

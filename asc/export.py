@@ -20,9 +20,11 @@ from torch.ao.nn.intrinsic.quantized import ConvReLU2d, LinearReLU
 
 from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
-from asc.errors import InputError
+from asc.errors import InputError, WriteError
+from asc.files import written_whole
 from asc.frontend import TINY, Frontend, Spectrogram
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
+from asc.onnx_predictor import FRONTEND
 from asc.rewrite.fold import ConstantPad, fold_checked
 from asc.rewrite.graph import INPUT, Add, LayerGraph
 from asc.rewrite.quantize import AddReLU
@@ -32,10 +34,10 @@ DOMAIN = "asc"
 
 
 class Graph:
-    """Nodes and constants of an ONNX graph; `x` is the name of the value that the next node takes."""
+    """Nodes and constants of an ONNX graph; `source` names its input, `x` the value that the next node takes."""
 
     def __init__(self, x: str):
-        self.x = x
+        self.x = self.source = x
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[bytes, onnx.TensorProto] = {}
         self.has_packed = False
@@ -320,36 +322,69 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
         with_frontend: take a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
 
     Raises:
-        InputError: the network is in quantization-aware training, or not a graph of layers that ONNX gets here.
+        InputError: the network is in quantization-aware training, or not a graph of layers that ONNX gets here; or the
+            file cannot be written.
     """
     if model.stage == "qat":
         raise InputError("a checkpoint of stage qat is half quantized: export int8.ckpt of the same run")
-    shape: list[str | int | None] = (
-        ["batch", model.clip_samples] if with_frontend else ["batch", *model.example_features().shape[1:]]
-    )
     graph = Graph("wave" if with_frontend else "features")
-    source = helper.make_tensor_value_info(graph.x, TensorProto.FLOAT, shape)
     if with_frontend:
         add_frontend(graph, model.frontend)
     add_net(graph, model)
-    graph.nodes[-1].output[0] = "probabilities"
-    result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(model.labels)])
+    shape = [model.clip_samples] if with_frontend else list(model.example_features().shape[1:])
+    return write(graph, shape, "probabilities", [len(model.labels)], model, path)
+
+
+def export_frontend(model: SceneClassifier, path: Path) -> Path:
+    """Write a classifier's frontend as ONNX, from wave (batch, samples) to features (batch, 1, n_bins, frames).
+
+    Raises:
+        InputError: the frontend is trainable or not of `asc.frontend.Spectrogram`; or the file cannot be written.
+    """
+    graph = Graph("wave")
+    add_frontend(graph, model.frontend)
+    return write(graph, [model.clip_samples], "features", list(model.example_features().shape[1:]), model, path)
+
+
+def write(graph: Graph, source: list[int], result: str, target: list[int], model: SceneClassifier, path: Path) -> Path:
+    """Write a graph whose value `result`, each of shape `target`, comes from inputs of shape `source`."""
+    graph.nodes[-1].output[0] = result
+    inputs, outputs = (
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", *shape])]
+        for value, shape in ((graph.source, source), (result, target))
+    )
     opsets = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid(DOMAIN, 1)] * graph.has_packed
     functions = [unpack()] * graph.has_packed
-    net = helper.make_graph(graph.nodes, "asc", [source], [result], list(graph.constants.values()))
+    net = helper.make_graph(graph.nodes, "asc", inputs, outputs, list(graph.constants.values()))
     proto = helper.make_model(net, opset_imports=opsets, functions=functions, ir_version=8)
-    helper.set_model_props(proto, {"labels": json.dumps(model.labels), "sample_rate": str(model.sample_rate)})
+    facts = {
+        "labels": model.labels,
+        "sample_rate": model.sample_rate,
+        "clip_samples": model.clip_samples,
+        "min_samples": model.min_samples,
+        "channel": model.channel,
+    }
+    helper.set_model_props(proto, {fact: json.dumps(value) for fact, value in facts.items()})
     onnx.checker.check_model(proto)
-    path.write_bytes(proto.SerializeToString())
+    with written_whole(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
     return path
 
 
-def export_or_checkpoint(model: SceneClassifier, path: Path, checkpoint: Path) -> Path:
-    """What a device would load: the ONNX file, written here, or the checkpoint of a network that has no such file."""
-    try:
-        return export(model, path)
-    except InputError:
-        return checkpoint
+def export_or_checkpoint(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
+    """What a device would load: model.onnx, or the checkpoint of a network that has no such file.
+
+    Beside it lies frontend.onnx, unless there is none for this frontend; both are written here.
+    """
+    file = checkpoint
+    for part, name in ((export_frontend, FRONTEND), (export, "model.onnx")):
+        try:
+            file = part(model, directory / name)
+        except WriteError:
+            raise
+        except InputError:  # no ONNX form
+            file = checkpoint
+    return file
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from asc.data.audio import fit_length, probe, read_wave
+from asc.data.audio import probe, read_wave
 from asc.errors import InputError
+from asc.sound import fit_length
 
 RATE = 44100
 

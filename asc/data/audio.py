@@ -1,24 +1,23 @@
-"""From audio file to waveform: one channel at one sample rate, or an error that names the file."""
+"""The clips of a dataset: from audio file to waveform, one channel at one sample rate."""
 
-import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 from tqdm import tqdm
 
 from asc.errors import InputError
+from asc.sound import open_sound, rate_ratio, read_mono
 
 
 @cache
-def resampler(orig_rate: int, new_rate: int) -> Resample:
+def resampler(ratio: Fraction) -> Resample:
     """Windowed-sinc resampling by torchaudio, cached since computing its kernel is slow."""
-    return Resample(orig_rate, new_rate)
+    return Resample(ratio.denominator, ratio.numerator)
 
 
 def probe(path: Path) -> float:
@@ -27,7 +26,7 @@ def probe(path: Path) -> float:
     Raises:
         InputError: the file is missing, not audio, empty, or a WAV shorter than its header says.
     """
-    with _open(path) as sound:
+    with open_sound(path) as sound:
         return sound.frames / sound.samplerate
 
 
@@ -61,60 +60,16 @@ def read_wave(path: Path, sample_rate: int, channel: int | str = 0, samples: int
     Raises:
         InputError: the file is missing, damaged or empty, lacks the channel, or holds NaN or infinity.
     """
-    with _open(path) as sound:
-        rate = sound.samplerate
-        needed = sound.frames if samples is None else min(sound.frames, _source_samples(samples, rate, sample_rate))
-        try:
-            decoded = sound.read(needed, dtype="float32", always_2d=True)  # (samples, channels)
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
-        if len(decoded) < needed:
-            raise InputError(f"{path} is cut off: its header promises more samples; replace or remove it")
-    wave = torch.from_numpy(_one_channel(decoded, channel, path))
-    if not torch.isfinite(wave).all():
-        raise InputError(f"{path} holds samples that are not finite numbers (NaN or infinity): replace or remove it")
-    return (resampler(rate, sample_rate)(wave) if rate != sample_rate else wave)[:samples]
+    with open_sound(path) as sound:
+        ratio = rate_ratio(sound.samplerate, sample_rate)
+        needed = sound.frames if samples is None else min(sound.frames, _source_samples(samples, ratio))
+        wave = torch.from_numpy(read_mono(sound, needed, channel, path))
+    return (resampler(ratio)(wave) if ratio != 1 else wave)[:samples]
 
 
-def _source_samples(samples: int, rate: int, sample_rate: int) -> int:
-    """Number of samples at `rate` that the first `samples` at `sample_rate` depend on."""
-    if rate == sample_rate:
+def _source_samples(samples: int, ratio: Fraction) -> int:
+    """Number of samples of the file that the first `samples` resampled by `ratio` depend on."""
+    if ratio == 1:
         return samples
-    resample = resampler(rate, sample_rate)
-    orig, new = rate // resample.gcd, sample_rate // resample.gcd
-    return -(-samples // new) * orig + resample.width  # it turns blocks of `orig` samples into `new`
-
-
-def fit_length(wave: Tensor, samples: int) -> Tensor:
-    """The first `samples` of wave (n,); a shorter waveform is repeated: zero padding would add a silent scene."""
-    return wave.repeat(-(-samples // len(wave)))[:samples]
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist or is not a file: check the path")
-    try:
-        sound = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
-        why = getattr(error, "error_string", "no header").rstrip(".")
-        raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
-    # libsndfile reads a truncated WAV without an error and reports it only in its log
-    cut = re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info)
-    if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream of unknown length
-        raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes of audio; replace or remove it")
-    if sound.frames > 2**48:
-        raise InputError(f"{path} has no length in its header, as streams do: rewrite it with a complete header")
-    if sound.frames == 0:
-        raise InputError(f"{path} is empty (0 samples): replace or remove it")
-    return sound
-
-
-def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndarray:
-    if samples.shape[1] == 1:
-        return samples[:, 0]
-    if channel == "mean":
-        return samples.mean(axis=1)
-    if not isinstance(channel, int) or not 0 <= channel < samples.shape[1]:
-        last = samples.shape[1] - 1
-        raise InputError(f"{path} has no channel data.channel={channel}: give 0 to {last}, or mean")
-    return np.ascontiguousarray(samples[:, channel])
+    orig, new = ratio.denominator, ratio.numerator
+    return -(-samples // new) * orig + resampler(ratio).width  # it turns blocks of `orig` samples into `new`

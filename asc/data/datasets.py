@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from asc.data import audio
 from asc.data.lists import Clip
 from asc.errors import InputError
+from asc.sound import fit_length
 
 
 class BatchSampler(Sampler[list[int]]):
@@ -75,7 +76,8 @@ class WaveDataset(Dataset):
 
     def wave(self, path: Path) -> Tensor:
         """The clip's waveform (samples,)."""
-        return audio.fit_length(audio.read_wave(path, self.rate, self.channel, self.samples), self.samples)
+        wave = audio.read_wave(path, self.rate, self.channel, self.samples)
+        return torch.from_numpy(fit_length(wave.numpy(), self.samples))
 
 
 class FeatureDataset(Dataset):

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from asc.errors import InputError
+from asc.files import written_whole
 
 
 class History(pl.Callback):
@@ -56,14 +56,12 @@ class History(pl.Callback):
             self.write()
 
     def write(self) -> None:
-        """Write metrics.csv atomically."""
+        """Write metrics.csv."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / "metrics.csv.tmp"
-        with open(temporary, "w", newline="") as file:
+        with written_whole(self.directory / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
             table = csv.DictWriter(file, self.rows[-1])
             table.writeheader()
             table.writerows(self.rows)
-        os.replace(temporary, self.directory / "metrics.csv")
 
     def on_fit_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Plot the curves, and write the rows in case a resumed run had no epochs left."""
@@ -89,7 +87,8 @@ class History(pl.Callback):
             axes.set_ylim(bottom=0, top=1 if "accuracy" in title else None)
             axes.grid(alpha=0.3)
             axes.legend()
-        figure.savefig(path, dpi=120)
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, dpi=120)
 
     def totals(self) -> dict[str, float]:
         """Epochs, seconds and clips per second of the run: `training` in results.json."""

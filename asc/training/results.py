@@ -1,5 +1,6 @@
 """Output of a run: a summary before training; results.json, confusion matrix and a table after the test."""
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,20 +12,25 @@ from torch import Tensor
 from asc.classifier import SceneClassifier
 from asc.complexity import DCASE2020_LIMIT_KB, KB
 from asc.data import SceneData
+from asc.files import written_whole
 from asc.training.memory import peak_memory
 
 
 def write_results(
-    directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, training: dict[str, float]
+    directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, data: SceneData, training: dict[str, float]
 ) -> dict:
-    """Write results.json and confusion_matrix.png for the tested model; return the content of results.json.
+    """Write results.json, predictions.csv and confusion_matrix.png of the tested model; return results.json's content.
 
     Args:
         directory: of the run.
         checkpoint: of the model.
         file: the file to deploy, whose size is reported.
         model: the tested model.
+        data: whose test clips it was tested on.
         training: see `History.totals`.
+
+    Raises:
+        WriteError: a file cannot be written.
     """
     results = {
         "stage": model.stage,
@@ -34,11 +40,22 @@ def write_results(
         "complexity": {**asdict(model.complexity()), "file_bytes": file.stat().st_size},
         "training": training,
     }
-    (directory / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    with written_whole(directory / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_predictions(directory / "predictions.csv", data, model.labels, model.test_probabilities)
     plot_confusion_matrix(
         torch.tensor(model.test_metrics.confusion_matrix), model.labels, directory / "confusion_matrix.png"
     )
     return results
+
+
+def write_predictions(path: Path, data: SceneData, labels: list[str], probabilities: list[list[float]]) -> None:
+    """Write a row for each test clip: filename (below data.root), scene_label, and the probability of each label."""
+    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["filename", "scene_label", *labels])
+        for clip, row in zip(data.clips["test"], probabilities, strict=False):  # trainer.limit_test_batches
+            table.writerow([clip.path.relative_to(data.root), clip.label, *(f"{value:.6f}" for value in row)])
 
 
 def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None:
@@ -58,7 +75,8 @@ def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None
     axes.set_xticks(range(len(labels)), [label.replace("_", " ") for label in labels], rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), [label.replace("_", " ") for label in labels])
     axes.set(xlabel="predicted", ylabel="true", title="Test clips")
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def summary(data: SceneData, model: SceneClassifier) -> str:

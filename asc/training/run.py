@@ -166,8 +166,8 @@ class Run:
             tester.save_checkpoint(checkpoint, weights_only=True)
         elif self.cfg.refresh_norms:
             replace_weights(checkpoint, model)
-        file = export_or_checkpoint(model, self.directory / "model.onnx", checkpoint)
-        results = write_results(self.directory, checkpoint, file, model, self.history.totals())
+        file = export_or_checkpoint(model, self.directory, checkpoint)
+        results = write_results(self.directory, checkpoint, file, model, self.data, self.history.totals())
         print(results_table(results) + f"\nrun    {self.directory}")
         if self.data.clips["val"]:
             return tester.validate(model, self.data, verbose=False)[0]["val/acc"]

@@ -1,0 +1,30 @@
+"""Write files whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asc.errors import WriteError
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which is moved there when the block ends and removed if it fails.
+
+    A full disk, Ctrl-C or an error in the block leaves the old file, or none. The temporary path has the suffix of
+    `path`, by which some libraries choose the format.
+
+    Raises:
+        WriteError: the file cannot be written; names it and the system's reason.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise WriteError(f"{path} cannot be written ({why}): free space or choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""A classifier from its ONNX file: needs onnxruntime, numpy and soundfile, but not torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asc.errors import InputError
+
+FRONTEND = "frontend.onnx"  # beside a model.onnx that takes features
+
+
+class OnnxPredictor:
+    """Waveform to probabilities by ONNX Runtime; see `asc.listen.Predictor` for the attributes.
+
+    Args:
+        path: a file of `asc.export` that takes a waveform, or that takes features and has its frontend beside it.
+        threads: of ONNX Runtime; None: one a core.
+
+    Raises:
+        InputError: the file is missing or not one of `asc.export`, or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None):
+        net = open_session(path, threads)
+        self.sessions = [net]
+        if net.get_inputs()[0].name == "features":
+            frontend = path.with_name(FRONTEND)
+            if not frontend.is_file():
+                raise InputError(
+                    f"{path} takes features, and its {FRONTEND} is not beside it: copy that file from the run, "
+                    "or export by python -m asc.export CHECKPOINT --frontend"
+                )
+            self.sessions.insert(0, open_session(frontend, threads))
+        facts = net.get_modelmeta().custom_metadata_map
+        try:
+            self.labels: list[str] = json.loads(facts["labels"])
+            self.channel: int | str = json.loads(facts["channel"])
+            self.sample_rate, self.clip_samples, self.min_samples = (
+                int(facts[name]) for name in ("sample_rate", "clip_samples", "min_samples")
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path} does not say what it was made for: export it again") from error
+
+    def probabilities(self, waves: np.ndarray) -> np.ndarray:
+        """Probabilities (batch, n_classes) of waves (batch, clip_samples), mono in [-1, 1], float32."""
+        x = waves
+        for session in self.sessions:
+            (x,) = session.run(None, {session.get_inputs()[0].name: x})
+        return x
+
+
+def open_session(path: Path, threads: int | None) -> Any:
+    """An ONNX Runtime session of the file, on the CPU.
+
+    Raises:
+        InputError: the file is missing or no ONNX file, or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{path} needs ONNX Runtime: pip install onnxruntime") from error
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file: check the path")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        raise InputError(f"{path} is not an ONNX file that this machine can run: export it again") from error

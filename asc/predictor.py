@@ -1,0 +1,25 @@
+"""Load a trained classifier, whichever file holds it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from asc.listen import Predictor
+
+
+def load_predictor(path: str | Path, trusted: Sequence[str] = ()) -> Predictor:
+    """Load a checkpoint of any stage, or an ONNX file, without torch.
+
+    Args:
+        path: of a .ckpt, or of a .onnx file that takes a waveform or has its frontend.onnx beside it.
+        trusted: modules besides asc and torch.optim whose classes a checkpoint may name.
+
+    Raises:
+        InputError: the file is missing or not one of a classifier.
+    """
+    if Path(path).suffix == ".onnx":
+        from asc.onnx_predictor import OnnxPredictor
+
+        return OnnxPredictor(Path(path))
+    from asc.classifier import SceneClassifier
+
+    return SceneClassifier.load_from_checkpoint(path, trusted=trusted)
