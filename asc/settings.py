@@ -38,6 +38,7 @@ EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} ar
     "is_instance_of": "{class}",
     "list_type": "a list",
     "dict_type": "a group of settings",
+    "string_too_short": "some text",
     "too_short": "at least {min_length} of them",
     "too_long": "at most {max_length} of them",
     "literal_error": "{expected}",
@@ -91,7 +92,7 @@ def sentence(group: str, error: ValidationError) -> str:
 
 def setting(group: str, error: ErrorDetails) -> str:
     """Name of the setting, such as net.filters[2]."""
-    name, *inner = (part for part in error["loc"] if not str(part).startswith(("function-", "literal", "constrained")))
+    name, *inner = error["loc"]  # then indices, and pydantic's names of a union's types
     path = "".join(f"[{part}]" for part in inner if isinstance(part, int))
     return f"{group}.{name}{path}" if group else f"{name}{path}"
 
