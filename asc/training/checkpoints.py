@@ -57,7 +57,13 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: int = 0):
         check_number("callbacks.checkpoint.after_epoch", after_epoch, int, 0)
         super().__init__(
-            dirpath, "best", monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+            dirpath,
+            "best",
+            monitor,
+            mode="max",
+            save_weights_only=True,  # last.ckpt is the one to resume from
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
         )
         self.after_epoch = after_epoch
 
@@ -80,6 +86,8 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best epoch so far, copied from the earlier directory if it is another one."""
         earlier, path = Path(state_dict["best_model_path"]), Path(str(self.dirpath)) / "best.ckpt"
+        if not earlier.is_file():  # the run was moved
+            earlier = path
         if not earlier.is_file():
             return
         if earlier.resolve() != path.resolve():
@@ -138,6 +146,8 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
             f"checkpoint={path} was trained with another {', '.join(differing)}: "
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
         )
+    if not checkpoint.get("optimizer_states"):
+        raise InputError(f"checkpoint={path} holds weights alone: resume from last.ckpt of its run, or start by init=")
     done = checkpoint["epoch"] + 1
     if done > (trainer.max_epochs or 0):
         raise InputError(f"checkpoint={path} has done {done} epochs: set trainer.max_epochs to at least {done}")
