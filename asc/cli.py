@@ -3,7 +3,9 @@
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,11 @@ from asc.errors import InputError
 def exit_on_input_error() -> Iterator[None]:
     """Exit with one sentence on invalid input, Ctrl-C or a closed pipe; other exceptions keep their traceback.
 
-    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it.
+    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it. SIGTERM, which SLURM, Kubernetes and
+    `kill` send, is taken as Ctrl-C.
     """
+    is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
     except InputError as error:
@@ -33,6 +38,9 @@ def exit_on_input_error() -> Iterator[None]:
         if message := settings_fault(error):
             sys.exit(f"error: {message}")
         raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def settings_fault(error: Exception) -> str | None:

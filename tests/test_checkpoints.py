@@ -1,6 +1,7 @@
 """Which epochs a run saves, and how a resumed one goes on from them."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,14 @@ def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, 
     assert [row["epoch"] for row in rows(tmp_path / place / "metrics.csv")] == ["1", "2", "3", "4", "5"]
     if place == "another":
         assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2), "the first run stays"
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(job, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = train(job, tmp_path, "trainer.max_epochs=4", *ctrl_c(2, "SIGTERM"))
+    assert f"checkpoint={tmp_path}/checkpoints/last.ckpt" in str(stopped)
+    assert saved(tmp_path, "last.ckpt") == 1
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_weights_alone_cannot_be_resumed(trained, job, tmp_path):
