@@ -9,6 +9,7 @@ import torch
 from command import call, rows, weights
 from tiny import PLAIN, ctrl_c
 
+from asc.errors import WriteError
 from asc.training.checkpoints import AtomicCheckpointIO
 
 VALIDATED = ["data.val_fraction=0.25", "callbacks.checkpoint.monitor=val/score"]
@@ -122,6 +123,6 @@ class Unwritable:
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "checkpoints/any.ckpt"
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(WriteError, match=r"any.ckpt cannot be written \(the disk is full\)"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2, "broken": Unwritable()}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}

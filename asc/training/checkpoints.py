@@ -1,6 +1,5 @@
 """Checkpoints of a run: which epochs are saved, atomic writes, and exact resuming."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,20 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError, check_number
+from asc.files import written_whole
 from asc.loading import differing_settings, read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically: a killed process leaves no partial file.
+    """Writes checkpoints whole: a killed process or a full disk leaves the old file.
 
     Lightning's own writes to the system's temporary folder, and moving a file to another disk is not atomic.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        temporary = Path(path).with_suffix(".tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            super().save_checkpoint(checkpoint, temporary, storage_options)
 
 
 def replace_weights(path: Path, model: SceneClassifier) -> None:
