@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asc.errors import InputError
+from asc.errors import InputError, printable
 
 
 @contextmanager
@@ -27,7 +27,8 @@ def exit_on_input_error() -> Iterator[None]:
         yield
     except InputError as error:
         # from a worker process, the text is a traceback that ends with the message
-        sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: "))
+        message = str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
+        sys.exit(f"error: {printable(message)}")
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
@@ -36,7 +37,7 @@ def exit_on_input_error() -> Iterator[None]:
         sys.exit(1)
     except Exception as error:
         if message := settings_fault(error):
-            sys.exit(f"error: {message}")
+            sys.exit(f"error: {printable(message)}")
         raise
     finally:
         if is_main:
@@ -44,10 +45,11 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def settings_fault(error: Exception) -> str | None:
-    """One sentence for an exception of Hydra or OmegaConf about the settings; None for any other exception."""
+    """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
     from hydra.errors import InstantiationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     if isinstance(error, InstantiationException):
@@ -57,7 +59,9 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    return one_line(error) if isinstance(error, OmegaConfBaseException) else None
+    if isinstance(error, OmegaConfBaseException | MisconfigurationException):
+        return one_line(error)
+    return None
 
 
 def resume_hint(last: Path | None, run_dir: Path) -> str:
