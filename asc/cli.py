@@ -36,8 +36,8 @@ def exit_on_input_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
         sys.exit(1)
     except Exception as error:
-        if message := settings_fault(error):
-            sys.exit(f"error: {printable(message)}")
+        if fault := settings_fault(error):
+            sys.exit(f"error: {printable(fault)}")
         raise
     finally:
         if is_main:

@@ -10,9 +10,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
-from asc.errors import InputError, check_number
+from asc.errors import InputError
 from asc.files import written_whole
 from asc.loading import differing_settings, read_checkpoint
+from asc.settings import Index, checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,8 +54,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     state_key = "BestCheckpoint"  # ModelCheckpoint's contains the metric, which may be None
 
-    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: int = 0):
-        check_number("callbacks.checkpoint.after_epoch", after_epoch, int, 0)
+    @checked("callbacks.checkpoint")
+    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: Index = 0):
         super().__init__(
             dirpath,
             "best",
