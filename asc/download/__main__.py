@@ -93,10 +93,12 @@ def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace,
     """
     if not missing:
         return
+    done: list[File] = []
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=args.timeout, sock_read=args.timeout)
     with tqdm(
         total=sum(file.size or 0 for file in missing),
         initial=sum(folder.arrived(file) for file in missing if file.size),
+        desc="download",
         unit="B",
         unit_scale=True,
         disable=None,
@@ -108,6 +110,8 @@ def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace,
             bar.update(n_bytes)
 
         def finished(file: File) -> None:
+            done.append(file)
+            bar.set_postfix_str(f"{len(done)} of {len(missing)} files", refresh=False)
             bar.write(f"{file.name}  {size_text(file.size)}  complete", file=messages)
 
         async def session() -> list[File]:

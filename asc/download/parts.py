@@ -114,7 +114,6 @@ async def download(
         async with free:
             try:
                 await get_file(folder, file, transfer, keep_zips)
-                finished(file)
             except WriteError:
                 raise
             except InputError as error:
@@ -123,6 +122,8 @@ async def download(
             except OSError as error:  # such as of a folder; those of files are WriteErrors already
                 why = f"{folder.root} cannot be written ({error.strerror})"
                 raise WriteError(f"{why}: free space or choose another place") from None
+            else:
+                finished(file)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -144,14 +145,15 @@ async def get_file(folder: Folder, file: File, transfer: Transfer, keep_zips: bo
         folder.mark(file, {f"{file.folder}/{file.name}": size_of(target)})
         return
     try:
-        folder.mark(file, await unpack(archive, folder.root))
+        sizes = await unpack(archive, folder.root)
     except WriteError:
         raise
     except InputError:
         archive.unlink()  # the next run starts afresh
         raise
     if not keep_zips:
-        archive.unlink()
+        archive.unlink()  # before the mark, or a run that is killed here would leave the archive for ever
+    folder.mark(file, sizes)
 
 
 async def get_checked(archive: Path, file: File, transfer: Transfer) -> None:

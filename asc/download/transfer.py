@@ -69,7 +69,7 @@ class Transfer:
                 longest = max(longest, here)
                 if failures > self.retries:
                     raise InputError(
-                        f"{url}: {error}, {failures} times: check the network, then run the same command again"
+                        f"{url}: {error}; {failures} attempts failed: check the network, then run it again"
                     ) from None
                 pause = error.pause if error.pause is not None else backoff(failures)
                 self.report(f"{path.name}: {error}; retry {failures} of {self.retries} in {pause:.1f} s")
