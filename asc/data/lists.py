@@ -88,14 +88,23 @@ def read_meta(root: Path) -> dict[str, dict[str, str]]:
     Raises:
         InputError: the folder or its meta.csv is missing, or the first of `name_faults`.
     """
+    rows = meta_rows(root)
+    raise_first(name_faults(root / "meta.csv", [row["filename"] for row in rows]))
+    return {row["filename"]: row for row in rows}
+
+
+def meta_rows(root: Path) -> list[dict[str, str]]:
+    """The rows of meta.csv.
+
+    Raises:
+        InputError: the folder or its meta.csv is missing or no such table.
+    """
     if not root.is_dir():
         raise InputError(f"data.root={root} is not a directory: give the folder that holds meta.csv and audio/")
     path = root / "meta.csv"
     if not path.exists():
         raise InputError(f"{path} does not exist: check data.root, or take data=folder if each class is a folder there")
-    rows = read_table(path, ["filename", "scene_label", "identifier"])
-    raise_first(name_faults(path, [row["filename"] for row in rows]))
-    return {row["filename"]: row for row in rows}
+    return read_table(path, ["filename", "scene_label", "identifier"])
 
 
 def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
