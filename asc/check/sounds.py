@@ -60,21 +60,22 @@ def listen_to(path: Path) -> Sound:
         digest = hashlib.blake2b(f"{sound.samplerate} {channels}".encode(), digest_size=16)
         peaks, sums, energy = np.zeros(channels), np.zeros(channels), 0.0
         clipped = runs = 0
-        before = np.zeros((RUN, channels), bool)  # whether the last samples of the block before were at full scale
+        before = np.zeros((channels, RUN), bool)  # whether the last samples of the block before were at full scale
         block = max(1, BLOCK // channels)
         for start in range(0, frames, block):
-            wave = read_channels(sound, min(block, frames - start), path)  # (samples, channels)
-            check_finite(wave, path)
-            digest.update(wave.tobytes())
-            peak = np.maximum(wave.max(0), -wave.min(0))
+            decoded = read_channels(sound, min(block, frames - start), path)  # (samples, channels)
+            check_finite(decoded, path)
+            digest.update(decoded.data)
+            wave = np.ascontiguousarray(decoded.T)  # (channels, samples), which NumPy reduces ten times as fast
+            peak = np.maximum(wave.max(1), -wave.min(1))
             peaks = np.maximum(peaks, peak)
-            sums += wave.sum(0, dtype=np.float64)
+            sums += wave.sum(1)
             energy += float(np.vdot(wave, wave))
             if peak.max() >= FULL_SCALE or before.any():
-                full = np.concatenate([before, np.abs(wave) >= FULL_SCALE])
-                clipped += int(full[RUN:].sum())
+                full = np.concatenate([before, np.abs(wave) >= FULL_SCALE], axis=1)
+                clipped += int(full[:, RUN:].sum())
                 runs += count_runs(full)
-                before = full[-RUN:]
+                before = full[:, -RUN:]
         rate, kind = sound.samplerate, f"{sound.format} {sound.subtype}"
     power = energy / (frames * channels)
     return Sound(
@@ -93,9 +94,10 @@ def listen_to(path: Path) -> Sound:
 
 
 def count_runs(full: np.ndarray) -> int:
-    """Number of runs of at least RUN true values in full (samples, channels), which begin after the first row."""
-    inside = np.logical_and.reduce([full[start : len(full) - RUN + 1 + start] for start in range(RUN)])
-    return int((inside[1:] & ~inside[:-1]).sum())
+    """Number of runs of at least RUN true values in full (channels, samples), which begin after the first sample."""
+    starts = full.shape[1] - RUN + 1
+    inside = np.logical_and.reduce([full[:, start : start + starts] for start in range(RUN)])
+    return int((inside[:, 1:] & ~inside[:, :-1]).sum())
 
 
 def listen_to_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, str]]:

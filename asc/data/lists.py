@@ -21,6 +21,10 @@ class Clip:
     location: str
     start: float = 0.0
 
+    def name(self, root: Path) -> str:
+        """The file's path below `root`, with "#t=SECONDS" (a media fragment) for a clip from within the file."""
+        return str(self.path.relative_to(root)) + (f"#t={self.start:.10g}" if self.start else "")
+
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a tab-separated file with a header and LF or CRLF line ends.
