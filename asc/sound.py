@@ -20,6 +20,7 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz, of files: beyond, a header is 
 LARGEST_PERIOD = 2_000  # samples: see `rate_ratio`
 ZEROS, ROLLOFF = 6, 0.99  # of the resampling filter: zero crossings a side, fraction of the Nyquist frequency
 BLOCK_SECONDS = 10.0  # decoded at a time
+MP3_FRAMES = 16 * 1152  # samples
 SUFFIXES = frozenset(  # of the names of files that libsndfile reads
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
     + (".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist")
@@ -57,11 +58,15 @@ def open_sound(path: Path) -> soundfile.SoundFile:
 def seek(sound: soundfile.SoundFile, sample: int, path: Path) -> None:
     """Continue to read at this sample of the file.
 
+    A frame of an MP3 needs up to nine frames before it, without which it is silent: they are decoded too.
+
     Raises:
         InputError: the file is damaged.
     """
+    before = min(sample, MP3_FRAMES) if sound.format == "MP3" else 0
     try:
-        sound.seek(sample)
+        sound.seek(sample - before)
+        sound.read(before, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
 

@@ -142,7 +142,7 @@ def distribution(seconds: dict[str, int]) -> dict[str, int]:
 
 def row(name: str, numbers: dict[str, int], text: str = "") -> list[str]:
     """A name and what it counts, wrapped between the counts."""
-    parts = [f"{printable(value)} {count:,}" for value, count in list(numbers.items())[:MOST]]
+    parts = [f"{printable(value)}: {count:,}" for value, count in list(numbers.items())[:MOST]]
     parts += [f"and {len(numbers) - MOST} others"] if len(numbers) > MOST else []
     text = text or ", ".join(part.replace(" ", "\xa0") for part in parts) or "none"
     indent = 22
