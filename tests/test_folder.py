@@ -243,9 +243,7 @@ def test_the_same_name_and_length_on_both_sides_are_told(root, capsys):
     for split in ("train", "test"):
         for label in LABELS:
             for number in range(2):
-                write(
-                    root.parent / f"two/{split}/{label}/{split}{number}.wav", 2, seed=10 * number + (split == "test")
-                )
+                write(root.parent / f"two/{split}/{label}/{split}{number}.wav", 2, seed=10 * number + (split == "test"))
         write(root.parent / f"two/{split}/indoor/dawn.wav", 3, seed=split == "test")
     scenes(root.parent / "two")
     told = capsys.readouterr().err
