@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 from tqdm import tqdm
@@ -49,11 +50,16 @@ class Sound:
     digest: str
 
 
-def listen_to(path: Path) -> Sound:
+def listen_to(path: Path, stop: Event | None = None) -> Sound:
     """Decode a file in blocks, so that memory does not grow with its length.
+
+    Args:
+        path: the file.
+        stop: ends a thread within a long file.
 
     Raises:
         InputError: the file is not readable, cut off or damaged, or holds NaN or infinity.
+        KeyboardInterrupt: `stop` is set.
     """
     with open_sound(path) as sound:
         channels, frames = sound.channels, sound.frames
@@ -63,6 +69,8 @@ def listen_to(path: Path) -> Sound:
         before = np.zeros((channels, RUN), bool)  # whether the last samples of the block before were at full scale
         block = max(1, BLOCK // channels)
         for start in range(0, frames, block):
+            if stop and stop.is_set():
+                raise KeyboardInterrupt
             decoded = read_channels(sound, min(block, frames - start), path)  # (samples, channels)
             check_finite(decoded, path)
             digest.update(decoded.data)
@@ -104,9 +112,10 @@ def listen_to_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, 
     """The files' contents, and what is wrong with those that cannot be read; decoded by a thread for each core."""
     sounds: dict[Path, Sound] = {}
     faults: dict[Path, str] = {}
+    stop = Event()
     # libsndfile, NumPy and hashlib work outside the interpreter's lock
     with ThreadPoolExecutor() as pool:
-        jobs = [(path, pool.submit(listen_to, path)) for path in paths]
+        jobs = [(path, pool.submit(listen_to, path, stop)) for path in paths]
         try:
             for path, job in tqdm(jobs, "listening", unit="file", leave=False, disable=None, delay=1):
                 try:
@@ -114,6 +123,7 @@ def listen_to_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, 
                 except InputError as error:
                     faults[path] = str(error)
         except BaseException:  # Ctrl-C
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return sounds, faults
