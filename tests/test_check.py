@@ -195,6 +195,13 @@ def test_a_folder_is_divided_as_a_run_divides_it(tmp_path, capsys):
     assert told["files"] == 8
     row = {"train": 9, "test": 3, "locations": 4}  # 25 s are three clips
     assert told["classes"] == {"rain": row, "street": row}
+    shutil.copy(tmp_path / "rain/0.flac", tmp_path / "rain/copy.flac")
+    shutil.copy(tmp_path / "rain/0.flac", tmp_path / "rain/again.flac")
+    shutil.copy(tmp_path / "rain/0.flac", tmp_path / "rain/once.flac")
+    status, told = check(tmp_path, capsys)
+    assert status == 1
+    assert "in train and test that sound the same: 2 (rain/0.flac = rain/" in told["faults"][0]
+    assert "#t=" not in told["faults"][0]
     for path in (tmp_path / "street").iterdir():
         if path.stem != "0":
             path.rename(tmp_path / "rain" / f"street-{path.name}")

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -85,9 +86,12 @@ def twice(root: Path, files: dict[str, list[Clip]], sounds: dict[Path, Sound]) -
 
 def audible_files(dataset: Dataset, sounds: dict[Path, Sound]) -> dict[str, list[Clip]]:
     """By split, a clip for each readable file that is not silent: all silent files are the same."""
+    files = {
+        split: dict.fromkeys(replace(clip, start=0.0) for clip in dataset.splits[split]) for split in dataset.splits
+    }
     return {
-        split: list({clip.path: clip for clip in clips if clip.path in sounds and sounds[clip.path].peak}.values())
-        for split, clips in dataset.splits.items()
+        split: [clip for clip in clips if clip.path in sounds and sounds[clip.path].peak > 0]
+        for split, clips in files.items()
     }
 
 
