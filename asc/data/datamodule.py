@@ -83,6 +83,7 @@ class SceneData(LightningDataModule):
         check_choice("data.cache", cache, (True, False))
         root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
+        self.hparams.update(root=root, labels=labels)  # those of a subclass are as they were given
         self.root = Path(root)
         list_fold = 1 if cv else fold
         self.train_list, self.test_list = train_list.format(fold=list_fold), test_list.format(fold=list_fold)
@@ -98,9 +99,13 @@ class SceneData(LightningDataModule):
 
     def state_dict(self) -> dict[str, str]:
         """What must be equal when a run resumes: the clips and how they are batched."""
-        clips = {split: [(clip.path.name, clip.label) for clip in self.clips[split]] for split in ("train", "val")}
+        clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in ("train", "val")}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
+
+    def identity(self, clip: Clip) -> tuple:
+        """What tells a clip from others, wherever the dataset lies."""
+        return clip.path.name, clip.label
 
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
         """Refuse to resume on other data, which could leak validation or test clips into training.
@@ -124,8 +129,7 @@ class SceneData(LightningDataModule):
         """
         if self.clips:  # Lightning calls this before fit and before test
             return
-        meta = read_meta(self.root)
-        train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        train, test = self.read_split()
         if self.cv:
             folds = cross_validation(list(dict.fromkeys([*train, *test])), self.cv, self.seed)
             test = folds.pop(self.fold - 1)
@@ -134,7 +138,10 @@ class SceneData(LightningDataModule):
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
         check_split(train, test, self.labels, self.root)
+        listed = {clip.label for clip in train}
         train, test = self._without_missing(train, self.train_list), self._without_missing(test, self.test_list)
+        if lost := sorted(listed - {clip.label for clip in train}):
+            raise InputError(f"{self.root}: all training clips of {', '.join(lost)} are missing: complete the dataset")
         self.clip_samples = round(self._clip_seconds(train, test) * self.sample_rate)
         val: list[Clip] = []
         if self.val_fraction:
@@ -144,6 +151,16 @@ class SceneData(LightningDataModule):
                     f"data.val_fraction={self.val_fraction} holds out none of {len(train)} clips: increase it or set 0"
                 )
         self.clips = {"train": train, "val": val, "test": test}
+
+    def read_split(self) -> tuple[list[Clip], list[Clip]]:
+        """The training clips, validation included, and the test clips; of all clips with `cv`, in any division.
+
+        Raises:
+            InputError: a list is missing or invalid.
+        """
+        meta = read_meta(self.root)
+        train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        return train, test
 
     def _without_missing(self, clips: list[Clip], list_name: str) -> list[Clip]:
         """The clips whose files exist; for missing ones an error or a warning, depending on `missing`."""
@@ -160,16 +177,18 @@ class SceneData(LightningDataModule):
 
     def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
         clips = [*train, *test]
-        paths = [clip.path for clip in clips]
+        self.seconds = dict(zip(clips, self._durations([clip.path for clip in clips]), strict=True))
+        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
+        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
+        return self.clip_seconds or most_common
+
+    def _durations(self, paths: list[Path]) -> list[float]:
+        """Seconds of all files, from the cache or read from their headers."""
 
         def probe_all() -> np.ndarray:
             return np.array(audio.probe_all(paths))
 
-        seconds = cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()
-        self.seconds = dict(zip(clips, seconds.tolist(), strict=True))
-        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
-        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
-        return self.clip_seconds or most_common
+        return (cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()).tolist()
 
     def check_length(self, samples: int) -> None:
         """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound as a tone.
@@ -187,13 +206,16 @@ class SceneData(LightningDataModule):
 
     def cached_clips(self) -> list[Clip]:
         """The clips of all splits in the order of the cache's rows, which does not depend on the split."""
-        return sorted((clip for split in self.clips.values() for clip in split), key=lambda clip: str(clip.path))
+        clips = (clip for split in self.clips.values() for clip in split)
+        return sorted(clips, key=lambda clip: (str(clip.path), clip.start))
 
     def cache_path(self, settings: dict) -> Path:
         """The cache file of the features under these settings of the frontend."""
         decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
-        paths = [clip.path for clip in self.cached_clips()]
-        return cache.cache_path(self.cache_dir, {**settings, **decoding}, paths)
+        clips = self.cached_clips()
+        starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
+        paths = [clip.path for clip in clips]
+        return cache.cache_path(self.cache_dir, {**settings, **decoding, **starts}, paths)
 
     def build_cache(self, path: Path, frontend: Frontend, device: torch.device) -> None:
         """Compute the features and write them to `path`, unless it exists.
@@ -225,7 +247,7 @@ class SceneData(LightningDataModule):
         clips = self.clips[split]
         if self.features is None:
             return self._wave_dataset(clips)
-        rows = {clip.path: row for row, clip in enumerate(self.cached_clips())}
+        rows = {clip: row for row, clip in enumerate(self.cached_clips())}
         return FeatureDataset(clips, self.labels, self.features, rows)
 
     def _wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
