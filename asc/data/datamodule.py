@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Len
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,8 +21,9 @@ from asc.data import audio, cache
 from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError, check_number
 from asc.frontend import Frontend
+from asc.settings import Count, Index, SampleRate, Seed, checked
 
 
 class SceneData(LightningDataModule):
@@ -48,42 +51,33 @@ class SceneData(LightningDataModule):
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
     """
 
+    @checked("data")
     def __init__(
         self,
-        root: str,
-        fold: int = 1,
-        cv: int | None = None,
+        root: Annotated[str, Field(min_length=1)],
+        fold: Count = 1,
+        cv: Annotated[int, Field(ge=2, le=1000)] | None = None,
         train_list: str = "evaluation_setup/fold{fold}_train.csv",
         test_list: str = "evaluation_setup/fold{fold}_evaluate.csv",
-        labels: Sequence[str] | None = None,
-        sample_rate: int = 44100,
-        channel: int | str = 0,
-        clip_seconds: float | None = None,
-        batch_size: int = 100,
-        val_fraction: float = 0.0,
+        labels: Annotated[Sequence[str], Len(0, 10_000)] | None = None,
+        sample_rate: SampleRate = 44100,
+        channel: Index | Literal["mean"] = 0,
+        clip_seconds: Annotated[float, Field(ge=0.001, le=600)] | None = None,
+        batch_size: Count = 100,
+        val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0,
         missing: Literal["error", "skip"] = "error",
-        num_workers: int | None = None,
+        num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         cache: bool = True,
-        cache_dir: str = "~/.cache/asc",
-        seed: int = 0,
+        cache_dir: Annotated[str, Field(min_length=1)] = "~/.cache/asc",
+        seed: Seed = 0,
     ):
         super().__init__()
-        check_number("data.val_fraction", val_fraction, float, 0, 0.9)
-        check_number("data.batch_size", batch_size, int, 1)
-        check_number("data.sample_rate", sample_rate, int, 1)
-        if num_workers is not None:
-            check_number("data.num_workers", num_workers, int, 0)
-        check_number("data.seed", seed, int, 0)
-        if cv is not None:
-            check_number("data.cv", cv, int, 2)
+        if cv:
             check_number("data.fold", fold, int, 1, cv)
-        if clip_seconds is not None:
-            check_number("data.clip_seconds", clip_seconds, float, 0.001)
-        check_choice("data.missing", missing, ("error", "skip"))
-        check_choice("data.cache", cache, (True, False))
+        if repeated := [label for label, count in Counter(labels or []).items() if count > 1]:
+            raise InputError(f"invalid data.labels={list(labels or [])}: expected {repeated[0]} once")
         root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
-        self.hparams.update(root=root, labels=labels)  # those of a subclass are as they were given
         self.root = Path(root)
         list_fold = 1 if cv else fold
         self.train_list, self.test_list = train_list.format(fold=list_fold), test_list.format(fold=list_fold)

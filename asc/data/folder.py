@@ -3,12 +3,15 @@
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from asc.data.datamodule import SceneData
 from asc.data.lists import Clip
 from asc.data.recordings import clip_length, cut_all, divide, leaks, notes, read_folder
-from asc.errors import InputError, check_number
+from asc.errors import InputError
+from asc.settings import Seed, checked
 
 
 class FolderScenes(SceneData):
@@ -24,10 +27,16 @@ class FolderScenes(SceneData):
             of the recordings if that is less.
     """
 
-    def __init__(self, root: str, test_fraction: float = 0.25, split_seed: int = 0, **settings: Any):
+    @checked("data")
+    def __init__(
+        self,
+        root: str,
+        test_fraction: Annotated[float, Field(ge=0.01, le=0.9)] = 0.25,
+        split_seed: Seed = 0,
+        **settings: Any,
+    ):
         super().__init__(root, **settings)
-        check_number("data.test_fraction", test_fraction, float, 0.01, 0.9)
-        check_number("data.split_seed", split_seed, int, 0)
+        self.save_hyperparameters("test_fraction", "split_seed", logger=False)
         if not self.cv and self.fold != 1:
             raise InputError(f"invalid data.fold={self.fold}: set data.cv too, the number of folds")
         self.test_fraction, self.split_seed = test_fraction, split_seed

@@ -40,7 +40,7 @@ class Command(Settings):
     trainer: Group
     optimizer: Group
     scheduler: Group | None
-    data: Group
+    data: dict[str, Any]
 
 
 class Training(Command):
@@ -48,6 +48,7 @@ class Training(Command):
 
     checkpoint: Annotated[str, Field(min_length=1)] | None
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    data: Group
     frontend: Group
     net: Group
     model: Group
