@@ -1,15 +1,17 @@
 const LARGEST_FILE = 1e9; // bytes: the browser decodes the whole of it
 const UPDATE_SECONDS = 0.25; // between looks at the microphone, at the least
-const HISTORY = 60; // looks at the microphone in the strips
+const HISTORY = 120; // looks at the microphone in the strips
+const STRIP_HEIGHT = 24; // pixels
 
 const at = (id) => document.getElementById(id);
 const settings = JSON.parse(at("settings").textContent);
 const { labels } = settings;
-const worker = new Worker(blobUrl(at("worker").textContent), { type: "module" });
+const worker = new Worker(blobUrl(at("worker").textContent));
 
 let job = 0; // number of the waveform that the worker is asked for; messages about older ones are dropped
 let windows = []; // of the recording shown: {start, end, probabilities, image}
 let microphone = null; // while it is open: {context, stream, held, ...}
+let drawn = [[], 0]; // what the strips show
 let spoken = ""; // the scene that the status tells of the microphone
 
 // Start: unpack what the page carries, and build a row for each label.
@@ -35,7 +37,7 @@ worker.onerror = cannotRun;
 worker.onmessage = ({ data }) => {
   if (data.ready) {
     at("listen").disabled = false;
-    at("status").textContent = "Ready.";
+    say("Ready.");
     document.documentElement.dataset.ready = "";
   } else if (data.error && !data.id) cannotRun(data.error);
   else if (data.id !== job) return;
@@ -68,15 +70,21 @@ function cannotRun(error) {
 
 function fail(sentence) {
   at("progress").hidden = true;
-  at("status").textContent = "";
+  say("");
   at("error").textContent = sentence;
+}
+
+// To all, or only to a screen reader where the page shows it larger.
+function say(sentence, isShown = false) {
+  at("status").textContent = sentence;
+  at("status").classList.toggle("unseen", isShown);
 }
 
 function begin(sentence) {
   job += 1;
   windows = [];
   at("error").textContent = "";
-  at("status").textContent = sentence;
+  say(sentence);
   at("rows").replaceChildren();
   for (const id of ["result", "choice", "windows", "player", "playhead", "strip-hint", "progress"]) at(id).hidden = true;
   for (const { strip } of rows) strip.hidden = true;
@@ -178,8 +186,9 @@ function computed({ index, count, start, end, probabilities, features, shape }) 
   if (several) strips(windows.map((one) => one.probabilities), count);
   choose(windows.length - 1);
   if (index + 1 < count) return;
+  choose(0);
   const of = several ? `, mean of ${count} windows of ${clock(windows[0].end)}` : "";
-  at("status").textContent = `${summary(mean)}${of}.`;
+  say(`${summary(mean)}${of}.`, true);
 }
 
 // The window whose spectrogram is shown: the one chosen, or the one that plays.
@@ -213,7 +222,7 @@ function choose(index) {
   draw(image, shape, 1);
   at("from").textContent = clock(start);
   at("to").textContent = clock(end);
-  at("caption").textContent = windows.length > 1 ? `Spectrogram of window ${index + 1}, ${what}` : "Spectrogram";
+  at("caption").textContent = windows.length > 1 ? `Spectrogram of window ${index + 1}, ${what}` : "Spectrogram, as the network sees it";
 }
 
 // The microphone: the newest seconds again and again, as many as the network was trained on.
@@ -232,7 +241,7 @@ async function listen() {
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     const context = new AudioContext();
-    await context.audioWorklet.addModule(blobUrl(RECORDER));
+    await context.audioWorklet.addModule(RECORDER);
     const recorder = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0 });
     const seconds = settings.clip_samples / settings.sample_rate;
     if (mine !== job) throw new Error("another recording was chosen");
@@ -250,11 +259,12 @@ async function listen() {
   at("listen").textContent = "Stop listening";
   at("listen").setAttribute("aria-pressed", "true");
   at("source").textContent = "";
-  at("status").textContent = "Listening.";
+  say("Listening.");
   spoken = "";
 }
 
-const RECORDER = `
+// An AudioWorklet of a page from disk may not come from a blob.
+const RECORDER = `data:text/javascript,${encodeURIComponent(`
 registerProcessor("recorder", class extends AudioWorkletProcessor {
   block = new Float32Array(2048); held = 0;
   process([[samples]]) {
@@ -267,7 +277,7 @@ registerProcessor("recorder", class extends AudioWorkletProcessor {
     }
     return true;
   }
-});`;
+});`)}`;
 
 function microphoneFault(error) {
   if (error.name === "NotAllowedError") return "The microphone was refused: allow it for this page in the browser's settings.";
@@ -283,7 +293,7 @@ function stopListening(sentence) {
   job += 1;
   at("listen").textContent = "Listen to the microphone";
   at("listen").setAttribute("aria-pressed", "false");
-  if (sentence) at("status").textContent = sentence;
+  if (sentence) say(sentence);
 }
 
 function receive(block) {
@@ -313,13 +323,13 @@ function heard({ probabilities, features, shape, end, index, count }) {
   at("source").textContent =
     end < seconds - 0.5 ? `the first ${end.toFixed(0)} s of ${seconds.toFixed(0)}` : `the last ${seconds.toFixed(0)} s`;
   draw(levels(features), shape, Math.min(1, end / seconds));
-  at("from").textContent = `${Math.min(end, seconds).toFixed(0)} s ago`;
+  at("from").textContent = `${seconds.toFixed(0)} s ago`;
   at("to").textContent = "now";
-  at("caption").textContent = "Spectrogram of the microphone";
+  at("caption").textContent = "Spectrogram of the microphone, as the network sees it";
   const best = labels[indexOfLargest(probabilities)];
   if (best === spoken) return; // a screen reader would never come to rest
   spoken = best;
-  at("status").textContent = `Listening: ${summary(probabilities)}.`;
+  say(`Listening: ${summary(probabilities)}.`, true);
 }
 
 // What both show.
@@ -336,20 +346,24 @@ function show(probabilities) {
   at("result").hidden = false;
 }
 
+// Each label's probability over time, as an area.
 function strips(history, length) {
+  drawn = [history, length];
   const color = getComputedStyle(document.documentElement).getPropertyValue("--accent");
   rows.forEach(({ strip }, label) => {
     strip.hidden = false;
     strip.width = length;
-    strip.height = 1;
+    strip.height = STRIP_HEIGHT;
     const context = strip.getContext("2d");
     context.fillStyle = color;
     history.forEach((probabilities, index) => {
-      context.globalAlpha = probabilities[label];
-      context.fillRect(index, 0, 1, 1);
+      const height = probabilities[label] * STRIP_HEIGHT;
+      context.fillRect(index, STRIP_HEIGHT - height, 1, height);
     });
   });
 }
+
+matchMedia("(prefers-color-scheme: dark)").onchange = () => strips(...drawn);
 
 const MAGMA = ["000004", "140e36", "3b0f70", "641a80", "8c2981", "b73779", "de4968", "f7705c", "fe9f6d", "fecf92", "fcfdbf"].map(
   (hex) => [0, 2, 4].map((place) => parseInt(hex.slice(place, place + 2), 16)),
