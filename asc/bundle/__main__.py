@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asc.bundle.folder import write_bundle
+from asc.bundle.folder import check_destination, write_bundle
 from asc.bundle.measure import Measurement
 from asc.bundle.page import find_runtime
 from asc.classifier import SceneClassifier
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m asc.bundle",
-        description="Write a folder for the device: the network and its frontend as ONNX, labels, an example that needs "
-        "no PyTorch, a README with measured time and memory, and with --web a page that runs it in the browser.",
+        description="Write a folder for the device: the network and its frontend as ONNX, labels, an example without "
+        "PyTorch, a README with measured time and memory, and with --web a page that runs the network in the browser.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a run, or a checkpoint")
     parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the folder to write, default: RUN/bundle")
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpoint = find_checkpoint(arguments.run)
         home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
         folder = arguments.folder or home / "bundle"
+        check_destination(folder, arguments.force)  # before anything is loaded or fetched
         model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
         runtime = arguments.web and find_runtime(None if arguments.web == FETCH else Path(arguments.web))
         measurement = write_bundle(model, folder, read_results(home, model), runtime, arguments.force)
@@ -62,9 +63,7 @@ def find_checkpoint(run: Path) -> Path:
     for name in CHECKPOINTS:
         if (run / name).is_file():
             return run / name
-    raise InputError(
-        f"{run} holds no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]}: give a finished run's directory"
-    )
+    raise InputError(f"{run} holds none of {', '.join(CHECKPOINTS)}: give the directory of one finished run")
 
 
 def read_results(run: Path, model: SceneClassifier) -> dict[str, Any] | None:

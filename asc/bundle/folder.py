@@ -1,5 +1,6 @@
 """The folder for the device: its files, and a README with what was measured."""
 
+import html
 import inspect
 import json
 import os
@@ -32,8 +33,8 @@ FILES = {
 PRECISIONS = {"float": "float", "pruned": "float, pruned", "int8": "8 bits"}
 WEB = """
 Open `index.html` with a double click: the same network runs in the browser, on recordings and the microphone, offline.
-It loads nothing; ONNX Runtime Web $version (MIT licence, Microsoft) is part of the file. Elsewhere, such as on a phone,
-open it over https: `python3 -m http.server` serves this folder to this machine alone with the microphone allowed.
+It loads nothing: ONNX Runtime Web $version (MIT licence, Microsoft) is part of the file. Phones open it from a server;
+over https they allow the microphone too.
 """
 
 
@@ -74,6 +75,21 @@ def write(path: Path, text: str) -> None:
     path.write_bytes(text.encode())
 
 
+def check_destination(path: Path, force: bool) -> None:
+    """Refuse a folder that is there, unless it is a bundle and `force` replaces it.
+
+    Raises:
+        InputError: says so.
+    """
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise InputError(f"{path} is there already: give another folder, or --force to replace it")
+    names = set(FILES) - {"index.html"}
+    if path.is_symlink() or not path.is_dir() or not all((path / name).is_file() for name in names):
+        raise InputError(f"{path} is not a bundle, which --force would replace: give another folder")
+
+
 @contextmanager
 def folder_written_whole(path: Path, force: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, which is moved there when the block ends and removed if it fails.
@@ -82,11 +98,7 @@ def folder_written_whole(path: Path, force: bool) -> Iterator[Path]:
         InputError: `path` is there, and not a bundle that `force` replaces; or it cannot be written.
     """
     path = Path(os.path.abspath(path))
-    if os.path.lexists(path):
-        if not force:
-            raise InputError(f"{path} is there already: give another folder, or --force to replace it")
-        if path.is_symlink() or not path.is_dir() or not all((path / name).is_file() for name in list(FILES)[:-1]):
-            raise InputError(f"{path} is not a bundle, which --force would replace: give another folder")
+    check_destination(path, force)
     temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
     try:
         for rest in (temporary, old):  # of a process that was killed
@@ -126,6 +138,7 @@ def readme(
 ) -> str:
     """The folder's README.md: how to use it, its files' sizes, and what was measured."""
     sizes = [(name, (folder / name).stat().st_size, what) for name, what in FILES.items() if (folder / name).is_file()]
+    labels = [html.escape(label).replace("|", "&#124;") for label in labels]
     memory = "not told by this system"
     if measurement.memory and measurement.libraries:
         memory = (

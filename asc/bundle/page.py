@@ -25,6 +25,8 @@ VERSION = "1.30.0"  # that was tested
 SCRIPT, WASM = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
 LARGEST = 100_000_000  # bytes of a file of the package
 PARTS = Path(__file__).parent / "page"
+SOURCES = {"style": "style.css", "page": "page.js", "worker": "worker.js"}
+HOW = f"run npm pack {PACKAGE}@{VERSION} and give its file"
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,6 @@ def read_archive(path: Path) -> Runtime:
         raise InputError(f"--web={path} is neither a folder nor an archive of {PACKAGE}: {HOW}") from error
 
 
-HOW = f"run npm pack {PACKAGE}@{VERSION} and give its file"
-
-
 def read_package(read: Callable[[str], bytes], place: Path) -> Runtime:
     """The runtime whose files `read` returns by their names."""
     try:
@@ -133,7 +132,7 @@ def page(folder: Path, settings: dict, labels: list[str], runtime: Runtime) -> s
     """
     model, frontend = ((folder / name).read_bytes() for name in ("model.onnx", FRONTEND))
     seconds = settings["clip_samples"] / settings["sample_rate"]
-    network = settings["frontend"]
+    low, high = band_range(settings)
     about = (
         f"The network takes {seconds:g} s of sound at {settings['sample_rate']:,} Hz and tells {len(labels)} scenes "
         f"apart; longer recordings are cut into windows. model.onnx has {len(model):,} bytes, {FRONTEND} "
@@ -141,8 +140,8 @@ def page(folder: Path, settings: dict, labels: list[str], runtime: Runtime) -> s
     )
     texts = {
         "model_size": f"{len(model) / 1024:.0f} KB",
-        "highest": f"{network['f_max']:,.0f} Hz",
-        "lowest": f"{network['f_min']:,.0f} Hz",
+        "highest": f"{high:,.0f} Hz",
+        "lowest": f"{low:,.0f} Hz",
         "about": about,
         "version": runtime.version,
     }
@@ -158,7 +157,12 @@ def page(folder: Path, settings: dict, labels: list[str], runtime: Runtime) -> s
     return re.sub(r"{{(\w+)}}", lambda match: values[match[1]], (PARTS / "index.html").read_text("utf-8"))
 
 
-SOURCES = {"style": "style.css", "page": "page.js", "worker": "worker.js"}
+def band_range(settings: dict) -> tuple[float, float]:
+    """Lowest and highest frequency of the features, Hz."""
+    frontend = settings["frontend"]
+    if frontend["filterbank"]:
+        return frontend["f_min"], frontend["f_max"]
+    return 0, settings["sample_rate"] / 2
 
 
 def packed(content: bytes) -> str:
