@@ -153,7 +153,7 @@ function oneChannel(sound, name) {
   return channels[0].map((_, i) => channels.reduce((sum, values) => sum + values[i], 0) / count);
 }
 
-// Hz in the header of a WAV, FLAC or Ogg file; undefined for others.
+// Hz in the header of a WAV, FLAC, Ogg or MP3 file; undefined for others.
 function headerRate(view) {
   const text = (offset, length) =>
     offset + length <= view.byteLength ? String.fromCharCode(...new Uint8Array(view.buffer, offset, length)) : "";
@@ -166,6 +166,19 @@ function headerRate(view) {
   if (kind === "fLaC" && view.byteLength > 21) return (view.getUint16(18) << 4) | (view.getUint8(20) >> 4);
   if (kind === "OggS" && text(28, 8) === "OpusHead") return 48000; // at which Opus decodes
   if (kind === "OggS" && text(28, 7) === "\x01vorbis") return view.getUint32(40, true);
+  return mp3Rate(view, kind.startsWith("ID3") ? 10 + synchsafe(view, 6) : 0);
+}
+
+function synchsafe(view, offset) {
+  return [0, 1, 2, 3].reduce((size, index) => (size << 7) | view.getUint8(offset + index), 0);
+}
+
+// Hz of the MPEG audio frame at `offset`; undefined where there is none.
+function mp3Rate(view, offset) {
+  if (offset + 4 > view.byteLength) return undefined;
+  const header = view.getUint32(offset);
+  const halvings = { 3: 0, 2: 1, 0: 2 }[(header >>> 19) & 3]; // of MPEG 1, 2 and 2.5
+  return header >>> 21 === 0x7ff && halvings !== undefined ? [44100, 48000, 32000][(header >>> 10) & 3] >> halvings : undefined;
 }
 
 function computed({ index, count, start, end, probabilities, features, shape }) {
