@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def fetch() -> Runtime:
             f"--web needs {PACKAGE}, which npm fetches, and npm is not installed: install Node.js, "
             f"or give the file of npm pack {PACKAGE}@{VERSION} as --web FILE"
         )
+    print(f"npm fetches {PACKAGE} {VERSION}, 33 MB", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent"], cwd=folder, capture_output=True, text=True, check=False
