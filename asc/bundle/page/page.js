@@ -83,6 +83,7 @@ function say(sentence, isShown = false) {
 function begin(sentence) {
   job += 1;
   windows = [];
+  at("player").pause();
   at("error").textContent = "";
   say(sentence);
   at("rows").replaceChildren();
