@@ -40,7 +40,7 @@ def train(cfg: DictConfig) -> float:
     instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
-    run = Run(cfg, model, data, last, logger=instantiate(cfg.logger))
+    run = Run(cfg, model, data, last)
     run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
     if cfg.compile:
         model.net.compile(mode=cfg.compile)  # takes effect at the first step
