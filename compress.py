@@ -13,6 +13,7 @@ from asc.data import SceneData
 from asc.loading import read_checkpoint
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
+from asc.training.settings import check_settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")
@@ -26,6 +27,7 @@ def main(cfg: DictConfig) -> float:
 
 def compress(cfg: DictConfig) -> float:
     """Return the macro-average accuracy of the compressed classifier: on validation, or on test without validation."""
+    check_settings(cfg)
     phase = instantiate(cfg.phase)
     last = Path(cfg.run_dir) / phase.checkpoint if phase.checkpoint else None
     directory = begin_run(cfg, last, precisions=("32-true", "32"))
