@@ -20,9 +20,6 @@ def exit_on_input_error() -> Iterator[None]:
     """
     try:
         yield
-    except InputError as error:
-        # from a worker process, the text is a traceback that ends with the message
-        sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: "))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
@@ -30,9 +27,17 @@ def exit_on_input_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
         sys.exit(1)
     except Exception as error:
-        if message := settings_fault(error):
+        if message := input_fault(error):
             sys.exit(f"error: {message}")
         raise
+
+
+def input_fault(error: Exception) -> str | None:
+    """One sentence for an exception about the user's input; None for any other exception."""
+    if isinstance(error, InputError):
+        # from a worker process, the text is a traceback that ends with the message
+        return str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: ")
+    return settings_fault(error)
 
 
 def settings_fault(error: Exception) -> str | None:

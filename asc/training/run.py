@@ -149,7 +149,7 @@ class Run:
             raise
         return self.trainer.is_global_zero
 
-    def test(self, model: SceneClassifier, checkpoint: Path, save: bool = False, **settings: Any) -> float:
+    def test(self, model: SceneClassifier, checkpoint: Path, save: bool = False, **settings: Any) -> float | None:
         """Refresh batch norms if set, test `model` in this process only, and write the results.
 
         Args:
@@ -159,7 +159,7 @@ class Run:
             settings: replace trainer settings for the test.
 
         Returns:
-            The sweep objective: macro-average accuracy on validation clips, or on test clips if none are held out.
+            The sweep objective: macro-average accuracy on validation clips; None if none are held out.
         """
         tester = single_process_trainer(self.cfg.trainer, [ClipsProgressBar()], **settings)
         if self.cfg.refresh_norms:
@@ -175,6 +175,6 @@ class Run:
         if self.logger:
             log_results(self.logger, results, self.directory / "confusion_matrix.png")
             close_logger(self.logger, "success")
-        if self.data.clips["val"]:
-            return tester.validate(model, self.data, verbose=False)[0]["val/acc"]
-        return results["test"]["macro_accuracy"]
+        if not self.data.clips["val"]:
+            return None
+        return tester.validate(model, self.data, verbose=False)[0]["val/acc"]
