@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from asc import InputError, SceneClassifier
 from asc.cli import silence_libraries
+from asc.complexity import KB
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
 from asc.training.settings import check_settings
@@ -36,7 +37,7 @@ def train(cfg: DictConfig) -> float | None:
     data.setup()
     check_search(data)
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    check_size(model.complexity().size_kb, cfg.max_size_kb)
+    check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # untrained biases are zeros
     instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))

@@ -27,22 +27,29 @@ def pixels(file) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def test_tensorboard_gets_metrics_pictures_and_a_table(job, tmp_path):
+@pytest.fixture(scope="module")
+def logged(job, tmp_path_factory):
+    """The directory of a run with TensorBoard."""
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    directory = tmp_path_factory.mktemp("logged")
+    assert call(*job, "logger=tensorboard", f"hydra.run.dir={directory}") is None
+    return directory
+
+
+def test_tensorboard_gets_metrics_pictures_and_a_table(logged, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert call(*job, "logger=tensorboard", f"hydra.run.dir={tmp_path}") is None
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(logged / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("train/loss_epoch")) == 2
-    for name, value in final(tmp_path).items():
+    for name, value in final(logged).items():
         assert events.Scalars(name)[0].value == pytest.approx(value)
     for name in ("augmentation", "confusion_matrix"):
-        logged = tmp_path / "logged.png"
-        logged.write_bytes(events.Images(name)[0].encoded_image_string)
-        assert np.array_equal(pixels(logged), pixels(tmp_path / f"{name}.png"))
+        copy = tmp_path / f"{name}.png"
+        copy.write_bytes(events.Images(name)[0].encoded_image_string)
+        assert np.array_equal(pixels(copy), pixels(logged / f"{name}.png"))
     text = events.Tensors("final_results/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert f"|size_kb|{final(tmp_path)['size_kb']}|" in text.splitlines()
+    assert f"|size_kb|{final(logged)['size_kb']}|" in text.splitlines()
 
 
 def test_wandb_offline_gets_metrics_pictures_and_a_table_for_each_run_of_a_sweep(job, tmp_path, monkeypatch):
@@ -77,16 +84,12 @@ def test_mlflow_gets_metrics_pictures_and_a_table(job, tmp_path):
         assert np.array_equal(pixels(run / f"artifacts/{name}.png"), pixels(tmp_path / f"{name}.png"))
 
 
-def test_compression_is_logged(trained, tmp_path):
-    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
-    words = [f"checkpoint={trained[0]}/checkpoints/best.ckpt", "phase=prune", "trainer.max_epochs=1"]
-    assert call(*words, "logger=tensorboard", f"hydra.run.dir={tmp_path}", script="compress.py") is None
-    assert list(tmp_path.glob("tensorboard/events*"))
-    assert (tmp_path / "augmentation.png").exists()
-
-
-def test_a_run_without_a_logger_draws_no_augmentation(trained):
-    assert not (trained[0] / "augmentation.png").exists()
+def test_compression_is_logged_and_a_run_without_a_logger_draws_nothing(logged, tmp_path):
+    words = [f"checkpoint={logged}/checkpoints/best.ckpt", "phase=prune", "trainer.max_epochs=1"]
+    for name, loggers in (("with", ["logger=tensorboard"]), ("without", [])):
+        assert call(*words, *loggers, f"hydra.run.dir={tmp_path}/{name}", script="compress.py") is None
+    assert list(tmp_path.glob("with/tensorboard/events*"))
+    assert [path.parent.name for path in tmp_path.glob("*/augmentation.png")] == ["with"]
 
 
 def test_a_missing_extra_is_told_before_anything_is_computed(job, tmp_path, monkeypatch):

@@ -124,12 +124,26 @@ def rows(jobs: Sequence[Job]) -> tuple[list[str], list[list[Job]]]:
     return names, list(groups.values())
 
 
+def score(jobs: Sequence[Job]) -> float:
+    """Mean objective of runs with the same settings; those without one come last."""
+    return mean([job.objective for job in jobs if job.objective is not None] or [float("-inf")])
+
+
+def best(jobs: Sequence[Job]) -> str | None:
+    """The settings of best validation accuracy; None without validation."""
+    names, groups = rows(jobs)
+    group = max(groups, key=score)
+    if not any(job.validation is not None for job in group):
+        return None
+    runs = ", ".join(job.name for job in group if job.results)
+    settings = " ".join(f"{name}={group[0].settings.get(name, '')}" for name in names)
+    return f"by validation accuracy: {runs}  {printable(settings)}".rstrip()
+
+
 def sweep_table(jobs: Sequence[Job]) -> list[str]:
     """Lines of a table: a row for each combination of settings, the best on validation first."""
     names, groups = rows(jobs)
-    groups = sorted(
-        groups, key=lambda group: -mean([job.objective for job in group if job.objective is not None] or [-9])
-    )
+    groups = sorted(groups, key=score, reverse=True)
     stacks = [
         [head, *(cell(group[0].settings.get(name, "")) for group in groups)]
         for head, name in zip(short_names(names), names, strict=True)
@@ -243,6 +257,6 @@ def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
     for axes in grid[:, 0]:
         axes.set_ylabel(f"{metric} accuracy, macro-average, %")
     if metric == "validation":
-        grid[0, 0].legend(loc="lower right")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -6,6 +6,7 @@ end, whatever that is.
 """
 
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from asc.cli import exit_on_input_error, input_fault, one_line
 from asc.data import SceneData
 from asc.errors import InputError, SweepError, TooLargeError
 from asc.files import written_whole
-from asc.training.jobs import JOB_FILE, read_jobs, read_record, sweep_report
+from asc.training.jobs import JOB_FILE, Job, read_jobs, read_record, sweep_report
 
 WORST = float("-inf")  # a failed run's objective, from which Optuna learns to avoid its settings
 
@@ -36,6 +37,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.directory = Path(config.hydra.sweep.dir)
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports next
 
 
 @contextmanager
@@ -52,12 +54,17 @@ def sweep_summary() -> Iterator[None]:
         try:
             yield
         finally:
-            jobs = read_jobs(Sweep.directory) if Sweep.directory and rank_zero_only.rank == 0 else []
+            jobs: list[Job] = read_jobs(Sweep.directory) if Sweep.directory and is_main_process() else []
             failed = any(job.status == "failed" for job in jobs)
             if Sweep.directory and any(job.status != "stopped" for job in jobs):
                 print(sweep_report(Sweep.directory, jobs), flush=True)
     if failed:
         sys.exit(1)
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process of a run, or the first of several."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def check_extra() -> None:
@@ -74,7 +81,7 @@ def check_extra() -> None:
 def run_job(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -> float | None:
     """Run `job` on its settings and return its objective; in a sweep, record how it ended."""
     with exit_on_input_error():
-        if HydraConfig.get().mode != RunMode.MULTIRUN or rank_zero_only.rank:
+        if HydraConfig.get().mode != RunMode.MULTIRUN or not is_main_process():
             return job(cfg)
         return run_and_record(cfg, job)
 
