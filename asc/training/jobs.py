@@ -96,7 +96,7 @@ def sweep_report(directory: Path, jobs: Sequence[Job]) -> str:
     for reason in dict.fromkeys(job.reason for job in jobs if job.status == "failed"):
         names = [job.name for job in jobs if job.status == "failed" and job.reason == reason]
         lines.append(f"failed  {', '.join(names)}: {printable(reason)}")
-    if any(job.results for job in jobs):
+    if any(job.results for job in jobs) and set(swept(jobs)) - set(REPEATS):
         lines.append(f"best    {best(jobs) or 'cannot be told without validation clips: set data.val_fraction'}")
     return "\n".join([*lines, *(f"{file.suffix[1:]:8}{file}" for file in files)])
 
