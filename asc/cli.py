@@ -3,21 +3,26 @@
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asc.errors import InputError
+from asc.errors import InputError, printable
 
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """Exit with one sentence on invalid input, Ctrl-C or a closed pipe; other exceptions keep their traceback.
 
-    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it.
+    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it. SIGTERM, which SLURM, Kubernetes and
+    `kill` send, is taken as Ctrl-C.
     """
+    is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
     except KeyboardInterrupt:
@@ -28,23 +33,27 @@ def exit_on_input_error() -> Iterator[None]:
         sys.exit(1)
     except Exception as error:
         if message := input_fault(error):
-            sys.exit(f"error: {message}")
+            sys.exit(f"error: {printable(message)}")
         raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def input_fault(error: Exception) -> str | None:
     """One sentence for an exception about the user's input; None for any other exception."""
     if isinstance(error, InputError):
         # from a worker process, the text is a traceback that ends with the message
-        return str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: ")
+        return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
     return settings_fault(error)
 
 
 def settings_fault(error: Exception) -> str | None:
-    """One sentence for an exception of Hydra or OmegaConf about the settings; None for any other exception."""
+    """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
     from hydra.errors import InstantiationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     if isinstance(error, InstantiationException):
@@ -54,7 +63,9 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    return one_line(error) if isinstance(error, OmegaConfBaseException) else None
+    if isinstance(error, OmegaConfBaseException | MisconfigurationException):
+        return one_line(error)
+    return None
 
 
 def resume_hint(last: Path | None, run_dir: Path) -> str:

@@ -2,12 +2,12 @@
 
 import inspect
 import pickle
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 
 import asc.nets
 from asc.errors import InputError
@@ -54,7 +54,7 @@ def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str
     """
     if theirs.get("_target_") != ours.get("_target_"):
         return ["_target_"]
-    known = inspect.signature(get_class(ours["_target_"])).parameters
+    known = inspect.signature(pkgutil.resolve_name(ours["_target_"])).parameters
     defaults = {name: known[name].default for name in {*theirs, *ours} if name in known}
     full_theirs, full_ours = ({**defaults, **settings} for settings in (theirs, ours))
     return sorted(name for name in full_ours if plain(full_theirs[name]) != plain(full_ours[name]))
@@ -75,10 +75,10 @@ def build(node: dict[str, Any], **arguments: Any) -> Any:
     """
     settings = {name: value for name, value in node.items() if name != "_target_"}
     try:
-        return get_class(node["_target_"])(**settings, **arguments)
+        return pkgutil.resolve_name(node["_target_"])(**settings, **arguments)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise InputError(f"{node['_target_']} refuses its settings ({why}): correct them") from error
 
@@ -173,6 +173,6 @@ def check_finite(state: dict[str, Any], path: str | Path) -> None:
 def is_class(name: str) -> bool:
     """Whether a dotted name leads to a class; imports its module."""
     try:
-        return isinstance(get_class(name), type)
+        return isinstance(pkgutil.resolve_name(name), type)
     except Exception:  # importing a module may raise anything
         return False

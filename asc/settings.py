@@ -36,11 +36,13 @@ EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} ar
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "is_instance_of": "{class}",
+    "sequence_str": "a list",
     "list_type": "a list",
     "dict_type": "a group of settings",
     "string_too_short": "some text",
     "too_short": "at least {min_length} of them",
     "too_long": "at most {max_length} of them",
+    "value_error": "{error}",
     "literal_error": "{expected}",
 }
 

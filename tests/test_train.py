@@ -224,7 +224,7 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "no best checkpoint": ["callbacks.checkpoint", "best.ckpt"],
     "real data as synthetic": ["data=dcase"],
     "checkpoint of nowhere": ["nowhere.ckpt", "does not exist"],
-    "diverging rate": ["epoch 1", "not finite", "optimizer.lr"],
+    "diverging rate": ["diverged in epoch", "not finite", "optimizer.lr"],
     "unknown compiler": ["compile=quick", "reduce-overhead"],
     "no epochs": ["trainer.max_epochs=0"],
     "cache in a file": ["data.cache_dir=", "fold1_train.csv"],

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from asc.errors import printable
 from asc.files import written_whole
 
 JOB_FILE = "job.json"
@@ -199,11 +200,6 @@ def as_number(value: str | None) -> float | None:
         return float(value or "")
     except ValueError:
         return None
-
-
-def printable(text: str) -> str:
-    """The text with its control characters escaped: file names and labels may hold a terminal's commands."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def write_table(path: Path, jobs: Sequence[Job]) -> None:

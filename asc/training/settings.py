@@ -4,12 +4,20 @@ import os
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from asc.errors import InputError
 from asc.settings import STRICT, Count, Index, Positive, SampleRate, Seed, sentence
 
-Group = dict[str, Any]  # settings of a class, which checks them
+
+def names_class(node: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a group without a class."""
+    if not (isinstance(node.get("_target_"), str) and "." in node["_target_"]):
+        raise ValueError("a group whose _target_ names a class")
+    return node
+
+
+Group = Annotated[dict[str, Any], AfterValidator(names_class)]  # settings of a class, which checks them
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 Batches = Count | Annotated[float, Field(gt=0, le=1)]  # a number, or a fraction of all
 
@@ -32,6 +40,7 @@ class Command(Settings):
     callbacks: dict[str, Group]
     trainer: Group
     optimizer: Group
+    scheduler: Group | None
     data: Group
 
 
@@ -64,6 +73,7 @@ class Trainer(Settings):
     accumulate_grad_batches: Count = 1
     check_val_every_n_epoch: Count = 1
     log_every_n_steps: Index = 1
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)] = 0
     limit_train_batches: Batches = 1.0
     limit_val_batches: Batches = 1.0
     limit_test_batches: Batches = 1.0
