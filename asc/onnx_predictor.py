@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from asc.errors import InputError
+from asc.sound import HIGHEST_RATE, LOWEST_RATE
 
+LONGEST = 3600  # seconds of a window: a file that says more lies
 FRONTEND = "frontend.onnx"  # beside a model.onnx that takes features
 
 
@@ -25,7 +27,8 @@ class OnnxPredictor:
     def __init__(self, path: Path, threads: int | None = None):
         net = open_session(path, threads)
         self.sessions = [net]
-        if net.get_inputs()[0].name == "features":
+        source = net.get_inputs()[0]
+        if source.name == "features":
             frontend = path.with_name(FRONTEND)
             if not frontend.is_file():
                 raise InputError(
@@ -33,15 +36,22 @@ class OnnxPredictor:
                     "or export by python -m asc.export CHECKPOINT --frontend"
                 )
             self.sessions.insert(0, open_session(frontend, threads))
-        facts = net.get_modelmeta().custom_metadata_map
+            if self.sessions[0].get_outputs()[0].shape[1:] != source.shape[1:]:
+                raise InputError(f"{frontend} belongs to another classifier than {path}: copy both from one run")
         try:
-            self.labels: list[str] = json.loads(facts["labels"])
-            self.channel: int | str = json.loads(facts["channel"])
+            facts = {name: json.loads(text) for name, text in net.get_modelmeta().custom_metadata_map.items()}
+            self.labels: list[str] = [str(label) for label in facts["labels"]]
+            self.channel: int | str = facts["channel"]
             self.sample_rate, self.clip_samples, self.min_samples = (
                 int(facts[name]) for name in ("sample_rate", "clip_samples", "min_samples")
             )
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path} does not say what it was made for: export it again") from error
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise InputError(f"{path} does not say what it was made for: export it again by asc.export") from error
+        wave, probabilities = self.sessions[0].get_inputs()[0], net.get_outputs()[0]
+        shapes = ["batch", self.clip_samples], ["batch", len(self.labels)]
+        in_range = LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE and self.clip_samples <= LONGEST * self.sample_rate
+        if not (in_range and (wave.shape, probabilities.shape) == shapes):
+            raise InputError(f"{path} is not what it says it was made for: export it again by asc.export")
 
     def probabilities(self, waves: np.ndarray) -> np.ndarray:
         """Probabilities (batch, n_classes) of waves (batch, clip_samples), mono in [-1, 1], float32."""

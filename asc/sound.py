@@ -5,6 +5,7 @@ classifier listens to.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -20,6 +21,10 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz, of files: beyond, a header is 
 LARGEST_PERIOD = 2_000  # samples: see `rate_ratio`
 ZEROS, ROLLOFF = 6, 0.99  # of the resampling filter: zero crossings a side, fraction of the Nyquist frequency
 BLOCK_SECONDS = 10.0  # decoded at a time
+SUFFIXES = frozenset(  # of the names of files that libsndfile reads
+    (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
+    + (".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist")
+)
 
 
 def open_sound(path: Path) -> soundfile.SoundFile:
@@ -28,8 +33,10 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     Raises:
         InputError: the file is missing, not audio, empty, cut off, or has an impossible header.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path} does not exist or is not a file: check the path")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: check its permissions")
     try:
         sound = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
@@ -48,6 +55,16 @@ def open_sound(path: Path) -> soundfile.SoundFile:
             f"{path} has a sample rate of {sound.samplerate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE}: resample it"
         )
     return sound
+
+
+def duration(path: Path) -> float:
+    """Seconds of a sound file.
+
+    Raises:
+        InputError: as in `open_sound`.
+    """
+    with open_sound(path) as sound:
+        return sound.frames / sound.samplerate
 
 
 def read_mono(sound: soundfile.SoundFile, samples: int, channel: int | str, path: Path) -> np.ndarray:
@@ -75,7 +92,7 @@ def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndar
         return samples.mean(axis=1)
     if not isinstance(channel, int) or not 0 <= channel < samples.shape[1]:
         last = samples.shape[1] - 1
-        raise InputError(f"{path} has no channel data.channel={channel}: give 0 to {last}, or mean")
+        raise InputError(f"{path} has no channel {channel}: give 0 to {last}, or mean")
     return np.ascontiguousarray(samples[:, channel])
 
 
