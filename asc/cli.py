@@ -1,5 +1,6 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
+import errno
 import logging
 import os
 import shlex
@@ -27,12 +28,20 @@ def exit_on_input_error() -> Iterator[None]:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        discard_output()
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            discard_output()
+            sys.exit("error: the output cannot be written (No space left on device): free space")
         if message := settings_fault(error):
             sys.exit(f"error: {message}")
         raise
+
+
+def discard_output() -> None:
+    """Send what standard output still holds nowhere, or Python complains when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def settings_fault(error: Exception) -> str | None:

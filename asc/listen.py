@@ -1,7 +1,7 @@
 """Listen to recordings or a microphone: the scene in each window, by a classifier in torch or in ONNX Runtime."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,8 +89,8 @@ def listen_to_all(
     paths: Sequence[Path],
     hop: float | None = None,
     threads: int = 1,
-    on_window: Callable[[Path, Window], None] = lambda path, window: None,
-) -> Iterator[tuple[Path, list[Window] | InputError]]:
+    on_progress: Callable[[Path, float], None] = lambda path, fraction: None,
+) -> Generator[tuple[Path, list[Window] | InputError], None, None]:
     """The windows of several recordings, in the order of `paths`; a fault takes the place of a bad file's windows.
 
     Files are read in as many threads as classify, so that neither waits. Larger batches would not be faster: one clip
@@ -101,16 +101,17 @@ def listen_to_all(
         paths: the sound files.
         hop: as in `listen`.
         threads: number of threads that classify.
-        on_window: is called in any order, from any thread.
+        on_progress: is called from the threads with the fraction of a file that has been heard since the last call.
     """
     together = max(1, min(threads, len(paths)))  # files
     ahead = max(1, 2 * threads // together)
 
     def hear(path: Path) -> tuple[Path, list[Window] | InputError]:
-        heard = []
+        heard: list[Window] = []
         try:
+            seconds = duration(path)
             for window in listen(predictor, path, hop, classifiers, ahead):
-                on_window(path, window)
+                on_progress(path, (window.end - (heard[-1].end if heard else 0)) / seconds)
                 heard.append(window)
         except InputError as error:
             return path, error
