@@ -13,6 +13,17 @@ from asc.files import written_whole
 from asc.listen import Window
 
 MOST_COLORS = 10  # labels in a plot; the rarer ones share a color
+TICKS = (  # seconds
+    0.1,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)),
+)
 
 
 @dataclass(frozen=True)
@@ -42,15 +53,15 @@ def segments(windows: Sequence[Window], labels: Sequence[str]) -> list[Segment]:
     return found
 
 
-def clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are some.
+def clock(seconds: float, hours: bool = False) -> str:
+    """Minutes and seconds; hours where there are some, or asked for.
 
-    >>> clock(83.25), clock(3601)
-    ('1:23.2', '1:00:01.0')
+    >>> clock(83.25), clock(3601), clock(83.25, hours=True)
+    ('1:23.2', '1:00:01.0', '0:01:23.2')
     """
     tenths = round(10 * seconds)
-    hours, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
-    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+    hour, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
+    return f"{hour}:{minutes:02}:{rest:04.1f}" if hour or hours else f"{minutes}:{rest:04.1f}"
 
 
 def check_picture(path: Path) -> None:
@@ -76,7 +87,7 @@ def plot_timeline(name: str, windows: Sequence[Window], labels: Sequence[str], p
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure  # pyplot would look for a display
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MultipleLocator
 
     times, heights = edges(windows), np.array([window.probabilities for window in windows]).T
     names = [printable(label) for label in labels]
@@ -91,11 +102,13 @@ def plot_timeline(name: str, windows: Sequence[Window], labels: Sequence[str], p
     colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
     last = np.hstack([heights, heights[:, -1:]])  # a step needs the height at its end, too
     axes.stackplot(times, last, step="post", labels=names, colors=colors, linewidth=0)
-    axes.set(xlim=(times[0], times[-1]), ylim=(0, 1), xlabel="time, min:s", ylabel="probability")
-    if times[-1] >= 3600:
-        axes.set_xlabel("time, h:min:s")
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 6, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value).removesuffix(".0")))
+    hours = times[-1] >= 3600
+    axes.set(xlim=(times[0], times[-1]), ylim=(0, 1), ylabel="probability")
+    axes.set_xlabel("time, h:min:s" if hours else "time, min:s")
+    axes.xaxis.set_major_locator(
+        MultipleLocator(next((tick for tick in TICKS if times[-1] <= 9 * tick), times[-1] / 8))
+    )
+    axes.xaxis.set_major_formatter(lambda time, _: clock(time, hours).removesuffix(".0"))
     axes.set_title(printable(name)[-100:], fontsize=10, parse_math=False)
     handles, texts = axes.get_legend_handles_labels()
     legend = axes.legend(handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
