@@ -38,7 +38,8 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: check its permissions")
     try:
-        sound = soundfile.SoundFile(path)
+        # bytes, since a name need not be text; on Windows it is
+        sound = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
         why = getattr(error, "error_string", "no header").rstrip(".")
         raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
