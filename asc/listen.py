@@ -131,6 +131,9 @@ def listen_live(predictor: Predictor, pieces: Iterable[np.ndarray], rate: int, h
         rate: Hz of the pieces.
         hop: seconds from one window to the next. Of several that are due after one piece only the newest is computed,
             so that a slow machine does not fall behind.
+
+    Raises:
+        InputError: the answer is not a number.
     """
     ratio, samples = rate_ratio(rate, predictor.sample_rate), predictor.clip_samples
     step = max(1, round(hop * predictor.sample_rate))
@@ -139,6 +142,8 @@ def listen_live(predictor: Predictor, pieces: Iterable[np.ndarray], rate: int, h
         newest, end = np.concatenate([newest, piece])[-samples:], end + len(piece)
         if end >= due:
             (probabilities,) = predictor.probabilities(newest[None])
+            if not np.isfinite(probabilities).all():
+                raise InputError("the sound holds NaN, or the classifier's weights do: check device and checkpoint")
             yield Window((end - samples) / predictor.sample_rate, end / predictor.sample_rate, probabilities)
             due += ((end - due) // step + 1) * step
 

@@ -169,3 +169,8 @@ def test_a_stream_of_another_rate_is_resampled():
     heard = told(listen_live(Loudness(), blocks(tone, 441), 4410, hop=1))
     assert len(heard) == 4
     assert [loudness for *_, loudness in heard] == pytest.approx([0.5 / math.sqrt(2)] * 4, abs=0.01)
+
+
+def test_a_stream_of_nan_is_told():
+    with pytest.raises(InputError, match="the sound holds NaN"):
+        list(listen_live(Loudness(), iter([steps(np.nan)]), RATE, hop=1))
