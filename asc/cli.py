@@ -1,5 +1,6 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
+import errno
 import logging
 import os
 import shlex
@@ -29,9 +30,12 @@ def exit_on_input_error() -> Iterator[None]:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        discard_output()
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            discard_output()
+            sys.exit("error: the output cannot be written (No space left on device): free space")
         if message := input_fault(error):
             sys.exit(f"error: {printable(message)}")
         raise
@@ -46,6 +50,11 @@ def input_fault(error: Exception) -> str | None:
         # from a worker process, the text is a traceback that ends with the message
         return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
     return settings_fault(error)
+
+
+def discard_output() -> None:
+    """Send what standard output still holds nowhere, or Python complains when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def settings_fault(error: Exception) -> str | None:
@@ -83,6 +92,11 @@ def resume_hint(last: Path | None, run_dir: Path) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file name or label may hold a terminal's commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def silence_libraries() -> None:
