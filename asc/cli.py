@@ -39,7 +39,7 @@ def settings_fault(error: Exception) -> str | None:
     """One sentence for an exception of Hydra or OmegaConf about the settings; None for any other exception."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
-    from hydra.errors import InstantiationException
+    from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     if isinstance(error, InstantiationException):
@@ -49,7 +49,9 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    return one_line(error) if isinstance(error, OmegaConfBaseException) else None
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
+    return None
 
 
 def resume_hint(last: Path | None, run_dir: Path) -> str:
@@ -67,6 +69,11 @@ def resume_hint(last: Path | None, run_dir: Path) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file name or label may hold a terminal's commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def silence_libraries() -> None:
