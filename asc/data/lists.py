@@ -74,7 +74,7 @@ def read_meta(root: Path) -> dict[str, dict[str, str]]:
     return {row["filename"]: row for row in rows}
 
 
-def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
+def refuse(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
     """Raise InputError with the count and the first few names, if there are any."""
     if names:
         raise InputError(f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}")

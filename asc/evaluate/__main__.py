@@ -5,7 +5,8 @@ Writes evaluation.json, predictions.csv, confusion_matrix.png, reliability.png a
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "setting",
         nargs="*",
+        default=[],
         metavar="SETTING",
         help="of the data, as of train.py: data=dcase data.root=DIR data.fold=2; default: the checkpoint's own",
     )
@@ -55,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(argv)
     silence_libraries()
     with exit_on_input_error():
-        evaluation = evaluate(arguments)
+        check_number("--worst", arguments.worst, int, 0)
+        check_number("--seed", arguments.seed, int, 0)
+        with folder(arguments.output):
+            evaluation = evaluate(arguments)
         if arguments.json:
             print(json.dumps(evaluation, indent=2, allow_nan=False))
         else:
@@ -75,10 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from asc.predictions import Predictions, predict, write_predictions
     from asc.predictor import load_predictor
 
-    check_number("--worst", arguments.worst, int, 0)
-    check_number("--seed", arguments.seed, int, 0)
     directory = arguments.output
-    make_folder(directory)
     predictor = load_predictor(arguments.checkpoint, arguments.trusted)
     data = evaluation_data(arguments.checkpoint, predictor, arguments.setting)
     clips = clips_of(data, arguments.split)
@@ -105,18 +107,27 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return evaluation
 
 
-def make_folder(directory: Path) -> None:
-    """Make the folder to write, before anything is computed; files of an earlier evaluation there are replaced.
+@contextmanager
+def folder(directory: Path) -> Iterator[None]:
+    """Make the folder to write before anything is computed; files of an earlier evaluation there are replaced.
 
     Raises:
         InputError: the folder is a run's, whose files have the same names, or cannot be made.
     """
     if (directory / "results.json").exists():
         raise InputError(f"--output={directory} holds a run: choose another folder")
+    is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"--output={directory} cannot be made ({error.strerror}): choose another folder") from error
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it holds files
+                directory.rmdir()
+        raise
 
 
 if __name__ == "__main__":
