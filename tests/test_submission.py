@@ -176,10 +176,10 @@ def meta_of_rules() -> dict:
     ],
 )
 def test_each_rule_of_the_meta_information(part, name, value, message):
-    check_meta(meta_of_rules())
+    meta = meta_of_rules()
+    check_meta(meta)
+    meta[part][name] = value
     with pytest.raises(InputError, match=message):
-        meta = meta_of_rules()
-        meta[part][name] = value
         check_meta(meta)
 
 
