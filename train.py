@@ -8,11 +8,9 @@ from omegaconf import DictConfig
 
 from asc import InputError, SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
-from asc.errors import check_choice
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
-
-COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
+from asc.training.settings import check_settings
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -26,9 +24,9 @@ def main(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig) -> float:
     """Return the macro-average accuracy of the best checkpoint: on validation, or on test without validation."""
+    check_settings(cfg)
     checkpoints = Path(cfg.run_dir) / "checkpoints"
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
-    check_choice("compile", cfg.compile, COMPILE_MODES)
     begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16"))
     if "checkpoint" not in cfg.callbacks:
         raise InputError("callbacks.checkpoint writes best.ckpt, which is tested in the end: leave it in")

@@ -12,6 +12,11 @@ class WriteError(InputError):
     """A file cannot be written."""
 
 
+def printable(text: str) -> str:
+    """The text with control characters escaped: those of a file name or label could write to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def check_number(
     setting: str, value: Any, kind: type[int] | type[float], low: float, high: float = float("inf")
 ) -> None:

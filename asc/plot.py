@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asc.cli import printable
+from asc.errors import printable
 from asc.files import written_whole
 
 

@@ -88,14 +88,19 @@ def write_predictions(
 ) -> None:
     """Write a row for each clip: filename (below `root`), scene_label, and the probability of each label.
 
+    The name of a clip from within a recording ends with "#t=SECONDS".
+
     Raises:
         WriteError: the file cannot be written.
     """
-    with written_whole(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        written_whole(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         table = csv.writer(file)
         table.writerow(["filename", "scene_label", *labels])
         for clip, row in zip(clips, probabilities, strict=False):  # trainer.limit_test_batches
-            table.writerow([clip.path.relative_to(root), clip.label, *(f"{value:.6f}" for value in row)])
+            table.writerow([clip.name(root), clip.label, *(f"{value:.6f}" for value in row)])
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -105,7 +110,7 @@ def read_predictions(path: Path) -> Predictions:
         InputError: the file is missing, or not one of `write_predictions`.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             header, *rows = csv.reader(file)
         labels = header[2:]
         targets = [labels.index(row[1]) for row in rows]

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asc.data import SceneData
 from asc.data.lists import Clip, shorten
+from asc.data.remembered import scene_data
 from asc.errors import InputError
 from asc.listen import Predictor
 from asc.loading import read_checkpoint
@@ -39,7 +40,7 @@ def evaluation_data(checkpoint: Path, predictor: Predictor, overrides: Sequence[
     else:
         node: Any = OmegaConf.to_container(compose_data("compress", ["checkpoint=given", *overrides]), resolve=True)
         given = {name: value for name, value in node.items() if value is not None}
-        data = SceneData(**{**own_data(checkpoint), "batch_size": BATCH_SIZE, **given, **heard})
+        data = scene_data(own_data(checkpoint), {"batch_size": BATCH_SIZE, **given, **heard})
     data.prepare_data()
     data.setup()
     unknown = sorted(set(data.labels) - set(predictor.labels))

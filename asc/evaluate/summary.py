@@ -84,7 +84,7 @@ def worst_mistakes(predictions: Predictions, clips: Sequence[Clip], root: Path, 
         target, predicted = predictions.targets[index], predictions.predicted[index]
         rows.append(
             {
-                "filename": str(clips[index].path.relative_to(root)),
+                "filename": clips[index].name(root),
                 "true": predictions.labels[target],
                 "predicted": predictions.labels[predicted],
                 "probability_of_true": predictions.probabilities[index, target].item(),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from asc.cli import printable
+from asc.errors import printable
 from asc.evaluate.bootstrap import LEVEL
 
 WIDTH = 100

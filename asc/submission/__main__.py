@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asc.cli import exit_on_input_error, printable, silence_libraries
-from asc.errors import InputError, WriteError, check_number
+from asc.cli import exit_on_input_error, silence_libraries
+from asc.errors import InputError, WriteError, check_number, printable
 
 EPILOG = """
 FILE of --authors is YAML; all but the authors may be left out:

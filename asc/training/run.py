@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from asc.classifier import SceneClassifier
 from asc.cli import resume_hint
 from asc.data import SceneData
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError, check_choice
 from asc.export import export_or_checkpoint
 from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, check_resumable, last_checkpoint, replace_weights
 from asc.training.distributed import check_processes, single_process_trainer
@@ -32,9 +32,6 @@ def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, .
     Raises:
         InputError: a setting is invalid, or the directory holds another run.
     """
-    check_number("seed", cfg.seed, int, 0, 2**32 - 1)
-    check_number("trainer.max_epochs", cfg.trainer.max_epochs, int, 1)
-    check_choice("refresh_norms", cfg.refresh_norms, (True, False))
     check_choice("trainer.precision", str(cfg.trainer.precision), precisions)
     directory = Path(cfg.run_dir)
     resumed = Path(cfg.checkpoint).resolve() if isinstance(cfg.checkpoint, str) else None
