@@ -61,7 +61,7 @@ def settings_fault(error: Exception) -> str | None:
     """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
-    from hydra.errors import InstantiationException
+    from hydra.errors import HydraException, InstantiationException
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -72,8 +72,8 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    if isinstance(error, OmegaConfBaseException | MisconfigurationException):
-        return one_line(error)
+    if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
+        return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
     return None
 
 
