@@ -94,11 +94,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def printable(text: str) -> str:
-    """The text with control characters escaped: a file name or label may hold a terminal's commands."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def silence_libraries() -> None:
     """Silence log messages and warnings that a user cannot act on."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
