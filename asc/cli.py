@@ -22,7 +22,8 @@ def exit_on_input_error() -> Iterator[None]:
         yield
     except InputError as error:
         # from a worker process, the text is a traceback that ends with the message
-        sys.exit("error: " + str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: "))
+        sentence = str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: ")
+        sys.exit("error: " + printable(sentence))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
@@ -67,6 +68,11 @@ def resume_hint(last: Path | None, run_dir: Path) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file name or label may hold a terminal's commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def silence_libraries() -> None:
