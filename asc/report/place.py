@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asc.report.palette import LIGHT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OFFSETS = [(x, y) for y in (5, -5, 15, -15) for x in (4, -4)] + [(6, 0), (-6, 0)]  # points: where a label may go
+STYLE: dict = {"fontsize": 8, "color": LIGHT["ink"], "parse_math": False}
 MOST = 14  # labels of a panel: more would hide its points
 
 
@@ -27,7 +30,7 @@ def label_points(axes: "Axes", points: list[tuple[float, float]], bars: list[flo
         corners += [(left - 2, low - 2, left + 2, high + 2), (left - 5, middle - 5, left + 5, middle + 5)]
     occupied, frame = np.array(corners), np.array(axes.bbox.extents)
     for index, text in labels.items():
-        label = axes.annotate(text, points[index], (0, 0), textcoords="offset points", fontsize=8, parse_math=False)
+        label = axes.annotate(text, points[index], (0, 0), textcoords="offset points", **STYLE)
         width, height = label.get_window_extent().size
         anchor = axes.transData.transform(points[index])
         boxes = np.array([box_at(anchor, offset, width, height, pixel) for offset in OFFSETS])

@@ -15,6 +15,7 @@ from asc.report.systems import System, Task
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
 PANELS_A_ROW = 3
@@ -148,11 +149,12 @@ def draw_legend(figure: "Figure", systems: Sequence[System], colors: dict[str, s
     entries = entries if 1 < len(entries) <= MOST else []
     if len(precisions) > 1:
         entries += [(name, Line2D([], [], marker=MARKERS[name], ls="", color=LIGHT["muted"])) for name in precisions]
-    entries.append(("best so far (Pareto front)", Line2D([], [], color=LIGHT["rule"], linewidth=2)))
+    if len(systems) > 1:
+        entries.append(("Pareto front", Line2D([], [], color=LIGHT["rule"], linewidth=2)))
     figure_legend(figure, entries)
 
 
-def figure_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], columns: int = 3) -> None:  # noqa: F821
+def figure_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], columns: int = 3) -> None:
     """A legend below all panels, where it covers nothing."""
     names = [name.lstrip("_") for name, _ in entries]  # a leading underscore would hide the entry
     legend = figure.legend(

@@ -1,11 +1,13 @@
 """The tables of asc.report for the terminal: for each task, a row for each system."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
 from asc.complexity import KB
 from asc.report.latency import ROUNDS
+from asc.report.results import LIMITS
 from asc.report.systems import System, Task
 
 Column = tuple[str, str, list[str]]  # two lines of heading, cells
@@ -86,7 +88,7 @@ def report_table(tasks: Iterable[Task]) -> str:
 def legend(timed: bool) -> str:
     """What the headings mean."""
     lines = [
-        "accuracy by class: the mean of the classes' accuracies, by which DCASE ranks; ± standard deviation of the runs",
+        "accuracy by class: the mean of the classes' accuracies, by which DCASE ranks; ±: standard deviation of runs",
         "log loss: mean cross-entropy, 0 is best; weights: the non-zero ones (DCASE: as the challenge counted, at most",
         "500); file: the one to deploy; MACs: multiply-accumulate operations for a clip, in millions; 1 KB: 1024 bytes",
     ]
@@ -103,3 +105,20 @@ def report(tasks: Sequence[Task], latency: dict[System, float] | None) -> str:
     """All tables and what they mean."""
     tables = [systems_table(task, latency) for task in tasks]
     return "\n\n".join(filter(None, [*tables, legend(latency is not None), report_table(tasks)]))
+
+
+def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) -> list[dict[str, Any]]:
+    """All systems for JSON: accuracies are fractions; a deviation of a single run and a time not measured are null."""
+    return [
+        {
+            "data": task.title,
+            "labels": list(task.labels),
+            "system": f"{task.shared}, {system.name}" if task.shared else system.name,
+            "runs": [str(run.directory) for run in system.runs],
+            "mean": {metric: system.mean(metric) for metric in LIMITS},
+            "std": {metric: system.std(metric) for metric in LIMITS},
+            "milliseconds": (latency or {}).get(system),
+        }
+        for task in tasks
+        for system in task.systems
+    ]
