@@ -69,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         directories = tqdm(find_runs(arguments.run), "reading", leave=False, disable=None, delay=2)
         tasks = group(map(read_run, directories))
         latency = None if arguments.no_latency else measure_latency(all_systems(tasks))
-        print(json.dumps(as_plain_values(tasks, latency), indent=2) if arguments.json else report(tasks, latency))
         written = {}
         if picture:
             plot_accuracy_over_size(tasks, picture)
@@ -77,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.html:
             write_page(arguments.html, tasks, latency, arguments.mistakes, not arguments.no_audio)
             written["page"] = arguments.html
+        print(json.dumps(as_plain_values(tasks, latency), indent=2) if arguments.json else report(tasks, latency))
         if not arguments.json:
             print("\n" + "\n".join(f"{what:8} {printable(str(path))}" for what, path in written.items()))
 

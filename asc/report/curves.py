@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asc.report.palette import LIGHT, SERIES
-from asc.report.plot import dress, figure_legend, without_glyph_warnings
+from asc.report.plot import PANEL, dress, figure_legend, without_glyph_warnings
 from asc.report.results import not_of_a_run
 from asc.report.systems import Task
 
@@ -58,7 +58,7 @@ def training_curves(task: Task) -> "tuple[Figure, list[str]] | None":
     shown = [column for column in PANELS if any(column in run for runs in histories.values() for run in runs)]
     if not shown:
         return None
-    figure = Figure(figsize=(5.4, 2.9 * len(shown) + 0.25 * math.ceil(len(systems) / 2)), layout="constrained")
+    figure = Figure(figsize=(PANEL[0], 2.6 * len(shown) + 0.25 * math.ceil(len(systems) / 2)), layout="constrained")
     entries: dict[str, Line2D] = {}
     for axes, column in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
         title, factor = PANELS[column]

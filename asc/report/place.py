@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OFFSETS = [(x, y) for y in (5, -5, 15, -15) for x in (4, -4)] + [(6, 0), (-6, 0)]  # points: where a label may go
-STYLE: dict = {"fontsize": 8, "color": LIGHT["ink"], "parse_math": False}
+BACKGROUND = {"color": LIGHT["paper"], "alpha": 0.7, "linewidth": 0, "pad": 0}  # legible on a line
+STYLE: dict = {"fontsize": 8, "color": LIGHT["ink"], "parse_math": False, "bbox": BACKGROUND}
 MOST = 14  # labels of a panel: more would hide its points
 
 

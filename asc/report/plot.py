@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
-PANELS_A_ROW = 3
+PANELS_A_ROW, PANEL = 3, (4.6, 3.6)  # inches
 SIZE = "size of the non-zero weights, KB"
 
 
@@ -64,7 +64,7 @@ def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
     figure = accuracy_plot(tasks, size, SIZE, [task.title for task in tasks])
     try:
         with written_whole(path) as temporary, without_glyph_warnings():
-            figure.savefig(temporary, dpi=150)
+            figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -79,7 +79,7 @@ def accuracy_plot(
 
     columns = min(len(tasks), PANELS_A_ROW)
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(5.4 * columns, 4 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     networks = list(dict.fromkeys(system.first.parts["network"] for task in tasks for system in task.systems))
     colors = {network: SERIES[index % len(SERIES)] for index, network in enumerate(networks)}

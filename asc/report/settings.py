@@ -76,9 +76,9 @@ def differing(choices: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     {'a': ['1', '2']}
     """
     settings = [in_force(run) for run in choices]
-    names = dict.fromkeys(name for run in settings for name in run)
-    rows = {name: [written(run[name]) if name in run else "" for run in settings] for name in names}
-    return {printable(name): row for name, row in rows.items() if len(set(row)) > 1}
+    names = dict.fromkeys(name for run in settings for name in run if not name.endswith(("_recursive_", "_convert_")))
+    differ = [name for name in names if any(run.get(name) != settings[0].get(name) for run in settings)]
+    return {printable(name): [written(run[name]) if name in run else "" for run in settings] for name in differ}
 
 
 def written(value: Any) -> str:
