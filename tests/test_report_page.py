@@ -90,69 +90,74 @@ def sources(html: str, kind: str) -> list[bytes]:
     return [base64.b64decode(text) for text in re.findall(rf"data:{kind};base64,([^\"]+)", html)]
 
 
+@pytest.fixture(scope="module")
+def driver():
+    with browser() as driver:
+        yield driver
+
+
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it(page, width):
-    with browser(width) as driver:
-        driver.get(page.as_uri())
-        rows = driver.execute_script(
-            "return [...document.querySelectorAll('table.systems')].map("
-            "table => [...table.tBodies[0].rows].map(row => [...row.cells].slice(0, 4).map(cell => cell.textContent)))"
-        )
-        assert rows == [
-            [["DCASE 2020 baseline", "1", "60.0", "60.0"], ["CNN", "1", "60.0", "50.0"]],
-            [["CNN", "1", "60.0", "50.0"]],
-        ]
-        script = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-        assert driver.execute_script(script)  # tables scroll in boxes of their own
-        images = driver.execute_script(
-            "return [...document.images].map(image => [image.naturalWidth, image.clientWidth, image.alt])"
-        )
-        assert len(images) == 4  # of three clips each the fourth is gone and the fifth outside
-        assert all(natural > 0 and shown > 100 and alt for natural, shown, alt in images)
-        plots = driver.execute_script(
-            "return [...document.querySelectorAll('svg')].map("
-            "svg => [svg.getBoundingClientRect().width, svg.getBoundingClientRect().height, svg.ariaLabel])"
-        )
-        assert len(plots) == 6  # of each task: size, latency, training
-        assert all(250 < across < width and down > 200 and text for across, down, text in plots)
-        played = driver.execute_async_script(
-            "const done = arguments[0], player = document.querySelector('audio');"
-            "player.ontimeupdate = () => player.currentTime > 0.1 && done([player.currentTime, player.duration]);"
-            "player.onerror = () => done('error'); player.play().catch(error => done(String(error)));"
-        )
-        assert played[0] > 0.1
-        assert played[1] == pytest.approx(0.5, abs=0.1)  # seconds of a training clip
-        assert console_errors(driver) == []
+def test_a_browser_shows_it(page, driver, width):
+    show_at(driver, width)
+    driver.get(page.as_uri())
+    rows = driver.execute_script(
+        "return [...document.querySelectorAll('table.systems')].map("
+        "table => [...table.tBodies[0].rows].map(row => [...row.cells].slice(0, 4).map(cell => cell.textContent)))"
+    )
+    assert rows == [
+        [["DCASE 2020 baseline", "1", "60.0", "60.0"], ["CNN", "1", "60.0", "50.0"]],
+        [["CNN", "1", "60.0", "50.0"]],
+    ]
+    script = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    assert driver.execute_script(script)  # tables scroll in boxes of their own
+    images = driver.execute_script(
+        "return [...document.images].map(image => [image.naturalWidth, image.clientWidth, image.alt])"
+    )
+    assert len(images) == 4  # of three clips each the fourth is gone and the fifth outside
+    assert all(natural > 0 and shown > 100 and alt for natural, shown, alt in images)
+    plots = driver.execute_script(
+        "return [...document.querySelectorAll('svg')].map("
+        "svg => [svg.getBoundingClientRect().width, svg.getBoundingClientRect().height, svg.ariaLabel])"
+    )
+    assert len(plots) == 6  # of each task: size, latency, training
+    assert all(250 < across < width and down > 200 and text for across, down, text in plots)
+    played = driver.execute_async_script(
+        "const done = arguments[0], player = document.querySelector('audio');"
+        "player.ontimeupdate = () => player.currentTime > 0.1 && done([player.currentTime, player.duration]);"
+        "player.onerror = () => done('error'); player.play().catch(error => done(String(error)));"
+    )
+    assert played[0] > 0.1
+    assert played[1] == pytest.approx(0.5, abs=0.1)  # seconds of a training clip
+    assert console_errors(driver) == []
 
 
-def test_it_follows_dark_mode_and_the_keyboard_reaches_its_boxes(page):
-    with browser(390) as driver:
-        driver.get(page.as_uri())
-        colors = {}
-        for scheme in ("light", "dark"):
-            show_at(driver, 390, scheme=scheme)
-            script = (
-                "const text = [...document.querySelectorAll('svg text')].find(text => text.textContent == 'CNN');"
-                "return [getComputedStyle(document.body).backgroundColor, getComputedStyle(text).fill]"
-            )
-            colors[scheme] = driver.execute_script(script)
-        for scheme, palette in (("light", LIGHT), ("dark", DARK)):
-            expected = [f"rgb({', '.join(map(str, rgb(palette[name])))})" for name in ("paper", "ink")]
-            assert colors[scheme] == expected
-        boxes = driver.execute_script(
-            "return [...document.querySelectorAll('*')].filter(box => box.scrollWidth > box.clientWidth + 1 && "
-            "getComputedStyle(box).overflowX == 'auto').map(box => [box.tabIndex, box.role, box.ariaLabel])"
+def test_it_follows_dark_mode_and_the_keyboard_reaches_its_boxes(page, driver):
+    driver.get(page.as_uri())
+    colors = {}
+    for scheme in ("light", "dark"):
+        show_at(driver, 390, scheme=scheme)
+        script = (
+            "const text = [...document.querySelectorAll('svg text')].find(text => text.textContent == 'CNN');"
+            "return [getComputedStyle(document.body).backgroundColor, getComputedStyle(text).fill]"
         )
-        assert boxes
-        assert all(index == 0 and role == "region" and label for index, role, label in boxes)
-        levels = driver.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
-        assert levels[0] == 1
-        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-        script = "return [...document.querySelectorAll('th')].every(th => th.scope)"
-        assert driver.execute_script(script)
-        assert driver.execute_script("return document.querySelectorAll('main').length") == 1
-        ids = driver.execute_script("return [...document.querySelectorAll('[id]')].map(element => element.id)")
-        assert len(ids) == len(set(ids))
+        colors[scheme] = driver.execute_script(script)
+    for scheme, palette in (("light", LIGHT), ("dark", DARK)):
+        expected = [f"rgb({', '.join(map(str, rgb(palette[name])))})" for name in ("paper", "ink")]
+        assert colors[scheme] == expected
+    boxes = driver.execute_script(
+        "return [...document.querySelectorAll('*')].filter(box => box.scrollWidth > box.clientWidth + 1 && "
+        "getComputedStyle(box).overflowX == 'auto').map(box => [box.tabIndex, box.role, box.ariaLabel])"
+    )
+    assert boxes
+    assert all(index == 0 and role == "region" and label for index, role, label in boxes)
+    levels = driver.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    script = "return [...document.querySelectorAll('th')].every(th => th.scope)"
+    assert driver.execute_script(script)
+    assert driver.execute_script("return document.querySelectorAll('main').length") == 1
+    ids = driver.execute_script("return [...document.querySelectorAll('[id]')].map(element => element.id)")
+    assert len(ids) == len(set(ids))
 
 
 def test_it_needs_nothing_from_elsewhere(page):
@@ -184,7 +189,7 @@ def test_without_audio(runs, tmp_path, capsys):
 
 def test_two_pages_of_the_same_runs_are_the_same(runs, tmp_path, capsys):
     for name in "ab":
-        main([str(runs / "first"), "--html", str(tmp_path / name), "--no-latency"])
+        main([str(runs / "first"), "--html", str(tmp_path / name), "--no-latency", "--mistakes", "1"])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -42,7 +42,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def curves(systems: Sequence[System]) -> list[list[System]]:
-    """Systems to connect by a line, sorted by size: one network and precision, unpruned and pruned in one way."""
+    """Systems to connect by a line, sorted by size: of one network and precision the best unpruned and the pruned."""
     lines = []
     families = [[system.first.parts.get(part) for part in ("network", "precision", "folding")] for system in systems]
     for family in [family for index, family in enumerate(families) if family not in families[:index]]:
@@ -50,7 +50,7 @@ def curves(systems: Sequence[System]) -> list[list[System]]:
         members = [system for system in members if not system.first.phases]
         narrow = [system for system in members if system.first.filters]
         sparse = [system for system in members if system.first.is_pruned and system not in narrow]
-        unpruned = [system for system in members if system not in narrow + sparse]
+        unpruned = sorted((system for system in members if system not in narrow + sparse), key=accuracy)[-1:]
         lines += [sorted(unpruned + pruned, key=size) for pruned in (sparse, narrow) if pruned]
     return lines
 
@@ -132,7 +132,7 @@ def draw_panel(
 
 def dress(axes: "Axes") -> None:
     """Give axes the palette's colors, a grid, and no frame."""
-    axes.grid(color=LIGHT["rule"], linewidth=0.5)
+    axes.grid(color=LIGHT["rule"], linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
     axes.set_facecolor("none")
     axes.tick_params(which="both", color=LIGHT["muted"], labelcolor=LIGHT["muted"])

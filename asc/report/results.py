@@ -73,7 +73,7 @@ def read_results(file: Path) -> Results:
 
 def not_of_a_run(file: Path, fault: str) -> InputError:
     """The error about a file that no run writes."""
-    return InputError(f"{file} is not what a finished run writes ({fault}): repeat the run or leave it out")
+    return InputError(printable(f"{file} is not what a finished run writes ({fault}): repeat the run or leave it out"))
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -144,7 +144,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         files = [own] if own.is_file() else sorted(path.rglob("results.json"))
         if not files:
             fault = "holds no results.json" if path.is_dir() else "is no directory"
-            raise InputError(f"{path} {fault}: give the directory of a finished run, or of several")
+            raise InputError(printable(f"{path} {fault}: give the directory of a finished run, or of several"))
         found |= dict.fromkeys(file.parent.resolve() for file in files)
     return list(found)
 
@@ -160,10 +160,9 @@ def read_run(directory: Path) -> Run:
     moved = (directory / recorded.name, directory / "checkpoints" / recorded.name)
     checkpoint = next((path for path in (recorded, *moved) if path.is_file()), None)
     content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
-    settings = content["hyper_parameters"]
+    settings, data = content["hyper_parameters"], content.get("datamodule_hyper_parameters") or {}
     if checkpoint and not (isinstance(settings.get("net"), dict) and isinstance(settings["net"].get("_target_"), str)):
         raise InputError(f"checkpoint={checkpoint} names no network: repeat the run or leave it out")
-    data = content.get("datamodule_hyper_parameters", {})
     sparsity = zeros(content["state_dict"])
     if sparsity is None:
         all_values = results.metrics["parameters"]
@@ -173,7 +172,7 @@ def read_run(directory: Path) -> Run:
         results=results,
         checkpoint=checkpoint,
         settings=settings,
-        root=Path(data["root"]) if data.get("root") else None,
+        root=Path(str(data["root"])) if data.get("root") else None,
         split=tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else (),
         choices=read_choices(directory),
         sparsity=sparsity,
