@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
+FRONT = LIGHT["series8"]
 PANELS_A_ROW, PANEL = 3, (4.6, 3.6)  # inches
 SIZE = "size of the non-zero weights, KB"
 
@@ -109,7 +110,7 @@ def draw_panel(
         axes.plot([cost(s) for s in curve], [accuracy(s) for s in curve], color=LIGHT["muted"], linewidth=0.7, zorder=1)
     points = [(cost(system), accuracy(system)) for system in systems]
     front = [points[index] for index in pareto_front(points)]
-    axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=LIGHT["rule"], linewidth=2, zorder=0.5)
+    axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FRONT, linewidth=2, zorder=0.5)
     for system, (x, y) in zip(systems, points, strict=True):
         std = system.std("macro_accuracy")
         axes.errorbar(
@@ -150,7 +151,7 @@ def draw_legend(figure: "Figure", systems: Sequence[System], colors: dict[str, s
     if len(precisions) > 1:
         entries += [(name, Line2D([], [], marker=MARKERS[name], ls="", color=LIGHT["muted"])) for name in precisions]
     if len(systems) > 1:
-        entries.append(("Pareto front", Line2D([], [], color=LIGHT["rule"], linewidth=2)))
+        entries.append(("Pareto front", Line2D([], [], color=FRONT, linewidth=2)))
     figure_legend(figure, entries)
 
 
