@@ -4,28 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
-from asc.cli import exit_on_input_error, silence_libraries
-from asc.data import SceneData
+from asc.cli import silence_libraries
+from asc.data import SceneData, scene_data
 from asc.loading import read_checkpoint
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
+from asc.training.settings import check_settings
+from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Run one job; return the sweep objective."""
     silence_libraries()
     keep_freed_memory()
-    with exit_on_input_error():
-        return compress(cfg)
+    return run_job(cfg, compress)
 
 
-def compress(cfg: DictConfig) -> float:
-    """Return the macro-average accuracy of the compressed classifier: on validation, or on test without validation."""
+def compress(cfg: DictConfig) -> float | None:
+    """Return the macro-average accuracy of the compressed classifier on validation clips; None without validation."""
+    check_settings(cfg)
     phase = instantiate(cfg.phase)
     last = Path(cfg.run_dir) / phase.checkpoint if phase.checkpoint else None
     directory = begin_run(cfg, last, precisions=("32-true", "32"))
@@ -37,14 +39,17 @@ def compress(cfg: DictConfig) -> float:
     source, *others = [SceneClassifier.load_from_checkpoint(path, trusted=trusted, **training) for path in checkpoints]
     model = phase.begin(source, *others)
     data = training_data(cfg, checkpoints[0], model)
+    check_search(data)
     run = Run(cfg, model.train(), data, last, callbacks=[phase])
     resume = checkpoints[0] if phase.is_unfinished(source) else None
     run.prepare(fit_frontend=False, resume=resume)
     if not run.fit(resume):
-        return 0.0  # only the main process tests; Hydra uses its return value
+        return None  # only the main process tests; Hydra uses its return value
 
     model = phase.finish(model)
-    return run.test(model, directory / f"{model.stage}.ckpt", save=True, accelerator="cpu")
+    objective = run.test(model, directory / f"{model.stage}.ckpt", save=True, accelerator="cpu")
+    check_size(model.complexity().size_kb, cfg.max_size_kb)
+    return objective
 
 
 def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> SceneData:
@@ -56,11 +61,10 @@ def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> S
     node: Any = OmegaConf.to_container(cfg.data, resolve=True)
     overrides = {name: value for name, value in node.items() if value is not None and name != "_target_"}
     saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
-    split = {name: saved[name] for name in ("seed",) if name in saved}  # no clip changes sides
-    settings = {**saved, **overrides, **split, "sample_rate": model.sample_rate, "channel": model.channel}
-    if "root" not in settings:
+    given = {**overrides, "sample_rate": model.sample_rate, "channel": model.channel}
+    if "root" not in {**saved, **given}:
         raise InputError(f"checkpoint={checkpoint} does not name its training data: give data=dcase data.root=DIR")
-    data = SceneData(**settings)
+    data = scene_data(saved, given, get_class(node["_target_"]) if "_target_" in node else None)
     data.setup()
     if set(data.labels) != set(model.labels):
         raise InputError(
@@ -72,4 +76,5 @@ def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> S
 
 
 if __name__ == "__main__":
-    main()
+    with sweep_summary():
+        main()

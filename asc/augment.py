@@ -5,15 +5,20 @@ soft labels. Each callback edits the list in place, since Lightning ignores what
 """
 
 import math
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
 from asc.classifier import SceneClassifier
-from asc.errors import check_number
+from asc.settings import Fraction, Index, checked
+
+Alpha = Annotated[float, Field(gt=1e-6, le=1e6)]  # of Beta(alpha, alpha)
+Decibels = Annotated[float, Field(ge=0, le=100)]
 
 
 def mixup(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,8 +119,8 @@ class Mixup(pl.Callback):
         keep_originals: append the mixed examples, which doubles the batch, as in these papers.
     """
 
-    def __init__(self, alpha: float = 0.4, keep_originals: bool = False):
-        check_number("callbacks.mixup.alpha", alpha, float, 1e-6)  # to disable mixup, delete the callback
+    @checked("callbacks.mixup")
+    def __init__(self, alpha: Alpha = 0.4, keep_originals: bool = False):
         self.beta = torch.distributions.Beta(alpha, alpha)
         self.keep_originals = keep_originals
 
@@ -133,8 +138,8 @@ class BetweenClass(pl.Callback):
         alpha: lam is drawn from Beta(alpha, alpha) for each example; 1, uniform, in the paper.
     """
 
-    def __init__(self, alpha: float = 1.0):
-        check_number("callbacks.between_class.alpha", alpha, float, 1e-6)
+    @checked("callbacks.between_class")
+    def __init__(self, alpha: Alpha = 1.0):
         self.beta = torch.distributions.Beta(alpha, alpha)
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -151,9 +156,8 @@ class FreqMixStyle(pl.Callback):
         alpha: lam is drawn from Beta(alpha, alpha) for each example.
     """
 
-    def __init__(self, p: float = 0.4, alpha: float = 0.3):
-        check_number("callbacks.freq_mixstyle.p", p, float, 0, 1)
-        check_number("callbacks.freq_mixstyle.alpha", alpha, float, 1e-6)
+    @checked("callbacks.freq_mixstyle")
+    def __init__(self, p: Fraction = 0.4, alpha: Alpha = 0.3):
         self.p, self.beta = p, torch.distributions.Beta(alpha, alpha)
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -170,9 +174,8 @@ class BandGain(pl.Callback):
         knots: number of knots.
     """
 
-    def __init__(self, db: float = 6.0, knots: int = 5):
-        check_number("callbacks.band_gain.db", db, float, 0, 60)
-        check_number("callbacks.band_gain.knots", knots, int, 2)
+    @checked("callbacks.band_gain")
+    def __init__(self, db: Decibels = 6.0, knots: Annotated[int, Field(ge=2, le=1000)] = 5):
         self.db, self.knots = db, knots
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -188,8 +191,8 @@ class RandomLevel(pl.Callback):
         db: the gain is drawn from [-db, db].
     """
 
-    def __init__(self, db: float = 10.0):
-        check_number("callbacks.random_level.db", db, float, 0, 100)
+    @checked("callbacks.random_level")
+    def __init__(self, db: Decibels = 10.0):
         self.db = db
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -204,8 +207,8 @@ class TimeStretch(pl.Callback):
         factor: rates are drawn log-uniformly from [1 / factor, factor].
     """
 
-    def __init__(self, factor: float = 1.2):
-        check_number("callbacks.time_stretch.factor", factor, float, 1, 4)
+    @checked("callbacks.time_stretch")
+    def __init__(self, factor: Annotated[float, Field(ge=1, le=4)] = 1.2):
         self.factor = factor
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -223,8 +226,8 @@ class Roll(pl.Callback):
 
     MIN_FRAMES = 32
 
-    def __init__(self, keep: float = 1.0):
-        check_number("callbacks.roll.keep", keep, float, 1e-6, 1)
+    @checked("callbacks.roll")
+    def __init__(self, keep: Annotated[float, Field(gt=0, le=1)] = 1.0):
         self.keep = keep
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -241,7 +244,8 @@ class Mask(pl.Callback):
         frames: maximum length of the time mask.
     """
 
-    def __init__(self, bins: int, frames: int):
+    @checked("callbacks.mask")
+    def __init__(self, bins: Index, frames: Index):
         self.bins, self.frames = bins, frames
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:

@@ -3,25 +3,29 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
+from annotated_types import Len
+from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.complexity import Complexity, complexity
-from asc.errors import InputError, check_number
+from asc.errors import InputError
 from asc.frontend import Frontend
 from asc.listen import listen
-from asc.loading import check_targets, differing_settings, read_checkpoint
+from asc.loading import build, check_finite, check_hyperparameters, check_size, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
 from asc.rewrite.fold import fold_checked
 from asc.rewrite.quantize import convert, prepare, running_on, without_deprecation_notices
+from asc.settings import Fraction, Index, checked
+
+Stage = Literal["float", "pruned", "qat", "int8"]
 
 
 class SceneClassifier(pl.LightningModule):
@@ -39,26 +43,32 @@ class SceneClassifier(pl.LightningModule):
             learning (see `start_from`).
     """
 
+    @checked("")
     def __init__(
         self,
-        frontend: dict,
-        net: dict,
-        optimizer: dict,
-        labels: list[str],
-        clip_samples: int,
-        scheduler: dict | None = None,
-        channel: int | str = 0,
-        stage: str = "float",
-        quantization: dict | None = None,
-        body_lr: float = 1.0,
+        frontend: dict[str, Any],
+        net: dict[str, Any],
+        optimizer: dict[str, Any],
+        labels: Annotated[Sequence[str], Len(2, 10_000)],
+        clip_samples: Annotated[int, Field(ge=1, le=30_000_000)],  # 11 minutes at 44.1 kHz
+        scheduler: dict[str, Any] | None = None,
+        channel: Index | Literal["mean"] = 0,
+        stage: Stage = "float",
+        quantization: dict[str, Any] | None = None,
+        body_lr: Fraction = 1.0,
     ):
         super().__init__()
-        check_number("body_lr", body_lr, float, 0, 1)
+        labels = list(labels)
+        if len(set(labels)) < len(labels):
+            raise InputError(f"invalid labels={labels}: expected each label once")
+        if (stage in ("qat", "int8")) != bool(quantization):
+            raise InputError(f"invalid stage={stage} with quantization={quantization}: they do not go together")
         self.save_hyperparameters()
-        self.labels, self.clip_samples, self.channel, self.stage = labels, clip_samples, channel, stage
-        self.frontend: Frontend = instantiate(frontend)
+        self.labels, self.clip_samples, self.stage = labels, clip_samples, stage
+        self.channel: int | str = channel
+        self.frontend: Frontend = build(frontend)
         # channels_last makes convolutions on a CPU 1.4 to 2 times as fast
-        self.net: nn.Module = instantiate(net, n_classes=len(labels)).to(memory_format=torch.channels_last)
+        self.net: nn.Module = build(net, n_classes=len(labels)).to(memory_format=torch.channels_last)
         if quantization:
             self.net = prepare(self.net, **quantization)
             if stage == "int8":
@@ -170,13 +180,13 @@ class SceneClassifier(pl.LightningModule):
             body = [parameter for parameter in self.parameters() if parameter not in head]
             rate = self.hparams["optimizer"]["lr"]
             params = [{"params": body, "lr": scale * rate}, {"params": list(head)}]
-        optimizer = instantiate(self.hparams["optimizer"], params=params, _convert_="all")
+        optimizer = build(self.hparams["optimizer"], params=params)
         if settings is None:
             return optimizer
         if scale != 1 and "max_lr" in settings:  # OneCycleLR overrides the groups' rates
             settings = {**settings, "max_lr": [scale * settings["max_lr"], settings["max_lr"]]}
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = instantiate(settings, optimizer=optimizer, total_steps=steps, _convert_="all")
+        scheduler = build(settings, optimizer=optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def start_from(self, source: "SceneClassifier") -> None:
@@ -241,19 +251,22 @@ class SceneClassifier(pl.LightningModule):
         Raises:
             InputError: the file is missing, not a checkpoint of a SceneClassifier, or names an untrusted class.
         """
-        hyperparameters = read_checkpoint(checkpoint_path)["hyper_parameters"]
-        check_targets(hyperparameters, trusted, checkpoint_path)
+        checkpoint = read_checkpoint(checkpoint_path)
+        hyperparameters = checkpoint["hyper_parameters"]
+        check_hyperparameters(hyperparameters, trusted, checkpoint_path)
+        damaged = f"{checkpoint_path} does not fit its own settings: it is damaged, train again"
         try:
-            with without_deprecation_notices(), running_on((hyperparameters.get("quantization") or {}).get("engine")):
-                model = super().load_from_checkpoint(
-                    checkpoint_path,
-                    map_location=map_location or "cpu",
-                    weights_only=weights_only,
-                    **{**hyperparameters, **kwargs},
-                )
-        except RuntimeError as error:  # raised by load_state_dict on a mismatch
-            raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
-        return model.eval()
+            check_size(hyperparameters, checkpoint_path)
+            engine = (hyperparameters.get("quantization") or {}).get("engine")
+            with without_deprecation_notices(), running_on(engine):
+                model = cls(**{**hyperparameters, **kwargs})
+                model.load_state_dict(checkpoint["state_dict"])
+                check_finite(model.state_dict(), checkpoint_path)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged file may hold anything
+            raise InputError(damaged) from error
+        return model.to(map_location or "cpu").eval()
 
 
 def last_layer(net: nn.Module) -> nn.Module:

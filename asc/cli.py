@@ -3,27 +3,28 @@
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asc.errors import InputError
+from asc.errors import InputError, printable
 
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """Exit with one sentence on invalid input, Ctrl-C or a closed pipe; other exceptions keep their traceback.
 
-    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it.
+    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it. SIGTERM, which SLURM, Kubernetes and
+    `kill` send, is taken as Ctrl-C.
     """
+    is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
-    except InputError as error:
-        # from a worker process, the text is a traceback that ends with the message
-        sentence = str(error).strip().splitlines()[-1].removeprefix("asc.errors.InputError: ")
-        sys.exit("error: " + printable(sentence))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
@@ -31,16 +32,28 @@ def exit_on_input_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
         sys.exit(1)
     except Exception as error:
-        if message := settings_fault(error):
-            sys.exit(f"error: {message}")
+        if message := input_fault(error):
+            sys.exit(f"error: {printable(message)}")
         raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def input_fault(error: Exception) -> str | None:
+    """One sentence for an exception about the user's input; None for any other exception."""
+    if isinstance(error, InputError):
+        # from a worker process, the text is a traceback that ends with the message
+        return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
+    return settings_fault(error)
 
 
 def settings_fault(error: Exception) -> str | None:
-    """One sentence for an exception of Hydra or OmegaConf about the settings; None for any other exception."""
+    """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
     from hydra.errors import InstantiationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     if isinstance(error, InstantiationException):
@@ -50,7 +63,9 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    return one_line(error) if isinstance(error, OmegaConfBaseException) else None
+    if isinstance(error, OmegaConfBaseException | MisconfigurationException):
+        return one_line(error)
+    return None
 
 
 def resume_hint(last: Path | None, run_dir: Path) -> str:
@@ -68,11 +83,6 @@ def resume_hint(last: Path | None, run_dir: Path) -> str:
 def one_line(error: BaseException) -> str:
     """The message without line breaks."""
     return " ".join(str(error).split())
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped: a file name or label may hold a terminal's commands."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def silence_libraries() -> None:

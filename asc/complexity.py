@@ -1,5 +1,6 @@
 """Complexity of a network: parameters, size by two rules, and multiply-accumulates."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -58,18 +59,12 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
         weight = layer.weight() if isinstance(layer, nnq.Conv2d | nnq.Linear) else cast(Tensor, layer.weight)
         total += output[0].numel() * weight[0].numel()  # one kernel per output value
 
-    types = nn.Conv2d | nn.Linear | nnq.Conv2d | nnq.Linear
-    layers = [layer for layer in net.modules() if isinstance(layer, types)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    training = {layer: layer.training for layer in net.modules()}  # parts may be frozen
-    try:
-        with torch.inference_mode():
-            net.eval()(features)
-    finally:
-        for layer, mode in training.items():
-            layer.training = mode
-        for hook in hooks:
-            hook.remove()
+    net = copy.deepcopy(net).eval()  # a network in training goes on undisturbed
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear | nnq.Conv2d | nnq.Linear):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        net(features)
     return total
 
 

@@ -2,17 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from nnAudio.features import STFT
 from nnAudio.librosa_functions import get_gammatone
+from pydantic import Field
 from scipy.signal import get_window
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError, check_number
+from asc.settings import Count, Positive, SampleRate, checked
 
+MOST_BANDS = 1024  # of a filterbank
 TINY = 1e-30  # far below magnitude and energy of any recording but digital silence
 
 
@@ -99,41 +103,35 @@ class Spectrogram(Frontend):
     mean: Tensor
     std: Tensor
 
+    @checked("frontend")
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: SampleRate,
         filterbank: Literal["gammatone", "mel"] | None = "gammatone",
-        n_bins: int = 128,
-        f_min: float = 10.0,
-        f_max: float | None = None,
-        n_fft: int = 4096,
-        win_length: int = 2048,
-        hop_length: int = 1024,
+        n_bins: Count = 128,
+        f_min: Annotated[float, Field(ge=0)] = 10.0,
+        f_max: Positive | None = None,
+        n_fft: Annotated[int, Field(ge=2, le=32768)] = 4096,
+        win_length: Count = 2048,
+        hop_length: Count = 1024,
         window: str = "hann",
-        power: float = 1.0,
+        power: Annotated[float, Field(gt=0, le=10)] = 1.0,
         log: bool = True,
-        eps: float = 1e-10,
+        eps: Annotated[float, Field(ge=1e-45, le=1)] = 1e-10,  # 1e-45: the smallest positive float32
         normalize: Literal["level", "clip", "band"] | None = None,
-        dynamic_range: float = 60.0,
-        frames: int | None = 428,
+        dynamic_range: Annotated[float, Field(ge=1, le=200)] = 60.0,
+        frames: Count | None = 428,
         standardize: bool = False,
         trainable_stft: bool = False,
     ):
         super().__init__()
         f_max = f_max or sample_rate / 2
-        check_number("frontend.sample_rate", sample_rate, int, 1)
-        check_number("frontend.n_fft", n_fft, int, 2)
         check_number("frontend.win_length", win_length, int, 1, n_fft)
-        check_number("frontend.hop_length", hop_length, int, 1)
-        check_number("frontend.n_bins", n_bins, int, 1)
+        if filterbank:
+            check_number("frontend.n_bins", n_bins, int, 1, min(n_fft // 2 + 1, MOST_BANDS))
         check_number("frontend.f_max", f_max, float, 0, sample_rate / 2)
         check_number("frontend.f_min", f_min, float, 0, f_max)
-        check_number("frontend.power", power, float, 0)
-        check_number("frontend.eps", eps, float, 1e-45)  # the smallest positive float32
-        check_choice("frontend.normalize", normalize, ("level", "clip", "band", None))
-        check_number("frontend.dynamic_range", dynamic_range, float, 1, 200)
-        if frames is not None:
-            check_number("frontend.frames", frames, int, 1)
+        taps = taper(window, win_length)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames
         self.standardized, self.trainable = standardize, trainable_stft
@@ -152,15 +150,13 @@ class Spectrogram(Frontend):
             )
             self.stft.register_buffer("window_mask", self.stft.window_mask, persistent=False)  # for the inverse only
         else:
-            self.register_buffer("window", torch.from_numpy(get_window(window, win_length)).float(), persistent=False)
+            self.register_buffer("window", torch.from_numpy(taps).float(), persistent=False)
 
         weights = None
         if filterbank == "gammatone":
             weights = torch.from_numpy(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max)).float()
         elif filterbank == "mel":
             weights = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
-        elif filterbank is not None:
-            check_choice("frontend.filterbank", filterbank, ("gammatone", "mel", None))
         elif n_bins != n_fft // 2 + 1:
             raise InputError(
                 f"invalid frontend.n_bins={n_bins}: expected n_fft // 2 + 1 = {n_fft // 2 + 1} without a filterbank"
@@ -233,3 +229,17 @@ class Spectrogram(Frontend):
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
         self.mean.copy_(mean.unsqueeze(1))
         self.std.copy_(std.clamp_min(1e-5).unsqueeze(1))  # no division by zero in a constant band
+
+
+def taper(window: str, samples: int) -> np.ndarray:
+    """The window function (samples,) of this name.
+
+    Raises:
+        InputError: SciPy knows no such window.
+    """
+    try:
+        return get_window(window, samples)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"invalid frontend.window={window}: expected a name that scipy.signal.get_window knows, such as hann"
+        ) from error

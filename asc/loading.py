@@ -2,15 +2,19 @@
 
 import inspect
 import pickle
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, get_object
 
+import asc.nets
 from asc.errors import InputError
+from asc.frontend import Spectrogram
 from asc.rewrite.quantize import without_deprecation_notices
+
+ROLES = ("frontend", "net", "optimizer", "scheduler")  # hyperparameters that are nodes: a class and its arguments
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -26,17 +30,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with without_deprecation_notices():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(foreign) from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict", "stage"} <= checkpoint.keys():
         raise InputError(foreign)
+    if not isinstance(checkpoint["hyper_parameters"], dict):
+        raise InputError(f"checkpoint={path} holds no settings of a classifier: it is damaged, train again")
     return upgrade(checkpoint)
 
 
 def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Rename hyperparameters that version 0.1.0 saved under another name."""
     quantization = checkpoint["hyper_parameters"].get("quantization")
-    if quantization and "lasting" in quantization:
+    if isinstance(quantization, dict) and "lasting" in quantization:
         quantization["unfoldable"] = quantization.pop("lasting")
     return checkpoint
 
@@ -48,7 +54,7 @@ def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str
     """
     if theirs.get("_target_") != ours.get("_target_"):
         return ["_target_"]
-    known = inspect.signature(get_class(ours["_target_"])).parameters
+    known = inspect.signature(pkgutil.resolve_name(ours["_target_"])).parameters
     defaults = {name: known[name].default for name in {*theirs, *ours} if name in known}
     full_theirs, full_ours = ({**defaults, **settings} for settings in (theirs, ours))
     return sorted(name for name in full_ours if plain(full_theirs[name]) != plain(full_ours[name]))
@@ -59,42 +65,114 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse what Hydra would run or resolve when it builds a classifier from these hyperparameters.
+def build(node: dict[str, Any], **arguments: Any) -> Any:
+    """An instance of the class that a Hydra node names, from plain values.
 
-    That is a `_target_` outside asc, torch.optim and `trusted`; an interpolation `${...}` in a value or a key, which
-    may call a resolver; and Hydra's other keywords (`_args_`, `_partial_`...), which no saved part needs.
+    Hydra's own `instantiate` would resolve interpolations, which can run code, and nested nodes.
 
     Raises:
-        InputError: names the target, interpolation or keyword.
+        InputError: the class refuses its arguments.
     """
-    if isinstance(node, str) and "${" in node:
-        raise InputError(
-            f"{path} holds an interpolation, {node[:80]!r}, where a plain value belongs: do not use this file"
-        )
-    if isinstance(node, dict):
-        for key in node:
-            check_targets(key, trusted, path)
-            if key != "_target_" and str(key).startswith("_") and str(key).endswith("_"):
-                raise InputError(f"{path} holds Hydra's keyword {key!r} among its settings: do not use this file")
-        if "_target_" in node:
-            name = str(node["_target_"])
-            modules = tuple(f"{module}." for module in ("asc", "torch.optim", *trusted))
-            if not (name.startswith(modules) and is_class_of(name, modules)):
-                raise InputError(
-                    f"{path} wants to run {name}, which is no class of asc or torch.optim: "
-                    'if you trust its source, load it with trusted=("THE_MODULE",)'
-                )
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            check_targets(child, trusted, path)
-
-
-def is_class_of(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether `name` is a class defined in one of `modules`, which end with a dot; `asc.classifier.torch...` is not."""
+    settings = {name: value for name, value in node.items() if name != "_target_"}
     try:
-        target = get_object(name)
-    except Exception:  # importing an unknown name may raise anything
+        return pkgutil.resolve_name(node["_target_"])(**settings, **arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{node['_target_']} refuses its settings ({why}): correct them") from error
+
+
+def known_classes(role: str) -> set[str]:
+    """Names of the classes that a checkpoint may name in this role."""
+    if role == "net":
+        return {f"asc.nets.{name}" for name in asc.nets.__all__}
+    if role == "frontend":
+        return {f"{Spectrogram.__module__}.{Spectrogram.__name__}"}
+    module: Any = torch.optim if role == "optimizer" else torch.optim.lr_scheduler
+    return {f"{module.__name__}.{name}" for name in module.__all__ if name[0].isupper()}
+
+
+def check_hyperparameters(hyperparameters: dict[str, Any], trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse hyperparameters that could do anything else than build a classifier.
+
+    Each role names a class of a closed list, or of a trusted module; all else are plain values. No interpolation
+    `${...}`, which may call a resolver, and no keyword of Hydra (`_args_`, `_partial_`...) is among them.
+
+    Raises:
+        InputError: names what is refused.
+    """
+    for name, value in hyperparameters.items():
+        if name in ROLES and value is not None:
+            node = dict(value) if isinstance(value, dict) else {}
+            check_target(name, node.pop("_target_", None), trusted, path)
+            value = node
+        check_plain({name: value}, path)
+
+
+def check_target(role: str, target: Any, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse a class outside the closed list of its role, unless its module is trusted."""
+    check_plain(target, path)
+    is_known = isinstance(target, str) and target in known_classes(role)
+    is_trusted = isinstance(target, str) and target.startswith(tuple(f"{module}." for module in trusted))
+    if not is_known and not (is_trusted and is_class(target)):
+        raise InputError(
+            f"{path} wants to run {str(target)[:80]}, which is no class of asc or torch.optim for its {role}: "
+            'if you trust its source, load it with trusted=("THE_MODULE",)'
+        )
+
+
+def check_plain(value: Any, path: str | Path) -> None:
+    """Refuse what is not a number, a text, a list or a dictionary of such, and what Hydra would act on."""
+    if isinstance(value, str):
+        if "${" in value:
+            raise InputError(
+                f"{path} holds an interpolation, {value[:80]!r}, where a plain value belongs: do not use this file"
+            )
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_plain(key, path)
+            if str(key).startswith("_") and str(key).endswith("_"):
+                raise InputError(f"{path} holds Hydra's keyword {str(key)!r} among its settings: do not use this file")
+            check_plain(inner, path)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_plain(inner, path)
+    elif not isinstance(value, bool | int | float | None):
+        raise InputError(f"{path} holds a {type(value).__name__} among its settings: do not use this file")
+
+
+def check_size(hyperparameters: dict[str, Any], path: str | Path) -> None:
+    """Refuse a network that has more values than the file has bytes, before memory is given to it.
+
+    Raises:
+        InputError: tells both.
+    """
+    if hyperparameters["net"]["_target_"] not in known_classes("net"):
+        return  # a trusted class may do anything
+    with torch.device("meta"):
+        net = build(hyperparameters["net"], n_classes=len(hyperparameters["labels"]))
+    values, size = sum(value.numel() for value in net.parameters()), Path(path).stat().st_size
+    if values > size:
+        raise InputError(
+            f"{path} claims a network of {values:,} values, which do not fit its {size:,} bytes: it is damaged"
+        )
+
+
+def check_finite(state: dict[str, Any], path: str | Path) -> None:
+    """Refuse weights that are not finite numbers, of which every probability would be NaN.
+
+    Raises:
+        InputError: names the first array.
+    """
+    for name, value in state.items():
+        if torch.is_tensor(value) and value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"{path} holds weights that are not finite numbers, in {name}: train again")
+
+
+def is_class(name: str) -> bool:
+    """Whether a dotted name leads to a class; imports its module."""
+    try:
+        return isinstance(pkgutil.resolve_name(name), type)
+    except Exception:  # importing a module may raise anything
         return False
-    return isinstance(target, type) and f"{target.__module__}.".startswith(modules)

@@ -98,10 +98,16 @@ def logits(model: SceneClassifier, features: torch.Tensor) -> torch.Tensor:
         return model.net(features)
 
 
-def onnx_logs(path: Path, features: torch.Tensor) -> torch.Tensor:
-    """Log probabilities by ONNX Runtime, which differ from logits by a number a clip."""
+def onnx_logs(path: Path, features: torch.Tensor, engine: str | None = None) -> torch.Tensor:
+    """Log probabilities by ONNX Runtime, which differ from logits by a number a clip.
+
+    Files for qnnpack have weights of full 8 bits, whose products overflow the 16-bit sums of x86 processors without
+    VNNI: they are run as the floats that they stand for.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if engine == "qnnpack":
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return torch.from_numpy(np.log(session.run(None, {"features": features.numpy()})[0]))
 

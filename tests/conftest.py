@@ -12,6 +12,11 @@ importlib.import_module("matplotlib.font_manager")  # the first import takes sec
 torch.set_num_threads(1)  # two processes share two cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tries", type=int, default=100, help="generated settings to try in test_fuzz.py")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="that chooses them")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long trainings first, so that no process is left alone with one in the end."""
     long = {item.path for item in items if item.get_closest_marker("slow")}

@@ -1,6 +1,7 @@
 """Which epochs a run saves, and how a resumed one goes on from them."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from command import call, rows, weights
 from tiny import PLAIN, ctrl_c
 
+from asc.errors import WriteError
 from asc.training.checkpoints import AtomicCheckpointIO
 
 VALIDATED = ["data.val_fraction=0.25", "callbacks.checkpoint.monitor=val/score"]
@@ -41,6 +43,7 @@ def test_the_best_epoch_is_saved_and_the_last(job, tmp_path, values, after_epoch
     assert train(job, tmp_path, *words) is None
     assert (saved(tmp_path), saved(tmp_path, "last.ckpt")) == (best, len(values) - 1)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert "optimizer_states" not in torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
 
 
 def test_the_best_epoch_is_that_of_the_highest_validation_accuracy(trained):
@@ -56,7 +59,7 @@ def test_without_validation_the_last_epoch_is_the_best(job, tmp_path):
     assert all(torch.equal(best[key], last[key]) for key in best)
 
 
-@pytest.mark.parametrize("place", ["same", "another"])
+@pytest.mark.parametrize("place", ["same", "another", "moved"])
 @pytest.mark.parametrize(("later", "best"), [(0.5, 1), (0.95, 4)])
 def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, best):
     values = [0.2, 0.9, 0.1, 0.3, later]
@@ -65,6 +68,9 @@ def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, 
     assert f"checkpoint={last}" in str(stopped)
     assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2)
     before = weights(tmp_path / "same/checkpoints/best.ckpt")
+    if place == "moved":
+        shutil.move(tmp_path / "same", tmp_path / "moved")
+        last = tmp_path / "moved/checkpoints/last.ckpt"
 
     assert train(job, tmp_path / place, *VALIDATED, *score(values), f"checkpoint={last}") is None
     assert (saved(tmp_path / place), saved(tmp_path / place, "last.ckpt")) == (best, 4)
@@ -73,6 +79,22 @@ def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, 
     assert [row["epoch"] for row in rows(tmp_path / place / "metrics.csv")] == ["1", "2", "3", "4", "5"]
     if place == "another":
         assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2), "the first run stays"
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(job, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = train(job, tmp_path, "trainer.max_epochs=4", *ctrl_c(2, "SIGTERM"))
+    assert f"checkpoint={tmp_path}/checkpoints/last.ckpt" in str(stopped)
+    assert saved(tmp_path, "last.ckpt") == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_weights_alone_cannot_be_resumed(trained, job, tmp_path):
+    best = trained[0] / "checkpoints/best.ckpt"
+    fault = str(
+        call(*job, "trainer.max_epochs=20", "data.val_fraction=0.25", f"checkpoint={best}", f"hydra.run.dir={tmp_path}")
+    )
+    assert "best.ckpt holds weights alone: resume from last.ckpt" in fault
 
 
 def test_a_resumed_run_needs_no_earlier_best_epoch(job, tmp_path):
@@ -101,6 +123,6 @@ class Unwritable:
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "checkpoints/any.ckpt"
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(WriteError, match=r"any.ckpt cannot be written \(the disk is full\)"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2, "broken": Unwritable()}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}

@@ -2,9 +2,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from classifiers import classifier
 from torch import nn
 
 from asc.complexity import complexity, count_macs
+from asc.compress import QAT
 from asc.nets import Dcase2020Baseline, PhamCNN
 
 SMALL = torch.zeros(1, 1, 40, 44)
@@ -91,3 +93,17 @@ def test_counting_leaves_frozen_layers_frozen():
     complexity(net, SMALL)
     assert not net.blocks[0][0].training
     assert net.blocks[0][3].training
+
+
+def test_counting_disturbs_nothing():
+    """A network in quantization-aware training goes on observing; one in training stays so."""
+    model = QAT("qnnpack").begin(classifier())
+    model.train()
+    model.complexity()
+    observers = [layer for layer in model.net.modules() if hasattr(layer, "observer_enabled")]
+    assert observers
+    assert all(layer.observer_enabled for layer in observers)
+    net = PhamCNN(3).train()
+    complexity(net, SMALL)
+    assert all(layer.training for layer in net.modules())
+    assert not any(layer._forward_hooks for layer in net.modules())

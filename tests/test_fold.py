@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from classifiers import lived_in
+from classifiers import classifier, lived_in
 from torch import nn
 
 from asc.nets import Dcase2020Baseline, PhamCNN
@@ -122,3 +122,9 @@ def test_a_batch_norm_that_is_rectified_right_behind_its_convolution_folds():
     assert unfoldable_norms(net) == []
     x = torch.randn(2, 1, 12, 14, dtype=torch.double)
     torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+def test_folding_leaves_the_classifier_in_training():
+    model = classifier().train()
+    assert not model.folded().training
+    assert all(layer.training for layer in model.modules())

@@ -1,5 +1,8 @@
 """Checkpoints: what they hold, what they may name, and that those of earlier versions load."""
 
+import json
+import math
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +14,7 @@ from command import ENVIRONMENT, REPOSITORY, run
 from tiny import RATE, SECONDS
 
 from asc import InputError, SceneClassifier
-from asc.loading import check_targets
+from asc.loading import check_hyperparameters
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +50,35 @@ def test_a_foreign_target_is_refused_before_it_runs(checkpoint, tmp_path):
     ],
 )
 def test_targets_that_are_no_parts_of_a_model_are_refused(target):
-    for node in ({"_target_": target}, {"_target_": "asc.nets.PhamCNN", "deep": [{"inner": {"_target_": target}}]}):
-        with pytest.raises(InputError, match="wants to run"):
-            check_targets(node, (), "x.ckpt")
+    for role in ("frontend", "net", "optimizer", "scheduler"):
+        with pytest.raises(InputError, match=f"wants to run {target}.* for its {role}"):
+            check_hyperparameters({role: {"_target_": target}}, (), "x.ckpt")
+    deep = {"_target_": "asc.nets.PhamCNN", "deep": [{"inner": {"_target_": target}}]}
+    for hyperparameters in ({"net": deep}, {"labels": {"_target_": target}}, {"quantization": {"_target_": target}}):
+        with pytest.raises(InputError, match="keyword '_target_'"):
+            check_hyperparameters(hyperparameters, (), "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("role", "target"),
+    [
+        ("net", "torch.optim.Adam"),  # each role has classes of its own
+        ("optimizer", "asc.nets.PhamCNN"),
+        ("frontend", "asc.data.synthetic.SyntheticScenes"),  # a class that writes files
+        ("net", "asc.classifier.SceneClassifier"),
+        ("net", "asc.training.run.Run"),
+        ("net", "asc.nets.pham_cnn.torch.nn.Sequential"),
+        ("optimizer", "torch.optim.lr_scheduler"),
+        ("scheduler", "torch.optim.lr_scheduler.Counter"),
+        ("net", ["asc.nets.PhamCNN"]),
+        ("net", {"_target_": "asc.nets.PhamCNN"}),
+        ("net", None),
+        ("net", 5),
+    ],
+)
+def test_a_class_has_its_role_alone(role, target):
+    with pytest.raises(InputError, match="wants to run|Hydra's keyword"):
+        check_hyperparameters({role: {"_target_": target}}, (), "x.ckpt")
 
 
 def nested(value: object) -> list[dict]:
@@ -97,11 +126,140 @@ def test_hydras_keywords_are_refused(keyword, checkpoint, tmp_path):
         SceneClassifier.load_from_checkpoint(tmp_path / "evil.ckpt")
 
 
+TARGETS = [  # callables that would leave PROOF, or run what they are given
+    ("pathlib.Path.write_text", {"self": "PROOF", "data": "x"}),
+    ("builtins.open", {"file": "PROOF", "mode": "w"}),
+    ("builtins.eval", {"source": "open('PROOF','w')"}),
+    ("subprocess.run", {"args": ["touch", "PROOF"]}),
+    ("shutil.copyfile", {"src": "/dev/null", "dst": "PROOF"}),
+    ("torch.save", {"obj": 1, "f": "PROOF"}),
+    ("torch.load", {"f": "PROOF", "weights_only": False}),
+    ("numpy.load", {"file": "PROOF", "allow_pickle": True}),
+    ("runpy.run_path", {"path_name": "PROOF"}),
+    ("timeit.timeit", {"stmt": "open('PROOF','w')"}),
+    ("hydra.utils.instantiate", {"config": {"_target_": "os.system", "command": "touch PROOF"}}),
+    ("asc.training.history.History", {"directory": "PROOF"}),
+    ("asc.files.written_whole", {"path": "PROOF"}),
+    ("pytorch_lightning.Trainer", {"default_root_dir": "PROOF"}),
+]
+
+
+def places(node: dict) -> list[dict]:
+    """A node in every place where a part, a value or a key of hyperparameters may stand."""
+    net = {"_target_": "asc.nets.PhamCNN"}
+    return [
+        {"net": node},
+        {"frontend": node},
+        {"optimizer": node},
+        {"scheduler": node},
+        {"net": {**net, "bn_eps": node}},
+        {"net": {**net, "filters": [node, 64, 128, 256]}},
+        {"net": {**net, **{key: value for key, value in node.items() if key != "_target_"}}},
+        {"labels": [node, node]},
+        {"quantization": node},
+        {"channel": node},
+        {"clip_samples": node},
+        {"unheard_of": node},
+    ]
+
+
+@pytest.mark.parametrize(("target", "arguments"), TARGETS, ids=[target for target, _ in TARGETS])
+def test_a_hostile_checkpoint_runs_nothing(target, arguments, checkpoint, tmp_path):
+    """With the ones above and below, over 200 of them; each is a file, loaded as any other."""
+    content, proof = torch.load(checkpoint, weights_only=True), tmp_path / "proof"
+    node = json.loads(json.dumps({"_target_": target, **arguments}).replace("PROOF", str(proof)))
+    sound = content["hyper_parameters"]
+    for place in places(node):
+        torch.save({**content, "hyper_parameters": {**sound, **place}}, tmp_path / "evil.ckpt")
+        with pytest.raises(InputError):
+            SceneClassifier.load_from_checkpoint(tmp_path / "evil.ckpt")
+        assert not proof.exists(), place
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"net": {"_target_": "asc.nets.PhamCNN", "filters": [8192] * 4}},
+        {"net": {"_target_": "asc.nets.PhamCNN", "filters": [10**9] * 4}},
+        {"labels": [f"scene {number}" for number in range(9999)]},
+        {"clip_samples": 10**12},
+        {"frontend": {"_target_": "asc.frontend.Spectrogram", "sample_rate": 8000, "n_bins": 100_000}},
+        {"frontend": {"_target_": "asc.frontend.Spectrogram", "sample_rate": 8000, "n_fft": 2**31}},
+        {"frontend": {"_target_": "asc.frontend.Spectrogram", "sample_rate": 2**31}},
+    ],
+)
+def test_sizes_that_a_file_claims_are_not_believed(claim, checkpoint, tmp_path):
+    """The smallest would take 5 GB."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] |= claim
+    torch.save(content, tmp_path / "large.ckpt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError):
+        SceneClassifier.load_from_checkpoint(tmp_path / "large.ckpt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 300_000  # KB
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"labels": 5},
+        {"labels": []},
+        {"labels": ["indoor"] * 3},
+        {"labels": ["indoor", "outdoor", 3]},
+        {"stage": "zzz"},
+        {"clip_samples": 0},
+        {"clip_samples": None},
+        {"channel": -1},
+        {"net": None},
+        {"net": {}},
+        {"net": [1]},
+        {"frontend": 5},
+        {"optimizer": "adam"},
+        {"quantization": [1, 2]},
+        {"quantization": {"engine": "onednn"}},
+        {"stage": "int8"},
+        {"unheard_of": 1},
+        {"body_lr": math.nan},
+    ],
+)
+def test_damaged_settings_are_one_sentence(damage, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] |= damage
+    torch.save(content, tmp_path / "damaged.ckpt")
+    with pytest.raises(InputError) as refusal:
+        SceneClassifier.load_from_checkpoint(tmp_path / "damaged.ckpt")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("hyperparameters", [None, [], "text", 5])
+def test_settings_of_another_type_are_refused(hyperparameters, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "hyper_parameters": hyperparameters}, tmp_path / "damaged.ckpt")
+    with pytest.raises(InputError, match="damaged.ckpt"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "damaged.ckpt")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+def test_a_checkpoint_that_is_cut_off_is_refused(part, checkpoint, tmp_path):
+    whole = checkpoint.read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(InputError, match="cut.ckpt is not a checkpoint"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "cut.ckpt")
+
+
+def test_weights_that_are_no_numbers_are_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["net.dense.weight"][1, 2] = math.nan
+    torch.save(content, tmp_path / "nan.ckpt")
+    with pytest.raises(InputError, match="nan.ckpt holds weights that are not finite numbers, in net.dense.weight"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "nan.ckpt")
+
+
 def test_a_trusted_module_is_allowed():
     node = {"_target_": "torch.nn.Flatten"}
     with pytest.raises(InputError):
-        check_targets(node, (), "x.ckpt")
-    check_targets(node, ("torch.nn",), "x.ckpt")
+        check_hyperparameters({"net": node}, (), "x.ckpt")
+    check_hyperparameters({"net": node}, ("torch.nn",), "x.ckpt")
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):

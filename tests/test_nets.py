@@ -185,3 +185,10 @@ def test_dropout_leaves_inference_and_a_share_of_0_alone():
     before = torch.get_rng_state()
     assert torch.equal(Dropout(0.0)(x), x)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("share", [1e-9, 2**-18, 1 - 2**-18])
+def test_dropout_at_its_ends_is_that_of_torch(share):
+    """Less than half a step of 2^-16 from none and all."""
+    layer, x = Dropout(share), torch.ones(1000)
+    torch.testing.assert_close(layer(x), nn.Dropout(round(share))(x))

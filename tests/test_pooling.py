@@ -69,7 +69,7 @@ def test_8_bits(engine, pooling, tmp_path):
     int8 = QAT(engine).finish(fake)
     assert error(logits(fake, x), logits(model, x)) < 0.1
     assert error(logits(int8, x), logits(fake, x)) < 0.02
-    logs = onnx_logs(export(int8, tmp_path / "model.onnx"), x)
+    logs = onnx_logs(export(int8, tmp_path / "model.onnx"), x, engine)
     assert error(logs, logits(int8, x).log_softmax(-1)) < 0.05
 
 

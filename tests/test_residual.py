@@ -184,7 +184,7 @@ def test_the_integers_compute_what_fine_tuning_saw(engine, name, fold, tmp_path)
     assert error(logits(fake, x), logits(model, x)) < 0.1
     step = next(layer for layer in reversed(int8.net) if isinstance(layer, nnq.Linear)).scale
     assert (logits(int8, x) - logits(fake, x)).abs().max() <= 3.01 * step  # a few roundings of ties
-    logs = onnx_logs(export(int8, tmp_path / "model.onnx"), x)
+    logs = onnx_logs(export(int8, tmp_path / "model.onnx"), x, engine)
     assert (logs - logits(int8, x).log_softmax(-1)).abs().max() <= 4.01 * step
 
 

@@ -181,7 +181,7 @@ def damage(root: Path, fault: str) -> list[str]:
         case "checkpoint of nowhere":
             return ["checkpoint=nowhere.ckpt"]
         case "diverging rate":
-            return ["optimizer.lr=1e30"]
+            return ["optimizer._target_=torch.optim.SGD", "optimizer.lr=100"]
         case "unknown compiler":
             return ["compile=quick"]
         case "no epochs":
@@ -211,20 +211,20 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "no directory": ["nowhere", "not a directory"],
     "no root": ["data.root"],
     "mistyped setting": ["learning_rate"],
-    "wrong kind of setting": ["invalid setting", "Adam", "optimizer"],
+    "wrong kind of setting": ["optimizer.lr=fast", "expected a number"],
     "clip of a moment": ["outdoor-oslo-100-0-a.wav", "shorter than one window"],
     "one label": ["two labels"],
     "contrary label": ["fold1_train.csv", "meta.csv", "1 ("],
     "fraction of a clip": ["data.batch_size=2.5", "expected an integer >= 1"],
-    "no hop": ["frontend.hop_length=0", "expected an integer >= 1"],
+    "no hop": ["frontend.hop_length=0", "expected at least 1"],
     "above half the rate": ["frontend.f_max=9000", "8000"],
-    "one dropout": ["net.dropouts=[0.1]", "four"],
+    "one dropout": ["net.dropouts=[0.1]", "at least 4 of them"],
     "seed in words": ["seed=abc"],
     "half precision": ["trainer.precision=bf16-true", "bf16-mixed"],
     "no best checkpoint": ["callbacks.checkpoint", "best.ckpt"],
     "real data as synthetic": ["data=dcase"],
     "checkpoint of nowhere": ["nowhere.ckpt", "does not exist"],
-    "diverging rate": ["epoch 1", "not finite", "optimizer.lr"],
+    "diverging rate": ["diverged in epoch", "not finite", "optimizer.lr"],
     "unknown compiler": ["compile=quick", "reduce-overhead"],
     "no epochs": ["trainer.max_epochs=0"],
     "cache in a file": ["data.cache_dir=", "fold1_train.csv"],

@@ -103,23 +103,25 @@ class Thirds(Frontend):
 
 
 class CtrlC(pl.Callback):
-    """Presses Ctrl-C in the midst of an epoch.
+    """Presses Ctrl-C in the midst of an epoch, or sends another signal.
 
     Args:
         epoch: its number, from 0.
+        signal: its name.
     """
 
-    def __init__(self, epoch: int):
-        self.epoch = epoch
+    def __init__(self, epoch: int, signal: str = "SIGINT"):
+        self.epoch, self.signal = epoch, signal
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: list, batch_idx: int) -> None:
         if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.Signals[self.signal])
 
 
-def ctrl_c(epoch: int) -> list[str]:
+def ctrl_c(epoch: int, signal: str = "SIGINT") -> list[str]:
     """Words of a command line that is interrupted so."""
-    return ["+callbacks.ctrl_c._target_=tiny.CtrlC", f"+callbacks.ctrl_c.epoch={epoch}"]
+    node = {"_target_": "tiny.CtrlC", "epoch": epoch, "signal": signal}
+    return [f"+callbacks.ctrl_c.{name}={value}" for name, value in node.items()]
 
 
 class Score(pl.Callback):

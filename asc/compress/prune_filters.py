@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from hydra.errors import InstantiationException
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -37,7 +36,7 @@ class PruneFilters(Phase):
         net = {**model.hparams["net"], "filters": [len(indices) for indices in kept]}
         try:
             return model.with_net(without_filters(model.net, kept), net=net, stage="pruned")
-        except (InstantiationException, RuntimeError) as error:
+        except (InputError, RuntimeError) as error:
             raise InputError(
                 f"{type(model.net).__name__} takes no filters=[...], one number for each convolution: "
                 "give it this argument, or prune single weights by phase=prune"

@@ -1,13 +1,18 @@
 """CP-Mobile, after CPJKU/dcase2024_task1_baseline, the baseline of the DCASE challenge of 2024."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from annotated_types import Len
+from pydantic import Field
 from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.dropout import Dropout
 from asc.nets.pool import AvgPoolOverTime
+from asc.settings import Count, Epsilon, Momentum, Share, checked
 
+Step = Annotated[int, Field(ge=1, le=8)]
 Stride = int | tuple[int, int]  # of bins and frames
 
 
@@ -29,20 +34,28 @@ class CPMobile(nn.Module):
         bn_eps: added to batch norm's variance.
     """
 
+    @checked("net")
     def __init__(
         self,
-        n_classes: int,
-        base_channels: int = 32,
-        channels_multiplier: float = 1.8,
-        expansion_rate: float = 2.1,
-        n_blocks: Sequence[int] = (3, 2, 1),
-        strides: Sequence[Sequence[int]] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
-        dropout: float = 0.0,
-        bn_momentum: float = 0.1,
-        bn_eps: float = 1e-5,
+        n_classes: Count,
+        base_channels: Annotated[int, Field(ge=8, le=1024)] = 32,
+        channels_multiplier: Annotated[float, Field(gt=0, le=8)] = 1.8,
+        expansion_rate: Annotated[float, Field(gt=0, le=16)] = 2.1,
+        n_blocks: Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Len(1, 8)] = (3, 2, 1),
+        strides: Sequence[Annotated[Sequence[Step], Len(2, 2)]] = (
+            (1, 1),
+            (1, 1),
+            (1, 2),
+            (2, 1),
+            (1, 1),
+            (1, 1),
+        ),
+        dropout: Share = 0.0,
+        bn_momentum: Momentum = 0.1,
+        bn_eps: Epsilon = 1e-5,
     ):
         super().__init__()
-        if len(strides) != sum(n_blocks) or any(len(stride) != 2 for stride in strides):
+        if len(strides) != sum(n_blocks):
             expected = f"a pair for each of the {sum(n_blocks)} blocks of net.n_blocks"
             raise InputError(f"invalid net.strides={[list(stride) for stride in strides]}: expected {expected}")
         widths = [multiple_of_8(base_channels * channels_multiplier**stage) for stage in range(len(n_blocks))]

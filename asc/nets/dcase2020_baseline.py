@@ -1,11 +1,16 @@
 """The challenge's own network: toni-heittola/dcase2020_task1_baseline, subtask B."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from annotated_types import Len
+from pydantic import Field
 from torch import Tensor, nn
 
 from asc.errors import InputError
+from asc.nets.dropout import scaled
 from asc.nets.pool import MaxPoolOverTime
+from asc.settings import Count, Epsilon, Filters, Momentum, Scale, Share, checked
 
 
 class Dcase2020Baseline(nn.Module):
@@ -21,39 +26,37 @@ class Dcase2020Baseline(nn.Module):
         bn_eps: added to batch norm's variance. Keras' default.
     """
 
+    @checked("net")
     def __init__(
         self,
-        n_classes: int,
-        n_bins: int = 40,
-        filters: Sequence[int] = (32, 64),
-        dropout: float = 0.3,
-        dropout_scale: float = 1.0,
-        bn_momentum: float = 0.1,
-        bn_eps: float = 1e-3,
+        n_classes: Count,
+        n_bins: Annotated[int, Field(ge=20, le=8192)] = 40,  # at least one after the poolings
+        filters: Annotated[Sequence[Filters], Len(2, 2)] = (32, 64),
+        dropout: Share = 0.3,
+        dropout_scale: Scale = 1.0,
+        bn_momentum: Momentum = 0.1,
+        bn_eps: Epsilon = 1e-3,
     ):
         super().__init__()
-        if n_bins < 20:
-            raise InputError(f"Dcase2020Baseline's pooling needs at least 20 bins, not n_bins={n_bins}")
-        if len(filters) != 2:
-            raise InputError(f"invalid net.filters={list(filters)}: expected two integers")
         n1, n2 = filters
+        drop = scaled(dropout, dropout_scale)
         self.n_bins = n_bins
         self.features = nn.Sequential(
             nn.Conv2d(1, n1, 7, padding=3),
             nn.BatchNorm2d(n1, bn_eps, bn_momentum),
             nn.ReLU(),
             nn.MaxPool2d(5),
-            nn.Dropout(dropout * dropout_scale),
+            nn.Dropout(drop),
             nn.Conv2d(n1, n2, 7, padding=3),
             nn.BatchNorm2d(n2, bn_eps, bn_momentum),
             nn.ReLU(),
             MaxPoolOverTime(4),  # the official 4 x 100 at the official 500 frames
-            nn.Dropout(dropout * dropout_scale),
+            nn.Dropout(drop),
         )
         self.classifier = nn.Sequential(
             nn.Linear(n2 * (n_bins // 5 // 4), 100),
             nn.ReLU(),
-            nn.Dropout(dropout * dropout_scale),
+            nn.Dropout(drop),
             nn.Linear(100, n_classes),
         )
         for layer in self.modules():  # the official initial values (Keras' 'glorot_uniform' and 'uniform')

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from asc.errors import InputError
+
 
 class Dropout(nn.Dropout):
     """`nn.Dropout` with 16 random bits for each value instead of a whole draw, which takes a tenth of a training step.
@@ -12,9 +14,23 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeros in random places of x, of any shape and memory order without gaps, in training alone."""
-        if not self.training or self.p in (0, 1) or x.device.type != "cpu":
-            return super().forward(x)
         kept = round((1 - self.p) * 2**16)
+        if not self.training or kept in (0, 2**16) or x.device.type != "cpu":
+            return super().forward(x)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
         mask = (draws.view(torch.int16)[: x.numel()] < kept - 2**15) * (2**16 / kept)
         return x * mask.to(x.dtype).as_strided(x.size(), x.stride())
+
+
+def scaled(dropout: float, dropout_scale: float) -> float:
+    """The fraction to drop.
+
+    Raises:
+        InputError: nothing would be left.
+    """
+    if dropout * dropout_scale >= 1:
+        raise InputError(
+            f"invalid net.dropout_scale={dropout_scale}: expected less than {1 / dropout:g}, "
+            f"since it multiplies a dropout of {dropout}"
+        )
+    return dropout * dropout_scale

@@ -1,13 +1,15 @@
 """The report's network, Table 2."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Len
 from torch import Tensor, nn
 
-from asc.errors import InputError, check_choice
-from asc.nets.dropout import Dropout
+from asc.errors import InputError
+from asc.nets.dropout import Dropout, scaled
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
+from asc.settings import Count, Epsilon, Filters, Momentum, Scale, Share, checked
 
 POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
 
@@ -44,27 +46,23 @@ class PhamCNN(nn.Module):
         bn_eps: added to batch norm's variance. Keras' default.
     """
 
+    @checked("net")
     def __init__(
         self,
-        n_classes: int,
-        filters: Sequence[int] = (32, 64, 128, 256),
-        dropouts: Sequence[float] = (0.20, 0.25, 0.30, 0.35),
-        dropout_scale: float = 1.0,
+        n_classes: Count,
+        filters: Annotated[Sequence[Filters], Len(4, 4)] = (32, 64, 128, 256),
+        dropouts: Annotated[Sequence[Share], Len(4, 4)] = (0.20, 0.25, 0.30, 0.35),
+        dropout_scale: Scale = 1.0,
         one_input_norm: bool = False,
         pooling: Literal["max", "average", "mean_std"] = "max",
-        bn_momentum: float = 0.1,
-        bn_eps: float = 1e-3,
+        bn_momentum: Momentum = 0.1,
+        bn_eps: Epsilon = 1e-3,
     ):
         super().__init__()
-        if len(dropouts) != 4:
-            raise InputError(f"invalid net.dropouts={list(dropouts)}: expected four fractions, one for each block")
-        if len(filters) != 4:
-            raise InputError(f"invalid net.filters={list(filters)}: expected four integers, one for each block")
-        check_choice("net.pooling", pooling, tuple(POOLINGS))
         n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         again = not one_input_norm
-        drop = [dropout_scale * share for share in dropouts]
+        drop = [scaled(share, dropout_scale) for share in dropouts]
         self.blocks = nn.Sequential(
             block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, True),
             block(n1, n2, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, again),

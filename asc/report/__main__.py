@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asc.cli import exit_on_input_error, printable, silence_libraries
-from asc.errors import InputError, check_number
+from asc.cli import exit_on_input_error, silence_libraries
+from asc.errors import InputError, check_number, printable
 from asc.report.compare import compare
 from asc.report.latency import measure_latency
 from asc.report.page import write_page

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asc.cli import printable
+from asc.errors import printable
 from asc.report.results import not_of_a_run
 from asc.report.runs import Run
 from asc.report.systems import System, Task

@@ -10,8 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from asc.classifier import SceneClassifier
-from asc.cli import printable
-from asc.errors import InputError
+from asc.errors import InputError, printable
 from asc.files import written_whole
 from asc.report.curves import training_curves
 from asc.report.mistakes import Mistake, worst_mistakes

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asc.cli import printable
-from asc.errors import InputError
+from asc.errors import InputError, printable
 
 LIMITS = {  # lowest and highest plausible value
     "accuracy": (0, 1),

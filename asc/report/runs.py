@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 import asc.nets
-from asc.cli import printable
 from asc.complexity import nonzeros
-from asc.errors import InputError
+from asc.errors import InputError, printable
 from asc.loading import read_checkpoint
 from asc.report.results import PRECISIONS, Results, read_results
 from asc.report.settings import read_choices

@@ -8,8 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asc.cli import printable
-from asc.errors import InputError
+from asc.errors import InputError, printable
 
 INCIDENTAL = (  # settings that do not define a system
     *("seed", "run_dir", "checkpoint", "init", "trusted", "compile", "logger", "model."),

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from asc.errors import check_number
+from asc.settings import Fraction, checked
 
 
 class AverageLastEpochs(WeightAveraging):
@@ -18,8 +18,8 @@ class AverageLastEpochs(WeightAveraging):
         fraction: fraction of the epochs to average over, the last ones.
     """
 
-    def __init__(self, fraction: float = 0.2):
-        check_number("callbacks.average.fraction", fraction, float, 0, 1)
+    @checked("callbacks.average")
+    def __init__(self, fraction: Fraction = 0.2):
         super().__init__(avg_fn=self.average)
         self.fraction, self.first = fraction, 0
 

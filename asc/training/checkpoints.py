@@ -1,6 +1,5 @@
 """Checkpoints of a run: which epochs are saved, atomic writes, and exact resuming."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,22 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
-from asc.errors import InputError, check_number
+from asc.errors import InputError
+from asc.files import written_whole
 from asc.loading import differing_settings, read_checkpoint
+from asc.settings import Index, checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically: a killed process leaves no partial file.
+    """Writes checkpoints whole: a killed process or a full disk leaves the old file.
 
     Lightning's own writes to the system's temporary folder, and moving a file to another disk is not atomic.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        temporary = Path(path).with_suffix(".tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            super().save_checkpoint(checkpoint, temporary, storage_options)
 
 
 def replace_weights(path: Path, model: SceneClassifier) -> None:
@@ -54,10 +54,16 @@ class BestCheckpoint(ModelCheckpoint):
 
     state_key = "BestCheckpoint"  # ModelCheckpoint's contains the metric, which may be None
 
-    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: int = 0):
-        check_number("callbacks.checkpoint.after_epoch", after_epoch, int, 0)
+    @checked("callbacks.checkpoint")
+    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: Index = 0):
         super().__init__(
-            dirpath, "best", monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+            dirpath,
+            "best",
+            monitor,
+            mode="max",
+            save_weights_only=True,  # last.ckpt is the one to resume from
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
         )
         self.after_epoch = after_epoch
 
@@ -80,6 +86,8 @@ class BestCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best epoch so far, copied from the earlier directory if it is another one."""
         earlier, path = Path(state_dict["best_model_path"]), Path(str(self.dirpath)) / "best.ckpt"
+        if not earlier.is_file():  # the run was moved
+            earlier = path
         if not earlier.is_file():
             return
         if earlier.resolve() != path.resolve():
@@ -138,6 +146,8 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
             f"checkpoint={path} was trained with another {', '.join(differing)}: "
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
         )
+    if not checkpoint.get("optimizer_states"):
+        raise InputError(f"checkpoint={path} holds weights alone: resume from last.ckpt of its run, or start by init=")
     done = checkpoint["epoch"] + 1
     if done > (trainer.max_epochs or 0):
         raise InputError(f"checkpoint={path} has done {done} epochs: set trainer.max_epochs to at least {done}")

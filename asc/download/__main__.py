@@ -1,0 +1,217 @@
+"""Download a dataset and unpack it into a folder to train on: python -m asc.download tau2020_3class DIR.
+
+Interrupted at any time, the same command goes on where it stopped. Nothing is downloaded twice.
+"""
+
+import argparse
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+
+import aiohttp
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from asc.cli import exit_on_input_error
+from asc.download.catalog import Dataset, File, names, read_dataset
+from asc.download.parts import Folder, download
+from asc.download.transfer import Transfer
+from asc.errors import InputError, check_number
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asc.download", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", nargs="?", help=f"{', '.join(names())}, or a .yaml file in their form")
+    parser.add_argument("dir", nargs="?", type=Path, help="the folder to make, later data.root")
+    parser.add_argument("--list", action="store_true", help="list the datasets")
+    parser.add_argument("--dry-run", action="store_true", help="show the terms and the files, download nothing")
+    parser.add_argument("--meta-only", action="store_true", help="only lists and documents, no recordings")
+    parser.add_argument("--keep-zips", action="store_true", help="keep the archives in DIR/.download")
+    parser.add_argument("--mirror", metavar="URL", help="take the files from URL/NAME")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="files at a time (4)")
+    parser.add_argument("--retries", type=int, default=8, metavar="N", help="attempts after a failure (8)")
+    parser.add_argument(
+        "--timeout", type=float, default=60, metavar="S", help="seconds to wait for a server that is silent (60)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result for a program to read")
+    args = parser.parse_args(argv)
+    with exit_on_input_error():
+        check_number("--parallel", args.parallel, int, 1, 32)
+        check_number("--retries", args.retries, int, 0)
+        check_number("--timeout", args.timeout, float, 0.1)
+        if args.list:
+            print_list(args.json)
+            return
+        if not args.dataset or not args.dir:
+            raise InputError("the dataset or the folder is missing: python -m asc.download DATASET DIR, or --list")
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Download a dataset, or show what would be downloaded."""
+    messages = sys.stderr if args.json else sys.stdout
+    dataset, folder = read_dataset(args.dataset, args.mirror), Folder(args.dir)
+    files = [file for file in dataset.files if not (args.meta_only and file.is_audio)]
+    missing = folder.missing(files)
+    needed, free = folder.space_needed(missing, args.keep_zips, args.parallel), folder.space_free()
+    print(terms(dataset), file=messages)
+    if args.dry_run:
+        print(table(folder, files, missing), file=messages)
+    print(summary(files, missing, needed, free), file=messages, flush=True)
+    if not args.dry_run:
+        if needed > free:
+            raise InputError(
+                f"{folder.root} has {size_text(free)} free and needs {size_text(needed)}: free space first"
+            )
+        folder.prepare(dataset)
+        try:
+            with FileLock(folder.state / ".lock", timeout=0):
+                fetch_missing(folder, missing, args, messages)
+        except Timeout:
+            raise InputError(f"{folder.root} is being downloaded to already: wait for the other process") from None
+        except KeyboardInterrupt:
+            command = shlex.join(["python", "-m", "asc.download", *sys.argv[1:]])
+            print(f"\nstopped: what has arrived is kept. Resume with\n  {command}", file=sys.stderr)
+            sys.exit(130)
+        print(next_step(dataset, folder, args.meta_only), file=messages)
+    if args.json:
+        print(json.dumps(report(dataset, folder, files, needed, free), indent=2))
+
+
+def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace, messages) -> None:
+    """Download the missing files, with a progress bar and a line for each file.
+
+    Raises:
+        InputError: files are still missing.
+    """
+    if not missing:
+        return
+    done: list[File] = []
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=args.timeout, sock_read=args.timeout)
+    with tqdm(
+        total=sum(file.size or 0 for file in missing),
+        initial=sum(folder.arrived(file) for file in missing if file.size),
+        desc="download",
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        delay=2,
+    ) as bar:
+
+        def advance(n_bytes: int) -> None:
+            bar.total = max(bar.total, bar.n + n_bytes)  # the total lacks files whose size is not known
+            bar.update(n_bytes)
+
+        def finished(file: File) -> None:
+            done.append(file)
+            bar.set_postfix_str(f"{len(done)} of {len(missing)} files", refresh=False)
+            bar.write(f"{file.name}  {size_text(file.size)}  complete", file=messages)
+
+        async def session() -> list[File]:
+            async with aiohttp.ClientSession(
+                timeout=timeout,
+                trust_env=True,  # proxies
+                auto_decompress=False,
+                read_bufsize=1 << 20,
+                headers={"Accept-Encoding": "identity", "User-Agent": "asc.download"},
+            ) as client:
+                transfer = Transfer(client, args.retries, advance, lambda text: bar.write(text, file=sys.stderr))
+                return await download(folder, missing, transfer, args.parallel, args.keep_zips, finished)
+
+        failed = asyncio.run(session())
+    if failed:
+        which = ", ".join(file.name for file in failed[:3]) + (", ..." if len(failed) > 3 else "")
+        raise InputError(f"{len(failed)} of {len(missing)} files failed ({which}): see above, then run it again")
+
+
+def terms(dataset: Dataset) -> str:
+    """What the user must know before."""
+    lines = (dataset.title, dataset.content, dataset.page, f"Licence: {dataset.licence}", f"Cite: {dataset.citation}")
+    return "\n".join(fill(line, width=100, subsequent_indent="  ", break_on_hyphens=False) for line in lines) + "\n"
+
+
+def table(folder: Folder, files: list[File], missing: list[File]) -> str:
+    """The files, one a line."""
+    width = max(len(file.name) for file in files)
+    return "\n".join(
+        f"{file.name:<{width}}  {size_text(file.size):>8}  {state(folder, file, missing)}"
+        + ("" if file.md5 else ", MD5 not known: not checked")
+        for file in files
+    )
+
+
+def state(folder: Folder, file: File, missing: list[File]) -> str:
+    """How far a file is."""
+    if file not in missing:
+        return "complete"
+    arrived = folder.arrived(file)
+    return f"{size_text(arrived)} arrived" if arrived else "to download"
+
+
+def summary(files: list[File], missing: list[File], needed: int, free: int) -> str:
+    """What there is to do, in a line."""
+    if not missing:
+        return f"all {len(files)} files are complete"
+    unknown = sum(file.size is None for file in missing)
+    return (
+        f"{len(missing)} of {len(files)} files to download, {size_text(sum(file.size or 0 for file in missing))}"
+        + (f" and {unknown} small ones" if unknown else "")
+        + f"; {size_text(needed)} of disk needed, {size_text(free)} free"
+    )
+
+
+def next_step(dataset: Dataset, folder: Folder, meta_only: bool) -> str:
+    """What the user may do with the folder."""
+    if meta_only:
+        return f"{folder.root} holds the lists; run again without --meta-only for the recordings"
+    command = shlex.join(["python", "train.py", f"data={dataset.data}", f"data.root={folder.root}"])
+    return f"{folder.root} is complete. Train on it with\n  {command}"
+
+
+def report(dataset: Dataset, folder: Folder, files: list[File], needed: int, free: int) -> dict:
+    """What a program may want to know."""
+    missing = folder.missing(files)
+    return {
+        "dataset": dataset.data,
+        "title": dataset.title,
+        "page": dataset.page,
+        "licence": dataset.licence,
+        "citation": dataset.citation,
+        "root": str(folder.root),
+        "complete": not missing,
+        "disk_needed": needed,
+        "disk_free": free,
+        "files": [
+            {"name": file.name, "url": file.url, "bytes": file.size, "md5": file.md5, "complete": file not in missing}
+            for file in files
+        ],
+    }
+
+
+def print_list(as_json: bool) -> None:
+    """The datasets, one a line."""
+    datasets = [read_dataset(name) for name in names()]
+    if as_json:
+        keys = ("title", "content", "page", "licence", "citation")
+        print(
+            json.dumps({d.data: {key: getattr(d, key) for key in keys} | {"bytes": d.size} for d in datasets}, indent=2)
+        )
+        return
+    for dataset in datasets:
+        print(f"{dataset.data:<15}  {size_text(dataset.size):>7}  {dataset.content}")
+
+
+def size_text(size: int | None) -> str:
+    """A number of bytes for people."""
+    return "?" if size is None else f"{tqdm.format_sizeof(size)}B"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

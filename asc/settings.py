@@ -1,0 +1,111 @@
+"""Check the arguments of the classes that settings build against their annotations, by pydantic."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, cast
+
+from omegaconf import OmegaConf
+from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic_core import ErrorDetails
+
+from asc.errors import InputError
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Index = Annotated[int, Field(ge=0, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # of something of which a rest must stay
+Filters = Annotated[int, Field(ge=1, le=8192)]
+Momentum = Annotated[float, Field(gt=0, le=1)]  # of batch norm
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+Scale = Annotated[float, Field(ge=0, le=10)]
+SampleRate = Annotated[int, Field(ge=1, le=768_000)]  # Hz
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no more
+
+# strict: no text for a number, no 1 for true; a whole number is a float all the same
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} are from the error's context
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "is_instance_of": "{class}",
+    "sequence_str": "a list",
+    "list_type": "a list",
+    "dict_type": "a group of settings",
+    "string_too_short": "some text",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "value_error": "{error}",
+    "literal_error": "{expected}",
+}
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def checked(group: str) -> Callable[[Init], Init]:
+    """Decorate a constructor: its arguments must have the annotated types and ranges.
+
+    Raises:
+        InputError: of the constructor, for the first argument that is wrong; names it as `group`.NAME.
+    """
+
+    def decorate(init: Init) -> Init:
+        validated = validate_call(config=STRICT)(init)
+
+        names = list(inspect.signature(init).parameters)
+
+        @functools.wraps(init)
+        def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            named = {**dict(zip(names[1:], args, strict=False)), **kwargs}  # by name, for the messages
+            try:
+                validated(self, **{name: plain(value) for name, value in named.items()})
+            except ValidationError as error:
+                raise InputError(sentence(group, error)) from error
+
+        return cast(Init, checked_init)
+
+    return decorate
+
+
+def plain(value: Any) -> Any:
+    """Hydra's lists and dictionaries as Python's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def sentence(group: str, error: ValidationError) -> str:
+    """One sentence on the first wrong value: its name, what it is, and what is expected."""
+    first, *others = error.errors()
+    name = setting(group, first)
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown setting {name}: leave it out, or correct its name"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{name} is not set: give it on the command line, as {name}=..."
+    # a union reports an error for each of its types
+    expected = [described(part) for part in (first, *others) if setting(group, part) == name]
+    return f"invalid {name}={shown(first['input'])}: expected {' or '.join(dict.fromkeys(expected))}"
+
+
+def setting(group: str, error: ErrorDetails) -> str:
+    """Name of the setting, such as net.filters[2]."""
+    name, *inner = error["loc"]  # then indices, and pydantic's names of a union's types
+    path = "".join(f"[{part}]" for part in inner if isinstance(part, int))
+    return f"{group}.{name}{path}" if group else f"{name}{path}"
+
+
+def described(error: ErrorDetails) -> str:
+    """What is expected, in our words or in pydantic's."""
+    template = EXPECTED.get(error["type"], error["msg"].removeprefix("Input should be "))
+    return template.format(**error.get("ctx", {})).replace("Sequence", "a list")
+
+
+def shown(value: Any) -> str:
+    """The value as one would type it, and not too much of it."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
