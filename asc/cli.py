@@ -33,10 +33,7 @@ def exit_on_input_error() -> Iterator[None]:
         discard_output()
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            discard_output()
-            sys.exit("error: the output cannot be written (No space left on device): free space")
-        if message := input_fault(error):
+        if message := input_fault(error) or system_fault(error):
             sys.exit(f"error: {printable(message)}")
         raise
     finally:
@@ -50,6 +47,18 @@ def input_fault(error: Exception) -> str | None:
         # from a worker process, the text is a traceback that ends with the message
         return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
     return settings_fault(error)
+
+
+def system_fault(error: Exception) -> str | None:
+    """One sentence for what the system refuses: a full disk, missing permissions, a file in a directory's place."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename is None and error.errno == errno.ENOSPC:
+        discard_output()
+        return f"the output cannot be written ({error.strerror}): free space"
+    if error.filename is None:
+        return None
+    return f"{error.filename} cannot be used ({error.strerror}): check the path, its permissions and the free space"
 
 
 def discard_output() -> None:
@@ -72,7 +81,8 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
+    is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+    if is_null_group or isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
         return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
     return None
 
