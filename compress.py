@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
 from asc.cli import silence_libraries
-from asc.data import SceneData
+from asc.data import SceneData, scene_data
 from asc.loading import read_checkpoint
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
@@ -61,11 +61,10 @@ def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> S
     node: Any = OmegaConf.to_container(cfg.data, resolve=True)
     overrides = {name: value for name, value in node.items() if value is not None and name != "_target_"}
     saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
-    split = {name: saved[name] for name in ("seed",) if name in saved}  # no clip changes sides
-    settings = {**saved, **overrides, **split, "sample_rate": model.sample_rate, "channel": model.channel}
-    if "root" not in settings:
+    given = {**overrides, "sample_rate": model.sample_rate, "channel": model.channel}
+    if "root" not in {**saved, **given}:
         raise InputError(f"checkpoint={checkpoint} does not name its training data: give data=dcase data.root=DIR")
-    data = SceneData(**settings)
+    data = scene_data(saved, given, get_class(node["_target_"]) if "_target_" in node else None)
     data.setup()
     if set(data.labels) != set(model.labels):
         raise InputError(

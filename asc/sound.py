@@ -20,6 +20,11 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz, of files: beyond, a header is 
 LARGEST_PERIOD = 2_000  # samples: see `rate_ratio`
 ZEROS, ROLLOFF = 6, 0.99  # of the resampling filter: zero crossings a side, fraction of the Nyquist frequency
 BLOCK_SECONDS = 10.0  # decoded at a time
+MP3_FRAMES = 16 * 1152  # samples
+SUFFIXES = frozenset(  # of the names of files that libsndfile reads
+    (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
+    + (".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist")
+)
 
 
 def open_sound(path: Path) -> soundfile.SoundFile:
@@ -50,22 +55,56 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     return sound
 
 
+def seek(sound: soundfile.SoundFile, sample: int, path: Path) -> None:
+    """Continue to read at this sample of the file.
+
+    A frame of an MP3 needs up to nine frames before it, without which it is silent: they are decoded too.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    before = min(sample, MP3_FRAMES) if sound.format == "MP3" else 0
+    try:
+        sound.seek(sample - before)
+        sound.read(before, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
+
+
 def read_mono(sound: soundfile.SoundFile, samples: int, channel: int | str, path: Path) -> np.ndarray:
     """The next `samples` of one channel, float32 (samples,).
 
     Raises:
         InputError: the file is damaged or cut off, lacks the channel, or holds NaN or infinity.
     """
+    wave = _one_channel(read_channels(sound, samples, path), channel, path)
+    check_finite(wave, path)
+    return wave
+
+
+def read_channels(sound: soundfile.SoundFile, samples: int, path: Path) -> np.ndarray:
+    """The next `samples` of all channels, float32 (samples, channels).
+
+    Raises:
+        InputError: the file is damaged or cut off.
+    """
     try:
-        decoded = sound.read(samples, dtype="float32", always_2d=True)  # (samples, channels)
+        decoded = sound.read(samples, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
     if len(decoded) < samples:
         raise InputError(f"{path} is cut off: its header promises more samples; replace or remove it")
-    wave = _one_channel(decoded, channel, path)
+    return decoded
+
+
+def check_finite(wave: np.ndarray, path: Path) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        InputError: names the file.
+    """
     if not np.isfinite(wave).all():
         raise InputError(f"{path} holds samples that are not finite numbers (NaN or infinity): replace or remove it")
-    return wave
 
 
 def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndarray:

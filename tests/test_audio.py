@@ -134,6 +134,47 @@ def test_no_more_is_decoded_than_the_first_samples_need(tmp_path, samples, new, 
     assert "finite" in refusal(tmp_path / "clip.wav", lambda path: read_wave(path, new, samples=2000))
 
 
+# Samples from within
+
+
+@pytest.mark.parametrize(
+    ("rate", "new"),
+    [(16000, 16000), (48000, 16000), (8000, 16000), (22050, 16000), (48000, 44100), (44100, 48000), (44101, 16000)],
+)
+def test_samples_from_within_are_those_of_the_whole(tmp_path, rate, new):
+    soundfile.write(tmp_path / "clip.flac", np.random.default_rng(0).uniform(-0.9, 0.9, 6000), rate, subtype="PCM_24")
+    whole = read_wave(tmp_path / "clip.flac", new)
+    for start in (1, 7, 159, 160, 161, 441, 442, 1000, len(whole) - 1):
+        for samples in (1, 100, 441, None):
+            wave = read_wave(tmp_path / "clip.flac", new, samples=samples, start=start)
+            expected = whole[start:] if samples is None else whole[start : start + samples]
+            torch.testing.assert_close(wave, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["clip.ogg", "clip.mp3"])
+def test_compressed_sound_is_found_within(tmp_path, name):
+    """A frame of MP3 depends on some before it."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * RATE)
+    soundfile.write(tmp_path / name, tone(440, RATE, 3 * RATE) + noise, RATE)
+    whole = read_wave(tmp_path / name, RATE)
+    for start in (1, 500, RATE, 2 * RATE + 333):
+        wave = read_wave(tmp_path / name, RATE, samples=RATE // 2, start=start)
+        torch.testing.assert_close(wave, whole[start : start + RATE // 2], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("new", "margin"), [(RATE, 0), (16000, 1000), (48000, 500)])
+def test_nothing_is_decoded_that_the_samples_do_not_need(tmp_path, samples, new, margin):
+    samples[: 20000 - margin] = samples[30000:] = np.nan
+    soundfile.write(tmp_path / "clip.wav", samples, RATE, subtype="FLOAT")
+    start = math.ceil(20000 * new / RATE)
+    assert read_wave(tmp_path / "clip.wav", new, samples=1000, start=start).isfinite().all()
+    assert "finite" in refusal(tmp_path / "clip.wav", lambda path: read_wave(path, new, samples=1000, start=1000))
+
+
+def test_a_recording_that_ends_before_is_refused(clip):
+    assert "ends before 2 s" in refusal(clip, lambda path: read_wave(path, RATE, samples=10, start=2 * RATE))
+
+
 # Bad files: one line that names the file
 
 

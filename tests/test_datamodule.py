@@ -62,6 +62,34 @@ def test_a_run_goes_on_with_its_own_clips_alone(root):
         scenes(root, val_fraction=0.25, batch_size=7).load_state_dict(state)
 
 
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_file_under_a_second_name_in_the_other_list_is_refused(tmp_path, link):
+    root = write_tiny(tmp_path / "tiny")
+    first, other = root / "audio/indoor-oslo-0-0-a.wav", root / "audio/indoor-oslo-5-1-a.wav"
+    other.unlink()
+    getattr(other, link)(first)
+    with pytest.raises(InputError, match="files at two locations.*: 1 .indoor-oslo-0-0-a.wav = indoor-oslo-5-1-a.wav"):
+        scenes(root)
+
+
+def test_audio_may_lie_on_another_disk(tmp_path):
+    root = write_tiny(tmp_path / "tiny")
+    (root / "audio").rename(tmp_path / "disk")
+    (root / "audio").symlink_to(tmp_path / "disk")
+    file = tmp_path / "disk/indoor-oslo-0-0-a.wav"
+    file.rename(tmp_path / "elsewhere.wav")
+    file.symlink_to(tmp_path / "elsewhere.wav")
+    assert sum(map(len, scenes(root).clips.values())) == 36
+
+
+def test_a_class_that_loses_all_its_training_clips_is_refused(tmp_path):
+    root = write_tiny(tmp_path / "tiny")
+    for path in root.glob("audio/outdoor-oslo-10[0-3]-*"):
+        path.unlink()
+    with pytest.raises(InputError, match="all training clips of outdoor are missing"):
+        scenes(root, missing="skip")
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"val_fraction": 1}, {"missing": "ignore"}, {"batch_size": 0}, {"clip_seconds": -1}, {"cache": "maybe"}],

@@ -71,12 +71,12 @@ def test_fewer_clips_than_processes_are_refused():
 
 
 @pytest.fixture
-def kept(tmp_path) -> tuple[list[Clip], np.ndarray, dict[Path, int]]:
+def kept(tmp_path) -> tuple[list[Clip], np.ndarray, dict[Clip, int]]:
     """64 clips, their features in a file of 64 MB, mapped into memory, and the rows there, in another order."""
     clips = [Clip(tmp_path / f"{number}.wav", LABELS[number % 3], f"place {number}") for number in range(64)]
     rng = np.random.default_rng(0)
     np.save(tmp_path / "features.npy", rng.integers(0, 255, (64, 128, 2**13), dtype=np.uint8).view(np.float16))
-    rows = dict(zip((clip.path for clip in clips), rng.permutation(64).tolist(), strict=True))
+    rows = dict(zip(clips, rng.permutation(64).tolist(), strict=True))
     return clips, np.load(tmp_path / "features.npy", mmap_mode="r"), rows
 
 
@@ -91,7 +91,7 @@ def test_features_are_the_same_from_the_file_and_from_the_device(kept):
         assert torch.equal(target, also)
         assert [LABELS[label] for label in target] == [clips[index].label for index in indices]
         for features, index in zip(x, indices, strict=True):
-            assert np.array_equal(features[0].numpy().view(np.int16), array[rows[clips[index].path]].view(np.int16))
+            assert np.array_equal(features[0].numpy().view(np.int16), array[rows[clips[index]]].view(np.int16))
 
 
 def mapped_bytes() -> int:

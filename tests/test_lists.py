@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,22 @@ def test_a_file_that_meta_does_not_know_is_refused(root):
     (root / "fold1.csv").write_text(BARE + "audio/tram-rome-9-9-a.wav\n")
     with pytest.raises(InputError, match="fold1.csv: files .*meta.csv.*: 1 .*tram-rome-9-9-a.wav"):
         read_clips(root, "fold1.csv", read_meta(root))
+
+
+@pytest.mark.parametrize("name", ["../outside.wav", "audio/../audio/bus-oslo-1-1-a.wav", "/tmp/bus.wav"])
+def test_a_file_name_that_leads_out_or_round_is_refused(root, name):
+    (root / "meta.csv").write_text(f"{META}{name}\tindoor\trome-1\ta\n")
+    with pytest.raises(InputError, match=r"meta.csv: file names that are absolute or hold '..': 1 "):
+        read_meta(root)
+    (root / "fold1.csv").write_text(f"filename\n{name}\n")
+    with pytest.raises(InputError, match=r"fold1.csv: file names that are absolute or hold '..': 1 "):
+        read_clips(root, "fold1.csv", {name: {"scene_label": "indoor", "identifier": "rome-1"}})
+
+
+def test_the_first_clip_and_one_from_within_have_different_names():
+    clip = Clip(Path("/data/rain/walk.wav"), "rain", "walk")
+    assert clip.name(Path("/data")) == "rain/walk.wav"
+    assert replace(clip, start=12.5).name(Path("/data")) == "rain/walk.wav#t=12.5"
 
 
 def test_a_root_that_is_no_folder_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 import argparse
 import json
 import multiprocessing
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from asc.benchmark.contest import Contestant, contest
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number
+from asc.machine import processor
 
 PRODUCT = 2048  # size of the square matrices whose product bounds the arithmetic
 
@@ -239,15 +239,6 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n" + growth.growth_table(results["growth"]) + "\n")
     arguments.json.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
     print(f"results  {arguments.json}")
-
-
-def processor() -> str:
-    """Name of the CPU, or its architecture if the name is unknown."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

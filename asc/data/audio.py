@@ -11,7 +11,7 @@ from torchaudio.transforms import Resample
 from tqdm import tqdm
 
 from asc.errors import InputError
-from asc.sound import open_sound, rate_ratio, read_mono
+from asc.sound import open_sound, rate_ratio, read_mono, seek
 
 
 @cache
@@ -48,7 +48,9 @@ def probe_all(paths: Sequence[Path]) -> list[float]:
     return seconds
 
 
-def read_wave(path: Path, sample_rate: int, channel: int | str = 0, samples: int | None = None) -> Tensor:
+def read_wave(
+    path: Path, sample_rate: int, channel: int | str = 0, samples: int | None = None, start: int = 0
+) -> Tensor:
     """Waveform (samples,), float32 in [-1, 1], from any file that libsndfile reads (WAV, FLAC, OGG, MP3...).
 
     Args:
@@ -56,15 +58,23 @@ def read_wave(path: Path, sample_rate: int, channel: int | str = 0, samples: int
         sample_rate: Hz to resample to.
         channel: index from 0, or "mean" for the mean of all channels; ignored for mono files.
         samples: number to return, after resampling; only what they need is decoded. None decodes all.
+        start: first sample to return, after resampling.
 
     Raises:
-        InputError: the file is missing, damaged or empty, lacks the channel, or holds NaN or infinity.
+        InputError: the file is missing, damaged, empty or ends before `start`, lacks the channel, or holds NaN or
+            infinity.
     """
     with open_sound(path) as sound:
         ratio = rate_ratio(sound.samplerate, sample_rate)
-        needed = sound.frames if samples is None else min(sound.frames, _source_samples(samples, ratio))
-        wave = torch.from_numpy(read_mono(sound, needed, channel, path))
-    return (resampler(ratio)(wave) if ratio != 1 else wave)[:samples]
+        first, skipped = _source_start(start, ratio)
+        end = sound.frames if samples is None else min(sound.frames, _source_samples(start + samples, ratio))
+        if first >= end:
+            raise InputError(f"{path} ends before {start / sample_rate:g} s: it was longer when the clips were cut")
+        if first:
+            seek(sound, first, path)
+        wave = torch.from_numpy(read_mono(sound, end - first, channel, path))
+    resampled = resampler(ratio)(wave) if ratio != 1 else wave
+    return resampled[skipped : None if samples is None else skipped + samples]
 
 
 def _source_samples(samples: int, ratio: Fraction) -> int:
@@ -73,3 +83,15 @@ def _source_samples(samples: int, ratio: Fraction) -> int:
         return samples
     orig, new = ratio.denominator, ratio.numerator
     return -(-samples // new) * orig + resampler(ratio).width  # it turns blocks of `orig` samples into `new`
+
+
+def _source_start(start: int, ratio: Fraction) -> tuple[int, int]:
+    """Where to begin in the file for the resampled sample `start`: (sample of the file, resampled samples to skip).
+
+    It is the start of a block of the resampler, and far enough before for the filter's left side.
+    """
+    if ratio == 1:
+        return start, 0
+    orig, new = ratio.denominator, ratio.numerator
+    block = max(0, start // new - -(-resampler(ratio).width // orig))
+    return block * orig, start - block * new

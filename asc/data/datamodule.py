@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Len
+from pydantic import Field
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,8 +21,9 @@ from asc.data import audio, cache
 from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError, check_number
 from asc.frontend import Frontend
+from asc.settings import Count, Index, SampleRate, Seed, checked
 
 
 class SceneData(LightningDataModule):
@@ -48,39 +51,31 @@ class SceneData(LightningDataModule):
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
     """
 
+    @checked("data")
     def __init__(
         self,
-        root: str,
-        fold: int = 1,
-        cv: int | None = None,
+        root: Annotated[str, Field(min_length=1)],
+        fold: Count = 1,
+        cv: Annotated[int, Field(ge=2, le=1000)] | None = None,
         train_list: str = "evaluation_setup/fold{fold}_train.csv",
         test_list: str = "evaluation_setup/fold{fold}_evaluate.csv",
-        labels: Sequence[str] | None = None,
-        sample_rate: int = 44100,
-        channel: int | str = 0,
-        clip_seconds: float | None = None,
-        batch_size: int = 100,
-        val_fraction: float = 0.0,
+        labels: Annotated[Sequence[str], Len(0, 10_000)] | None = None,
+        sample_rate: SampleRate = 44100,
+        channel: Index | Literal["mean"] = 0,
+        clip_seconds: Annotated[float, Field(ge=0.001, le=600)] | None = None,
+        batch_size: Count = 100,
+        val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0,
         missing: Literal["error", "skip"] = "error",
-        num_workers: int | None = None,
+        num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         cache: bool = True,
-        cache_dir: str = "~/.cache/asc",
-        seed: int = 0,
+        cache_dir: Annotated[str, Field(min_length=1)] = "~/.cache/asc",
+        seed: Seed = 0,
     ):
         super().__init__()
-        check_number("data.val_fraction", val_fraction, float, 0, 0.9)
-        check_number("data.batch_size", batch_size, int, 1)
-        check_number("data.sample_rate", sample_rate, int, 1)
-        if num_workers is not None:
-            check_number("data.num_workers", num_workers, int, 0)
-        check_number("data.seed", seed, int, 0)
-        if cv is not None:
-            check_number("data.cv", cv, int, 2)
+        if cv:
             check_number("data.fold", fold, int, 1, cv)
-        if clip_seconds is not None:
-            check_number("data.clip_seconds", clip_seconds, float, 0.001)
-        check_choice("data.missing", missing, ("error", "skip"))
-        check_choice("data.cache", cache, (True, False))
+        if repeated := [label for label, count in Counter(labels or []).items() if count > 1]:
+            raise InputError(f"invalid data.labels={list(labels or [])}: expected {repeated[0]} once")
         root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
         self.root = Path(root)
@@ -98,9 +93,13 @@ class SceneData(LightningDataModule):
 
     def state_dict(self) -> dict[str, str]:
         """What must be equal when a run resumes: the clips and how they are batched."""
-        clips = {split: [(clip.path.name, clip.label) for clip in self.clips[split]] for split in ("train", "val")}
+        clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in ("train", "val")}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
+
+    def identity(self, clip: Clip) -> tuple:
+        """What tells a clip from others, wherever the dataset lies."""
+        return clip.path.name, clip.label
 
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
         """Refuse to resume on other data, which could leak validation or test clips into training.
@@ -124,8 +123,7 @@ class SceneData(LightningDataModule):
         """
         if self.clips:  # Lightning calls this before fit and before test
             return
-        meta = read_meta(self.root)
-        train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        train, test = self.read_split()
         if self.cv:
             folds = cross_validation(list(dict.fromkeys([*train, *test])), self.cv, self.seed)
             test = folds.pop(self.fold - 1)
@@ -134,7 +132,10 @@ class SceneData(LightningDataModule):
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
         check_split(train, test, self.labels, self.root)
+        listed = {clip.label for clip in train}
         train, test = self._without_missing(train, self.train_list), self._without_missing(test, self.test_list)
+        if lost := sorted(listed - {clip.label for clip in train}):
+            raise InputError(f"{self.root}: all training clips of {', '.join(lost)} are missing: complete the dataset")
         self.clip_samples = round(self._clip_seconds(train, test) * self.sample_rate)
         val: list[Clip] = []
         if self.val_fraction:
@@ -144,6 +145,16 @@ class SceneData(LightningDataModule):
                     f"data.val_fraction={self.val_fraction} holds out none of {len(train)} clips: increase it or set 0"
                 )
         self.clips = {"train": train, "val": val, "test": test}
+
+    def read_split(self) -> tuple[list[Clip], list[Clip]]:
+        """The training clips, validation included, and the test clips; of all clips with `cv`, in any division.
+
+        Raises:
+            InputError: a list is missing or invalid.
+        """
+        meta = read_meta(self.root)
+        train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        return train, test
 
     def _without_missing(self, clips: list[Clip], list_name: str) -> list[Clip]:
         """The clips whose files exist; for missing ones an error or a warning, depending on `missing`."""
@@ -160,16 +171,18 @@ class SceneData(LightningDataModule):
 
     def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
         clips = [*train, *test]
-        paths = [clip.path for clip in clips]
+        self.seconds = dict(zip(clips, self._durations([clip.path for clip in clips]), strict=True))
+        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
+        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
+        return self.clip_seconds or most_common
+
+    def _durations(self, paths: list[Path]) -> list[float]:
+        """Seconds of all files, from the cache or read from their headers."""
 
         def probe_all() -> np.ndarray:
             return np.array(audio.probe_all(paths))
 
-        seconds = cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()
-        self.seconds = dict(zip(clips, seconds.tolist(), strict=True))
-        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
-        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
-        return self.clip_seconds or most_common
+        return (cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()).tolist()
 
     def check_length(self, samples: int) -> None:
         """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound as a tone.
@@ -187,13 +200,16 @@ class SceneData(LightningDataModule):
 
     def cached_clips(self) -> list[Clip]:
         """The clips of all splits in the order of the cache's rows, which does not depend on the split."""
-        return sorted((clip for split in self.clips.values() for clip in split), key=lambda clip: str(clip.path))
+        clips = (clip for split in self.clips.values() for clip in split)
+        return sorted(clips, key=lambda clip: (str(clip.path), clip.start))
 
     def cache_path(self, settings: dict) -> Path:
         """The cache file of the features under these settings of the frontend."""
         decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
-        paths = [clip.path for clip in self.cached_clips()]
-        return cache.cache_path(self.cache_dir, {**settings, **decoding}, paths)
+        clips = self.cached_clips()
+        starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
+        paths = [clip.path for clip in clips]
+        return cache.cache_path(self.cache_dir, {**settings, **decoding, **starts}, paths)
 
     def build_cache(self, path: Path, frontend: Frontend, device: torch.device) -> None:
         """Compute the features and write them to `path`, unless it exists.
@@ -225,7 +241,7 @@ class SceneData(LightningDataModule):
         clips = self.clips[split]
         if self.features is None:
             return self._wave_dataset(clips)
-        rows = {clip.path: row for row, clip in enumerate(self.cached_clips())}
+        rows = {clip: row for row, clip in enumerate(self.cached_clips())}
         return FeatureDataset(clips, self.labels, self.features, rows)
 
     def _wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:

@@ -2,7 +2,6 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,11 +71,12 @@ class WaveDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return torch.stack([self.wave(self.clips[index].path) for index in indices]), self.targets[indices]
+        return torch.stack([self.wave(self.clips[index]) for index in indices]), self.targets[indices]
 
-    def wave(self, path: Path) -> Tensor:
+    def wave(self, clip: Clip) -> Tensor:
         """The clip's waveform (samples,)."""
-        wave = audio.read_wave(path, self.rate, self.channel, self.samples)
+        start = round(clip.start * self.rate)
+        wave = audio.read_wave(clip.path, self.rate, self.channel, self.samples, start)
         return torch.from_numpy(fit_length(wave.numpy(), self.samples))
 
 
@@ -87,14 +87,14 @@ class FeatureDataset(Dataset):
         clips: of the split.
         labels: all labels, in the order of the class indices.
         features: of all splits (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
-        rows: row in `features` of each file.
+        rows: row in `features` of each clip.
     """
 
     def __init__(
-        self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Path, int]
+        self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Clip, int]
     ):
         self.features, self.targets = features, class_indices(clips, labels)
-        self.rows = torch.tensor([rows[clip.path] for clip in clips])
+        self.rows = torch.tensor([rows[clip] for clip in clips])
 
     def __len__(self) -> int:
         return len(self.rows)

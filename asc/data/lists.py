@@ -2,20 +2,28 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from asc.errors import InputError
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A row of a list: audio file, scene label and recording location, which is the unit of a split."""
+    """A row of a list: audio file, scene label and recording location, which is the unit of a split.
+
+    A clip that is cut from a long recording begins `start` seconds after the file.
+    """
 
     path: Path
     label: str
     location: str
+    start: float = 0.0
+
+    def name(self, root: Path) -> str:
+        """The file's path below `root`, with "#t=SECONDS" (a media fragment) for a clip from within the file."""
+        return str(self.path.relative_to(root)) + (f"#t={self.start:.10g}" if self.start else "")
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -51,33 +59,90 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def read_clips(root: Path, list_name: str, meta: dict[str, dict[str, str]]) -> list[Clip]:
-    """The clips of a list; locations, and labels that the list omits, come from `meta`."""
+    """The clips of a list; locations, and labels that the list omits, come from `meta`.
+
+    Raises:
+        InputError: the first of `list_faults`.
+    """
     path = root / list_name
     rows = read_table(path, ["filename"])
+    raise_first(list_faults(path, rows, meta))
+    return clips_in(root, rows, meta)
+
+
+def list_faults(path: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[str, str]]) -> Iterator[str]:
+    """What is wrong with the rows of a list, a sentence each."""
     names = [row["filename"] for row in rows]
-    refuse(path, "files listed more than once", [name for name, count in Counter(names).items() if count > 1])
-    refuse(path, "files without a row in meta.csv", [name for name in names if name not in meta])
-    for row in rows:
-        row["scene_label"] = row.get("scene_label") or meta[row["filename"]]["scene_label"]
-    conflicting = [row["filename"] for row in rows if row["scene_label"] != meta[row["filename"]]["scene_label"]]
-    refuse(path, "labels other than in meta.csv", conflicting)
-    return [Clip(root / row["filename"], row["scene_label"], meta[row["filename"]]["identifier"]) for row in rows]
+    yield from name_faults(path, names)
+    yield from fault(path, "files without a row in meta.csv", [name for name in names if name not in meta])
+    labelled = [row for row in rows if row.get("scene_label") and row["filename"] in meta]
+    conflicting = [row["filename"] for row in labelled if row["scene_label"] != meta[row["filename"]]["scene_label"]]
+    yield from fault(path, "labels other than in meta.csv", conflicting)
+
+
+def clips_in(root: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[str, str]]) -> list[Clip]:
+    """The clips of a list's rows, all of which `meta` has."""
+    known = [(row["filename"], row.get("scene_label"), meta[row["filename"]]) for row in rows]
+    return [Clip(root / name, label or data["scene_label"], data["identifier"]) for name, label, data in known]
 
 
 def read_meta(root: Path) -> dict[str, dict[str, str]]:
-    """The rows of meta.csv by file name."""
+    """The rows of meta.csv by file name.
+
+    Raises:
+        InputError: the folder or its meta.csv is missing, or the first of `name_faults`.
+    """
+    rows = meta_rows(root)
+    raise_first(name_faults(root / "meta.csv", [row["filename"] for row in rows]))
+    return {row["filename"]: row for row in rows}
+
+
+def meta_rows(root: Path) -> list[dict[str, str]]:
+    """The rows of meta.csv.
+
+    Raises:
+        InputError: the folder or its meta.csv is missing or no such table.
+    """
     if not root.is_dir():
         raise InputError(f"data.root={root} is not a directory: give the folder that holds meta.csv and audio/")
-    rows = read_table(root / "meta.csv", ["filename", "scene_label", "identifier"])
-    names = Counter(row["filename"] for row in rows)
-    refuse(root / "meta.csv", "files listed more than once", [name for name, count in names.items() if count > 1])
-    return {row["filename"]: row for row in rows}
+    path = root / "meta.csv"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check data.root, or take data=folder if each class is a folder there")
+    return read_table(path, ["filename", "scene_label", "identifier"])
+
+
+def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the file names in a table, a sentence each.
+
+    A name that leads out of the dataset, or the long way round, would hide that a file is in two lists.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    yield from fault(path, "files listed more than once", twice)
+    outside = [name for name in names if not is_inside(name)]
+    yield from fault(path, "file names that are absolute or hold '..'", outside, "name files below the folder, or link")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name is relative and does not climb; links to another disk may stand below the folder."""
+    path = PurePath(name)
+    return not path.anchor and ".." not in path.parts
+
+
+def fault(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[str]:
+    """A sentence with the count and the first few names, if there are any."""
+    if names:
+        yield f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}"
+
+
+def raise_first(faults: Iterator[str]) -> None:
+    """Raise InputError with the first sentence, if there is one."""
+    for sentence in faults:
+        raise InputError(sentence)
 
 
 def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
     """Raise InputError with the count and the first few names, if there are any."""
-    if names:
-        raise InputError(f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}")
+    raise_first(fault(where, what, names, remedy))
 
 
 def shorten(names: Sequence[str], most: int = 3) -> str:

@@ -1,22 +1,49 @@
 """Training, validation and test splits: all clips of a location go into the same split."""
 
+import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from asc.data.lists import Clip, refuse
+from asc.data.lists import Clip, fault, raise_first
 from asc.errors import InputError
 
 
 def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
-    """Refuse a label outside `labels`, a file in both lists, and a location in both lists."""
+    """Refuse a split with faults.
+
+    Raises:
+        InputError: the first of `split_faults`.
+    """
+    raise_first(split_faults(train, test, labels, where))
+
+
+def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> Iterator[str]:
+    """A label outside `labels`, a file or location in both lists, a file at two locations: a sentence each."""
     unknown = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
-    refuse(where, "clips with an unknown label", unknown, f"known are {', '.join(labels)}")
+    yield from fault(where, "clips with an unknown label", unknown, f"known are {', '.join(labels)}")
     both = {clip.path for clip in train} & {clip.path for clip in test}
-    refuse(where, "files in both train and test", sorted(path.name for path in both))
+    yield from fault(where, "files in both train and test", sorted(path.name for path in both))
     shared = {clip.location for clip in train} & {clip.location for clip in test}
-    refuse(where, "locations in both train and test", sorted(shared), "keep each location in one list")
+    yield from fault(where, "locations in both train and test", sorted(shared), "keep each location in one list")
+    aliases = [f"{one.path.name} = {other.path.name}" for one, other in same_file([*train, *test])]
+    yield from fault(where, "files at two locations under two names", aliases, "keep one of the names")
+
+
+def same_file(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
+    """Pairs of clips whose names lead to the same file, by a link, although their locations differ."""
+    first: dict[tuple[int, int], Clip] = {}
+    pairs = []
+    for clip in clips:
+        try:
+            status = os.stat(clip.path)
+        except OSError:  # missing files are told of elsewhere
+            continue
+        known = first.setdefault((status.st_dev, status.st_ino), clip)
+        if known.location != clip.location and known.path != clip.path:
+            pairs.append((known, clip))
+    return pairs
 
 
 def by_location(clips: Sequence[Clip]) -> list[list[Clip]]:

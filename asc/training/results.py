@@ -50,12 +50,15 @@ def write_results(
 
 
 def write_predictions(path: Path, data: SceneData, labels: list[str], probabilities: list[list[float]]) -> None:
-    """Write a row for each test clip: filename (below data.root), scene_label, and the probability of each label."""
-    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+    """Write a row for each test clip: filename (below data.root), scene_label, and the probability of each label.
+
+    The name of a clip from within a recording ends with "#t=SECONDS".
+    """
+    with written_whole(path) as temporary, open(temporary, "w", newline="", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(["filename", "scene_label", *labels])
         for clip, row in zip(data.clips["test"], probabilities, strict=False):  # trainer.limit_test_batches
-            table.writerow([clip.path.relative_to(data.root), clip.label, *(f"{value:.6f}" for value in row)])
+            table.writerow([clip.name(data.root), clip.label, *(f"{value:.6f}" for value in row)])
 
 
 def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None:

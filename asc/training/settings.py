@@ -41,7 +41,7 @@ class Command(Settings):
     trainer: Group
     optimizer: Group
     scheduler: Group | None
-    data: Group
+    data: dict[str, Any]
 
 
 class Training(Command):
@@ -49,6 +49,7 @@ class Training(Command):
 
     checkpoint: Annotated[str, Field(min_length=1)] | None
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    data: Group
     frontend: Group
     net: Group
     model: Group

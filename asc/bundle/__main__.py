@@ -1,0 +1,101 @@
+"""A folder for the device: python -m asc.bundle RUN [DIR] [--web]."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from asc.bundle.folder import check_destination, write_bundle
+from asc.bundle.measure import Measurement
+from asc.bundle.page import find_runtime
+from asc.classifier import SceneClassifier
+from asc.cli import exit_on_input_error, printable, silence_libraries
+from asc.errors import InputError
+
+CHECKPOINTS = ("int8.ckpt", "pruned.ckpt", "checkpoints/best.ckpt")  # of a run, the best for a device first
+FETCH = "FETCH"  # --web without a place
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asc.bundle",
+        description="Write a folder for the device: the network and its frontend as ONNX, labels, an example without "
+        "PyTorch, a README with measured time and memory, and with --web a page that runs the network in the browser.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a run, or a checkpoint")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="the folder to write, default: RUN/bundle")
+    parser.add_argument(
+        "--web",
+        nargs="?",
+        const=FETCH,
+        metavar="PACKAGE",
+        help="write index.html too, with npm's onnxruntime-web: its folder or .tgz, else that in node_modules, else "
+        "npm fetches it",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args(argv)
+    silence_libraries()
+    with exit_on_input_error():
+        checkpoint = find_checkpoint(arguments.run)
+        home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+        folder = arguments.folder or home / "bundle"
+        check_destination(folder, arguments.force)  # before anything is loaded or fetched
+        model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
+        runtime = arguments.web and find_runtime(None if arguments.web == FETCH else Path(arguments.web))
+        measurement = write_bundle(model, folder, read_results(home, model), runtime, arguments.force)
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        if arguments.json:
+            figures = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
+            print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **figures}))
+        else:
+            print(summary(folder, sizes, measurement))
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint itself, or that of a run's directory which is the best for a device: 8 bits where there is one."""
+    if not run.is_dir():
+        return run
+    for name in CHECKPOINTS:
+        if (run / name).is_file():
+            return run / name
+    raise InputError(f"{run} holds none of {', '.join(CHECKPOINTS)}: give the directory of one finished run")
+
+
+def read_results(run: Path, model: SceneClassifier) -> dict[str, Any] | None:
+    """Content of the run's results.json; None where there is none of this model."""
+    file = run / "results.json"
+    if not file.is_file():
+        return None
+    try:
+        results = json.loads(file.read_text())
+        return results if (results["stage"], results["labels"]) == (model.stage, model.labels) else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is damaged: remove it, or run the test again") from error
+
+
+def summary(folder: Path, sizes: dict[str, int], measurement: Measurement) -> str:
+    """The folder's files, what was measured, and how to go on."""
+    place = printable(str(folder))
+    memory = f", {measurement.memory / 1e6:.0f} MB of memory" if measurement.memory else ""
+    page = "index.html" in sizes
+    return "\n".join(
+        [
+            place,
+            *(f"  {name:18}{size:>11,} bytes" for name, size in sizes.items()),
+            "",
+            f"time   {1000 * measurement.seconds:.0f} ms for {measurement.clip_seconds:g} s of sound (real-time factor "
+            f"{measurement.real_time_factor:.4f}){memory}",
+            f"       on one thread of {measurement.processor}",
+            f"try    python {place}/example.py clip.wav",
+            f"look   open {place}/index.html in a browser" if page else "look   add --web for a page in the browser",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

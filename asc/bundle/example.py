@@ -1,0 +1,59 @@
+"""The scene in recordings: python example.py clip.wav ... Needs onnxruntime, numpy and soundfile."""
+
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import soundfile
+
+
+class Classifier:
+    """The model in a folder, on one thread: a recording of any rate, channels and length -> {label: probability}."""
+
+    def __init__(self, folder):
+        self.settings = json.loads((folder / "frontend.json").read_text("utf-8"))
+        self.labels = (folder / "labels.txt").read_text("utf-8").splitlines()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        files = (str(folder / name) for name in ("frontend.onnx", "model.onnx"))
+        self.sessions = [onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"]) for file in files]
+
+    def classify(self, path):  # a long recording: the mean of its windows, of which the last ends with it
+        rate, samples, shortest = (self.settings[name] for name in ("sample_rate", "clip_samples", "min_samples"))
+        info = soundfile.info(path)
+        new, orig = Fraction(rate, info.samplerate).limit_denominator(2000).as_integer_ratio()
+        total = -(-info.frames * new // orig)  # samples at the model's rate
+        if total < shortest:
+            raise ValueError(f"{path} is shorter than {shortest / rate:.3f} s")
+        starts = [*range(0, total - samples, samples), max(total - samples, 0)]
+        waves = (resampled(path, orig, new, start, samples, self.settings["channel"])[:total] for start in starts)
+        rows = [self.probabilities(np.resize(wave, (1, samples))) for wave in waves]  # a short wave is repeated
+        return dict(zip(self.labels, np.mean(rows, axis=0).tolist(), strict=True))
+
+    def probabilities(self, x):
+        for session in self.sessions:  # wave -> features -> probabilities
+            (x,) = session.run(None, {session.get_inputs()[0].name: x})
+        return x[0]
+
+
+def resampled(path, orig, new, start, samples, channel):
+    """`samples` of one channel from `start` on, `new` for each `orig`, by a windowed sinc with six zeros a side."""
+    cutoff = 0.99 * min(orig, new) if orig != new else 1
+    width = int(6 * orig / cutoff) + 1
+    zeros = (np.arange(-width, width + orig) / orig - np.arange(new)[:, None] / new) * cutoff
+    filters = np.sinc(zeros) * np.cos(np.pi * zeros / 12) ** 2 * (np.abs(zeros) < 6) * cutoff / orig
+    first, count = start // new * orig - width, -(-(start % new + samples) // new) * orig + 2 * width
+    wave, _ = soundfile.read(path, count + min(first, 0), max(first, 0), None, "float32", True, 0)  # zeros beyond
+    wave = wave.mean(axis=1) if channel == "mean" else wave[:, channel if wave.shape[1] > 1 else 0]
+    pieces = np.lib.stride_tricks.sliding_window_view(np.pad(wave, (max(-first, 0), 0)), 2 * width + orig)[::orig]
+    return (pieces @ filters.T.astype(np.float32)).ravel()[start % new :][:samples]
+
+
+if __name__ == "__main__":
+    sys.tracebacklimit = 0  # an error is one line
+    classifier = Classifier(Path(__file__).parent)
+    for name in sys.argv[1:]:
+        print(name, *(f"{label} {value:.3f}" for label, value in classifier.classify(name).items()), sep="  ")

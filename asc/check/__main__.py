@@ -1,0 +1,71 @@
+"""Check a dataset before training: python -m asc.check DIR [--json]."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from asc.check.dataset import read_dataset
+from asc.check.findings import sound_faults, sound_warnings
+from asc.check.sounds import listen_to_all
+from asc.check.summary import file_values, summarize, tables
+from asc.cli import exit_on_input_error
+from asc.errors import WriteError
+
+DESCRIPTION = """\
+Tell what a dataset holds and what is wrong with it before a run does. DIR holds lists in the layout of TAU Urban
+Acoustic Scenes (data=dcase), or a folder for each class (data=folder). Every file is decoded from beginning to end.
+
+The exit status is 1 if there are faults, which stop or spoil a run; warnings leave it 0."""
+
+
+def write(text: str) -> None:
+    """Print the text.
+
+    Raises:
+        WriteError: standard output cannot be written, as on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        raise WriteError(f"the output cannot be written ({error.strerror}): free space") from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asc.check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", metavar="DIR", type=Path, help="the folder of the dataset")
+    parser.add_argument("--fold", default="1", help="replaces {fold} in the names of the lists, default: 1")
+    parser.add_argument(
+        "--train-list", metavar="LIST", default="evaluation_setup/fold{fold}_train.csv", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--test-list", metavar="LIST", default="evaluation_setup/fold{fold}_evaluate.csv", help="default: %(default)s"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object, with all files")
+    arguments = parser.parse_args(argv)
+    with exit_on_input_error():
+        names = [name.replace("{fold}", arguments.fold) for name in (arguments.train_list, arguments.test_list)]
+        dataset = read_dataset(arguments.root.expanduser().resolve(), *names)
+        sounds, unreadable = listen_to_all(dataset.files())
+        dataset.split(sounds)
+        faults = [*dataset.faults, *sound_faults(dataset, sounds, unreadable)]
+        warnings = [*dataset.warnings, *sound_warnings(dataset, sounds)]
+        summary = summarize(dataset, sounds, faults, warnings)
+        if arguments.json:
+            text = json.dumps({**summary, "sounds": file_values(dataset, sounds)}, allow_nan=False)
+        else:
+            text = tables(summary)
+        write(text)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

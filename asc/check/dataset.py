@@ -1,0 +1,127 @@
+"""The files, classes and splits of a dataset in either layout, read past its faults."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asc.check.sounds import Sound
+from asc.data.lists import Clip, clips_in, fault, is_inside, list_faults, meta_rows, name_faults, read_table
+from asc.data.recordings import clip_length, cut_all, divide, files_below, notes, read_folder
+from asc.data.splits import split_faults
+from asc.errors import InputError
+from asc.sound import SUFFIXES
+
+TEST_FRACTION, SPLIT_SEED = 0.25, 0  # those of data=folder
+
+
+@dataclass
+class Dataset:
+    """What lists or folders say.
+
+    Attributes:
+        root: the folder.
+        layout: "TAU" for lists, "folder" for a folder a class.
+        recordings: by split, a clip for each file: "train", "test", "unused"; or "" for folders that are not divided.
+        splits: the clips of each split; those of the folder layout are known once their lengths are.
+        faults: what stops or spoils a run, a sentence each.
+        warnings: what may be meant so.
+    """
+
+    root: Path
+    layout: str
+    recordings: dict[str, list[Clip]] = field(default_factory=dict)
+    splits: dict[str, list[Clip]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def files(self) -> list[Path]:
+        """All files that exist, each once."""
+        paths = {clip.path: None for clips in self.recordings.values() for clip in clips}
+        return [path for path in paths if path.is_file()]
+
+    def split(self, sounds: dict[Path, Sound]) -> None:
+        """Divide readable recordings of a folder as data=folder does, and look at the split."""
+        if self.layout == "folder" and sounds:
+            readable = {
+                split: [clip for clip in clips if clip.path in sounds] for split, clips in self.recordings.items()
+            }
+            durations = {path: sound.seconds for path, sound in sounds.items()}
+            clips = cut_all(readable, durations, clip_length(durations.values()))
+            try:
+                train, test = divide(clips, TEST_FRACTION, SPLIT_SEED, self.root)
+                self.splits = {"train": train, "test": test}
+            except InputError as error:
+                self.faults.append(str(error))
+                self.splits = {"all": [clip for group in clips.values() for clip in group]}
+        if {"train", "test"} <= self.splits.keys():
+            self.look_at_split(self.splits["train"], self.splits["test"])
+
+    def look_at_split(self, train: list[Clip], test: list[Clip]) -> None:
+        """Add the faults of a division into train and test."""
+        labels = sorted({clip.label for clip in train})
+        self.faults += split_faults(train, test, labels, self.root)
+        if len(labels) == 1:
+            self.faults.append(f"{self.root}: all training clips are {labels[0]}: add clips of another class")
+        untested = sorted(set(labels) - {clip.label for clip in test})
+        self.warnings += fault(self.root, "classes without test clips", untested, "their accuracy will be unknown")
+        places = {(clip.label, clip.location) for clip in train}
+        single = sorted(label for label, count in Counter(label for label, _ in places).items() if count == 1)
+        what = "classes with a single location to train on"
+        self.warnings += fault(self.root, what, single, "add recordings from other places")
+
+
+def read_dataset(root: Path, train_list: str, test_list: str) -> Dataset:
+    """The dataset in this folder: with a meta.csv in the TAU layout, else a folder a class.
+
+    Raises:
+        InputError: the folder does not exist or holds neither.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a directory: give the folder of a dataset")
+    if (root / "meta.csv").exists():
+        return read_tau(root, train_list, test_list)
+    found = read_folder(root)
+    return Dataset(root, "folder", found.recordings, warnings=notes(found, root))
+
+
+def read_tau(root: Path, train_list: str, test_list: str) -> Dataset:
+    """A dataset in the TAU layout; rows with faults are left out and told of.
+
+    Raises:
+        InputError: meta.csv is no such table.
+    """
+    dataset = Dataset(root, "TAU")
+    rows = meta_rows(root)
+    dataset.faults += name_faults(root / "meta.csv", [row["filename"] for row in rows])
+    meta = {row["filename"]: row for row in rows if is_inside(row["filename"])}
+    for split, name in (("train", train_list), ("test", test_list)):
+        try:
+            listed = read_table(root / name, ["filename"])
+        except InputError as error:
+            dataset.faults.append(str(error))
+            continue
+        dataset.faults += list_faults(root / name, listed, meta)
+        dataset.splits[split] = clips_in(root, [row for row in listed if row["filename"] in meta], meta)
+    used = {clip.path for clips in dataset.splits.values() for clip in clips}
+    dataset.splits["unused"] = [clip for clip in clips_in(root, list(meta.values()), meta) if clip.path not in used]
+    dataset.recordings = dict(dataset.splits)
+    for split, clips in dataset.splits.items():
+        missing = [str(clip.path.relative_to(root)) for clip in clips if not clip.path.is_file()]
+        found = list(fault(root, f"missing audio files ({split})", missing, "complete the dataset"))
+        if split == "unused":
+            dataset.warnings += found
+        else:
+            dataset.faults += found
+    dataset.warnings += fault(
+        root, "sound files without a row in meta.csv", list(unknown_files(root, meta)), "add them"
+    )
+    return dataset
+
+
+def unknown_files(root: Path, meta: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Names of sound files below `root` that meta.csv lacks."""
+    known = {root / name for name in meta}
+    for path in files_below(root):
+        if path.suffix.lower() in SUFFIXES and path not in known:
+            yield str(path.relative_to(root))

@@ -1,0 +1,71 @@
+"""FolderScenes: a folder for each class, whose recordings of any length are cut into clips."""
+
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from asc.data.datamodule import SceneData
+from asc.data.lists import Clip
+from asc.data.recordings import clip_length, cut_all, divide, leaks, notes, read_folder
+from asc.errors import InputError
+from asc.settings import Seed, checked
+
+
+class FolderScenes(SceneData):
+    """Train, validation and test clips of DIR/<label>/..., or of DIR/train/<label>/... and DIR/test/<label>/...
+
+    All clips of a location stay in one split: of a subfolder of a class, or of a recording directly in its folder.
+
+    Args:
+        root: the folder.
+        test_fraction: fraction of the clips of each class to test on, unless there are train/ and test/.
+        split_seed: of the choice of these clips, which `seed` does not change.
+        settings: of SceneData. `clip_seconds` is the length to cut recordings into; None: 10 s, or the median length
+            of the recordings if that is less.
+    """
+
+    @checked("data")
+    def __init__(
+        self,
+        root: str,
+        test_fraction: Annotated[float, Field(ge=0.01, le=0.9)] = 0.25,
+        split_seed: Seed = 0,
+        **settings: Any,
+    ):
+        super().__init__(root, **settings)
+        self.save_hyperparameters("test_fraction", "split_seed", logger=False)
+        if not self.cv and self.fold != 1:
+            raise InputError(f"invalid data.fold={self.fold}: set data.cv too, the number of folds")
+        self.test_fraction, self.split_seed = test_fraction, split_seed
+        self.durations: dict[Path, float] = {}  # seconds of the recordings
+        self.length = 0.0  # seconds of the clips
+
+    def identity(self, clip: Clip) -> tuple:
+        return clip.location, clip.path.name, clip.start
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.clips:
+            return
+        super().setup(stage)
+        for sentence in leaks(self.clips, self.durations, self.root):
+            print(f"warning: {sentence}", file=sys.stderr)
+
+    def read_split(self) -> tuple[list[Clip], list[Clip]]:
+        found = read_folder(self.root)
+        for sentence in notes(found, self.root):
+            print(sentence, file=sys.stderr)
+        paths = [recording.path for recordings in found.recordings.values() for recording in recordings]
+        self.durations = dict(zip(paths, self._durations(paths), strict=True))
+        self.length = self.clip_seconds or clip_length(self.durations.values())
+        clips = cut_all(found.recordings, self.durations, self.length)
+        if self.cv:
+            return list(chain.from_iterable(clips.values())), []
+        return divide(clips, self.test_fraction, self.split_seed, self.root)
+
+    def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
+        for clip in [*train, *test]:
+            self.seconds[clip] = min(self.length, self.durations[clip.path] - clip.start)
+        return self.length

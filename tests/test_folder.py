@@ -1,0 +1,284 @@
+"""Recordings of one's own, a folder for each class: found, cut, divided, and used as any other dataset."""
+
+import csv
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from command import call, results
+from tiny import RATE, sound
+
+from asc import InputError
+from asc.data import FolderScenes, SceneData, scene_data
+from asc.data.lists import Clip
+from asc.data.recordings import clip_length, cut, read_folder
+from asc.frontend import Spectrogram
+
+LABELS = ("indoor", "outdoor", "transportation")
+
+
+def write(path: Path, seconds: float, scene: str = "indoor", seed: int = 0) -> Path:
+    """A recording of so many seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([seed, *map(ord, str(path.name))])
+    wave = np.tile(sound(scene, rng), 20)[: round(seconds * RATE)]
+    soundfile.write(path, wave, RATE)
+    return path
+
+
+def write_own(root: Path) -> Path:
+    """Each class: three recordings of 5 s, and a visit to a place with a recording of 4 s and one of 1 s."""
+    for number, label in enumerate(LABELS):
+        for walk in range(3):
+            write(root / label / f"walk{walk}.wav", 5, label, 100 * number + walk)
+        write(root / label / "visit/morning.flac", 4, label, 100 * number + 50)
+        write(root / label / "visit/deep/evening.wav", 1, label, 100 * number + 51)
+    return root
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    return write_own(tmp_path_factory.mktemp("own") / "data")
+
+
+def scenes(root: Path, **settings) -> FolderScenes:
+    settings = {"sample_rate": RATE, "num_workers": 0, "clip_seconds": 2, "cache": False, **settings}
+    data = FolderScenes(str(root), **settings)
+    data.setup()
+    return data
+
+
+def places(clips: list[Clip]) -> set[str]:
+    return {clip.location for clip in clips}
+
+
+# Cut
+
+
+@pytest.mark.parametrize(
+    ("seconds", "starts"),
+    [
+        (0.5, [0]),  # shorter than a clip: repeated
+        (10, [0]),
+        (14.9, [0]),  # 4.9 s are left out
+        (15, [0, 10]),
+        (479_999 / 48_000 * 3, [0, 10, 20]),  # a few samples short
+        (480_001 / 48_000 * 3, [0, 10, 20]),
+        (64, [0, 10, 20, 30, 40, 50]),
+    ],
+)
+def test_a_remainder_of_half_a_clip_makes_a_clip(seconds, starts):
+    assert [clip.start for clip in cut(Clip(Path("a.wav"), "rain", "a"), seconds, 10.0)] == starts
+
+
+def test_clips_are_ten_seconds_or_as_most_recordings_are():
+    assert clip_length([600, 5, 30]) == 10
+    assert clip_length([5, 5.001, 4.999, 30]) == 5
+    assert clip_length([2.5]) == 2.5
+
+
+def test_every_clip_is_in_one_split_with_all_of_its_location(own):
+    data = scenes(own, val_fraction=0.3)
+    clips = list(itertools.chain.from_iterable(data.clips.values()))
+    # 5 s: clips at 0, 2 and, of 1 s, 4; 4 s: at 0 and 2; 1 s: one
+    assert len(clips) == len(set(clips)) == 3 * (3 * 3 + 2 + 1)
+    assert places(clips) == {f"{label}/{name}" for label in LABELS for name in ("walk0", "walk1", "walk2", "visit")}
+    for one, other in itertools.combinations(data.clips.values(), 2):
+        assert not places(one) & places(other)
+    assert all({clip.label for clip in part} == set(LABELS) for part in data.clips.values())
+    assert {data.seconds[clip] for clip in clips} == {1, 2}
+    assert data.clip_samples == 2 * RATE
+
+
+def test_a_clip_is_its_part_of_the_recording(own):
+    data = scenes(own)
+    dataset = data.dataset("train")
+    for index, clip in enumerate(data.clips["train"]):
+        wave = dataset[[index]][0][0].numpy()
+        whole, _ = soundfile.read(clip.path, dtype="float32")
+        part = whole[round(clip.start * RATE) :][: 2 * RATE]
+        assert np.array_equal(wave[: len(part)], part)
+        assert np.array_equal(wave[-len(part) :], part)  # half a clip is repeated
+
+
+def test_cached_features_are_those_of_the_part(own, tmp_path):
+    data, frontend = scenes(own, cache=True, cache_dir=str(tmp_path)), Spectrogram(RATE)
+    waves = list(data.loader("test"))
+    path, cpu = data.cache_path({}), torch.device("cpu")
+    data.build_cache(path, frontend, cpu)
+    data.load_cache(path, cpu)
+    for (wave, target), (features, same) in zip(waves, data.loader("test"), strict=True):
+        assert torch.equal(target, same)
+        torch.testing.assert_close(features.float(), frontend(wave), rtol=2**-11, atol=1e-4)
+    # longer clips, which begin elsewhere, have a file of their own
+    assert scenes(own, cache=True, cache_dir=str(tmp_path), clip_seconds=2.5).cache_path({}) != path
+
+
+# Divided
+
+
+def test_the_test_recordings_do_not_change_with_the_seed(own):
+    """A network of one seed may teach one of another: its lessons must not hold test clips."""
+    assert scenes(own, seed=0).clips["test"] == scenes(own, seed=1).clips["test"]
+    others = [scenes(own, split_seed=seed).clips["test"] for seed in range(6)]
+    assert any(other != others[0] for other in others)
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5])
+def test_about_the_fraction_is_held_out(own, fraction):
+    for label in LABELS:
+        count = sum(clip.label == label for clip in scenes(own, test_fraction=fraction).clips["test"])
+        assert abs(count - fraction * 12) <= 1.5  # half of a location
+
+
+def test_folders_train_and_test_are_the_split(own, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(own, tmp_path / split)
+    for path in (tmp_path / "test").rglob("*.*"):
+        write(path, 3, path.relative_to(tmp_path / "test").parts[0], seed=7)
+    data = scenes(tmp_path)
+    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 36, "val": 0, "test": 30}
+    for split in ("train", "test"):
+        assert all(clip.path.is_relative_to(tmp_path / split) for clip in data.clips[split])
+    folds = [scenes(tmp_path, cv=2, fold=fold).clips["test"] for fold in (1, 2)]
+    assert sum(map(len, folds)) == 66
+    assert not places(folds[0]) & places(folds[1]), "in cross-validation, the same name is the same location"
+
+
+def test_a_run_resumes_on_the_same_clips_alone(own):
+    state = scenes(own).state_dict()
+    scenes(own).load_state_dict(state)
+    for changes in ({"clip_seconds": 1}, {"split_seed": 3}):
+        with pytest.raises(InputError, match="other training clips"):
+            scenes(own, **changes).load_state_dict(state)
+
+
+# Refused and told of
+
+
+@pytest.fixture
+def root(own, tmp_path) -> Path:
+    return Path(shutil.copytree(own, tmp_path / "data"))
+
+
+def refusal(root: Path, **settings) -> str:
+    with pytest.raises(InputError) as refused:
+        scenes(root, **settings)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_what_is_no_such_folder_is_refused(root, tmp_path, tiny):
+    assert "is not a directory" in refusal(tmp_path / "nowhere")
+    assert "data=dcase" in refusal(tiny)
+    assert "data=folder" in str(pytest.raises(InputError, SceneData(str(root), cache=False).setup).value)
+    (tmp_path / "empty").mkdir()
+    assert "put the recordings of each class into a folder" in refusal(tmp_path / "empty")
+    (tmp_path / "phone/rain").mkdir(parents=True)
+    (tmp_path / "phone/rain/memo.m4a").write_bytes(bytes(100))
+    assert "convert" in refusal(tmp_path / "phone")
+    shutil.rmtree(root / "outdoor")
+    shutil.rmtree(root / "indoor")
+    assert "all recordings are in the folder transportation" in refusal(root)
+
+
+def test_a_class_with_one_recording_is_refused(root):
+    for path in (root / "outdoor").glob("walk*"):
+        path.unlink()
+    assert "outdoor has a single recording or subfolder" in refusal(root)
+    assert "invalid data.cv=2: expected at most as many folds as outdoor" in refusal(root, cv=2)
+
+
+def test_a_fraction_that_holds_nothing_out_is_refused(root):
+    assert "data.test_fraction=0.01 holds out no recording of indoor, outdoor" in refusal(root, test_fraction=0.01)
+    assert "invalid data.test_fraction=2" in refusal(root, test_fraction=2)
+    assert "invalid data.fold=2" in refusal(root, fold=2)
+
+
+def test_an_unreadable_recording_is_named(root):
+    (root / "indoor/walk0.wav").write_text("no sound")
+    assert "indoor/walk0.wav is not a sound file" in refusal(root)
+
+
+def test_what_is_left_out_is_told(root, capsys):
+    before = scenes(root).clips
+    for name in (".DS_Store", "indoor/.hidden.wav", "indoor/notes.txt", "outdoor/visit/list.txt", "stray.wav"):
+        (root / name).write_text("no recording")
+    (root / "papers").mkdir()
+    assert scenes(root).clips == before
+    told = capsys.readouterr().err
+    assert "3 files are left out (2 .txt, 1 .wav); put recordings into the folder of their class" in told
+    assert "folders without recordings of a class are left out: 1 (papers)" in told
+    (root / "in\tdoor").mkdir()
+    assert "control characters" in refusal(root)
+
+
+def test_links_are_followed_but_not_in_circles(root, tmp_path):
+    (root / "indoor/visit").rename(tmp_path / "disk")
+    (root / "indoor/visit").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/again").symlink_to(tmp_path / "disk")
+    assert len(read_folder(root).recordings[""]) == 15
+    (root / "outdoor/visit/again").symlink_to(root / "outdoor")  # the same files at another location
+    assert "files at two locations under two names" in refusal(root)
+
+
+def test_the_same_recording_on_both_sides_is_told(root, capsys):
+    scenes(root)
+    assert "warning" not in capsys.readouterr().err
+    data = scenes(root)
+    train, test = (sorted({clip.path for clip in data.clips[split]}) for split in ("train", "test"))
+    first = next(path for path in train if path.parent.name == "indoor")
+    shutil.copy(first, next(path for path in test if path.parent.name == "indoor"))
+    scenes(root)
+    told = capsys.readouterr().err
+    assert "warning: " in told
+    assert f"the same recordings in train and test: 1 (indoor/{first.name} = indoor/" in told
+
+
+def test_the_same_name_and_length_on_both_sides_are_told(root, capsys):
+    for split in ("train", "test"):
+        for label in LABELS:
+            for number in range(2):
+                write(root.parent / f"two/{split}/{label}/{split}{number}.wav", 2, seed=10 * number + (split == "test"))
+        write(root.parent / f"two/{split}/indoor/dawn.wav", 3, seed=split == "test")
+    scenes(root.parent / "two")
+    told = capsys.readouterr().err
+    assert "recordings in train and test with the same name and length: 1 (test/indoor/dawn.wav)" in told
+    assert "the same recordings" not in told
+
+
+# Remembered
+
+
+def test_settings_tell_the_class(own, tmp_path):
+    saved = dict(scenes(own, labels=LABELS, split_seed=5).hparams)
+    assert (saved["root"], saved["labels"]) == (str(own), list(LABELS))
+    data = scene_data(saved, {"batch_size": 7, "split_seed": 0})
+    assert (type(data), data.batch_size, data.split_seed) == (FolderScenes, 7, 5)
+    assert type(scene_data(saved, kind=SceneData)) is SceneData
+    assert type(scene_data(dict(SceneData("somewhere").hparams))) is SceneData
+    assert type(scene_data({"root": "somewhere", "seed": 1})) is SceneData  # of an earlier version
+    with pytest.raises(InputError, match="settings of another program .command.: name it by data="):
+        scene_data({**saved, "command": "rm"})
+
+
+def test_a_folder_is_trained_on_compressed_and_told_clip_by_clip(own, tmp_path):
+    words = ["trainer.max_epochs=1", "data.num_workers=0", f"data.cache_dir={tmp_path}/cache"]
+    settings = [f"sample_rate={RATE}", "data.batch_size=4", "data.clip_seconds=2", "data.test_fraction=0.4"]
+    assert call("data=folder", f"data.root={own}", *words, *settings, f"hydra.run.dir={tmp_path}/float") is None
+    checkpoint = f"checkpoint={tmp_path}/float/checkpoints/best.ckpt"
+    words += ["phase=prune", "phase.ramp_epochs=0", f"hydra.run.dir={tmp_path}/pruned"]
+    assert call(checkpoint, *words, script="compress.py") is None
+    expected = scenes(own, test_fraction=0.4).clips["test"]
+    for run in ("float", "pruned"):
+        with open(tmp_path / run / "predictions.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["filename"] for row in rows] == [clip.name(own) for clip in expected]
+        assert any("#t=2" in row["filename"] for row in rows)
+        assert [row["scene_label"] for row in rows] == [clip.label for clip in expected]
+        right = np.mean([max(LABELS, key=lambda label: float(row[label])) == row["scene_label"] for row in rows])
+        assert results(tmp_path / run)["test"]["accuracy"] == pytest.approx(right)
