@@ -1,12 +1,16 @@
 """Lists in the layout of TAU Urban Acoustic Scenes: the clips with their scenes and locations."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from asc.errors import InputError
+
+# scene-city-location-segment-device of TAU; TAU 2022 has the second within the segment before the device
+TAU_NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P<device>[a-z]\d*)")
 
 
 @dataclass(frozen=True)

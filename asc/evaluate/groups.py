@@ -1,17 +1,13 @@
 """Groups of clips: by label and, where all file names tell, by source scene, city and device."""
 
-import re
 from collections.abc import Sequence
 
-from asc.data.lists import Clip
-
-# scene-city-location-segment-device of TAU; TAU 2022 has the second within the segment before the device
-NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P<device>[a-z]\d*)")
+from asc.data.lists import TAU_NAME, Clip
 
 
 def group_clips(clips: Sequence[Clip]) -> dict[str, list[str]]:
     """For each way to group the clips that tells more than the label does, the group of each clip."""
-    names = [NAME.fullmatch(clip.path.stem) for clip in clips]
+    names = [TAU_NAME.fullmatch(clip.path.stem) for clip in clips]
     groups = {"label": [clip.label for clip in clips]}
     for factor in ("scene", "city", "device"):
         values = [name[factor] for name in names if name]
