@@ -1,5 +1,6 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
+import errno
 import logging
 import os
 import shlex
@@ -25,30 +26,42 @@ def exit_on_input_error() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
-    except InputError as error:
-        # from a worker process, the text is a traceback that ends with the message
-        message = str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
-        sys.exit(f"error: {printable(message)}")
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        discard_output()
         sys.exit(1)
     except Exception as error:
-        if fault := settings_fault(error):
-            sys.exit(f"error: {printable(fault)}")
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            discard_output()
+            sys.exit("error: the output cannot be written (No space left on device): free space")
+        if message := input_fault(error):
+            sys.exit(f"error: {printable(message)}")
         raise
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
 
 
+def input_fault(error: Exception) -> str | None:
+    """One sentence for an exception about the user's input; None for any other exception."""
+    if isinstance(error, InputError):
+        # from a worker process, the text is a traceback that ends with the message
+        return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
+    return settings_fault(error)
+
+
+def discard_output() -> None:
+    """Send what standard output still holds nowhere, or Python complains when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def settings_fault(error: Exception) -> str | None:
     """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
-    from hydra.errors import InstantiationException
+    from hydra.errors import HydraException, InstantiationException
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -59,8 +72,8 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    if isinstance(error, OmegaConfBaseException | MisconfigurationException):
-        return one_line(error)
+    if isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
+        return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
     return None
 
 

@@ -20,7 +20,8 @@ class Prune(Phase):
     (Zhu and Gupta, 2017; TensorFlow Model Optimization's PolynomialDecay).
 
     Args:
-        amount: fraction of the weights that are zero in the end.
+        amount: fraction of the weights that are zero in the end; or a list, the fraction of each kernel in the
+            network's order.
         initial_amount: fraction in the first epoch.
         schedule: "polynomial", initial + (amount - initial) * (1 - (1 - t)^3), or "constant", `amount` at once.
         ramp_epochs: epochs until `amount` is reached; None: half of all.
@@ -29,40 +30,52 @@ class Prune(Phase):
 
     def __init__(
         self,
-        amount: float = 0.5,
+        amount: float | Sequence[float] = 0.5,
         initial_amount: float = 0.0,
         schedule: Literal["polynomial", "constant"] = "polynomial",
         ramp_epochs: int | None = None,
         scope: Literal["layer", "global"] = "layer",
     ):
-        check_amount("phase.amount", amount)
+        self.by_layer = isinstance(amount, Sequence) and not isinstance(amount, str)
+        self.amounts: list[float] = list(amount) if self.by_layer else [amount]  # type: ignore[arg-type, list-item]
+        for fraction in self.amounts:
+            check_amount("phase.amount", fraction)
         check_amount("phase.initial_amount", initial_amount)
-        if initial_amount > amount:
+        if initial_amount > min(self.amounts, default=1):
             raise InputError(f"invalid phase.initial_amount={initial_amount}: expected at most phase.amount={amount}")
+        if self.by_layer and scope == "global":
+            raise InputError(f"invalid phase.scope=global with phase.amount={amount}: a list is for phase.scope=layer")
         check_choice("phase.schedule", schedule, ("polynomial", "constant"))
         check_choice("phase.scope", scope, ("layer", "global"))
         if ramp_epochs is not None:
             check_number("phase.ramp_epochs", ramp_epochs, int, 0)
-        self.amount, self.initial_amount, self.schedule = amount, initial_amount, schedule
+        self.initial_amount, self.schedule = initial_amount, schedule
         self.ramp_epochs, self.scope = ramp_epochs, scope
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """The classifier to fine-tune: `model` itself."""
         self.refuse_others(others)
         check_float(model)
+        kernels = len(prunable(model.net))
+        if self.by_layer and len(self.amounts) != kernels:
+            raise InputError(
+                f"phase.amount is a list of {len(self.amounts)}, but {type(model.net).__name__} has {kernels} kernels: "
+                "give a fraction for each, or one for all"
+            )
         return model
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
         """The pruned classifier."""
         return model.with_net(model.net, stage="pruned")
 
-    def amount_at(self, epoch: int, epochs: int) -> float:
-        """Fraction of zeros in an epoch, counted from 0, of so many."""
+    def amount_at(self, epoch: int, epochs: int, amount: float | None = None) -> float:
+        """Fraction of zeros in an epoch, counted from 0, of so many, on the way to `amount`, by default the first."""
+        final = self.amounts[0] if amount is None else amount
         ramp = epochs // 2 if self.ramp_epochs is None else self.ramp_epochs
         if self.schedule == "constant" or epoch >= ramp:
-            return self.amount
+            return final
         left = 1 - epoch / ramp
-        return self.amount + (self.initial_amount - self.amount) * left**3
+        return final + (self.initial_amount - final) * left**3
 
     def on_fit_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Refuse a schedule that ends after training does.
@@ -80,10 +93,11 @@ class Prune(Phase):
     def on_train_epoch_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Prune anew: what was zero is smallest and stays so."""
         make_permanent(model.net)
-        layers = [layer for layer in model.net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-        amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1)
+        layers = prunable(model.net)
         groups = [layers] if self.scope == "global" else [[layer] for layer in layers]
-        for group in groups:
+        amounts = self.amounts if self.by_layer else self.amounts * len(groups)
+        for group, final in zip(groups, amounts, strict=True):
+            amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1, final)
             masks = magnitude_masks([layer.weight.detach() for layer in group], amount)
             for layer, mask in zip(group, masks, strict=True):
                 prune.custom_from_mask(layer, "weight", mask)
@@ -127,8 +141,13 @@ def magnitude_masks(kernels: Sequence[Tensor], amount: float) -> list[Tensor]:
     ]
 
 
+def prunable(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """The layers whose kernels are pruned, in the network's order."""
+    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
 def make_permanent(net: nn.Module) -> None:
     """Plain weights, with zeros where the masks are."""
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and prune.is_pruned(layer):
+    for layer in prunable(net):
+        if prune.is_pruned(layer):
             prune.remove(layer, "weight")

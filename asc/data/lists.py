@@ -128,7 +128,7 @@ def is_inside(name: str) -> bool:
     return not path.anchor and ".." not in path.parts
 
 
-def fault(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[str]:
+def fault(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[str]:
     """A sentence with the count and the first few names, if there are any."""
     if names:
         yield f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}"
@@ -140,7 +140,7 @@ def raise_first(faults: Iterator[str]) -> None:
         raise InputError(sentence)
 
 
-def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
+def refuse(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
     """Raise InputError with the count and the first few names, if there are any."""
     raise_first(fault(where, what, names, remedy))
 
