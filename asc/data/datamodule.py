@@ -49,7 +49,7 @@ class SceneData(LightningDataModule):
         missing: "error" refuses lists with missing files, "skip" leaves these clips out.
         num_workers: processes that decode clips; None: one for each core, at most 8.
         cache: compute features once and cache them on disk.
-        cache_dir: folder of the cache.
+        cache_dir: folder of the cache; by default that in the environment variable ASC_CACHE.
         seed: of the validation split and the order of the clips.
 
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
@@ -72,7 +72,7 @@ class SceneData(LightningDataModule):
         missing: Literal["error", "skip"] = "error",
         num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         cache: bool = True,
-        cache_dir: Annotated[str, Field(min_length=1)] = "~/.cache/asc",
+        cache_dir: Annotated[str, Field(min_length=1)] = os.environ.get("ASC_CACHE", "~/.cache/asc"),
         seed: Seed = 0,
     ):
         super().__init__()
