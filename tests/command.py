@@ -18,6 +18,8 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 if not os.access(Path("~").expanduser(), os.W_OK):  # of which libraries would complain on stderr
     os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
+CACHE = tempfile.TemporaryDirectory(prefix="asc-cache-")  # removed with this process
+os.environ["ASC_CACHE"] = CACHE.name  # instead of the user's
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}  # for the classes in tiny.py
 
 

@@ -314,8 +314,8 @@ def test_resuming_with_another_frontend_is_refused_before_its_features_are_compu
     same = [*job, "trainer.max_epochs=20", "data.val_fraction=0.25", f"data.cache_dir={tmp_path}/cache"]
     words = ["frontend.n_bins=64", f"checkpoint={directory}/checkpoints/last.ckpt", f"hydra.run.dir={tmp_path}/run"]
     assert "another frontend" in str(call(*same, *words))
-    kept = [np.load(file, mmap_mode="r").ndim for file in tmp_path.glob("cache/*.npy")]
-    assert kept == [1], "only the clips' lengths"
+    kept = [np.load(file, mmap_mode="r")["values"].ndim for file in tmp_path.glob("cache/*.npy")]
+    assert kept == [2], "only the clips' lengths"
 
 
 def test_a_network_of_ones_own_is_trained_tested_and_loaded_on_trust(job, tmp_path):
