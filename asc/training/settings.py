@@ -58,6 +58,7 @@ class Compression(Command):
     """Of compress.py."""
 
     checkpoint: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    resume: Annotated[str, Field(min_length=1)] | None
     trusted: list[str]
     phase: Group
 
