@@ -8,26 +8,26 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
-from asc.cli import exit_on_input_error, silence_libraries
+from asc.cli import silence_libraries
 from asc.compress.phase import refuse_unfinished
 from asc.data import SceneData, scene_data
 from asc.loading import read_checkpoint
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
 from asc.training.settings import check_settings
+from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Run one job; return the sweep objective."""
     silence_libraries()
     keep_freed_memory()
-    with exit_on_input_error():
-        return compress(cfg)
+    return run_job(cfg, compress)
 
 
-def compress(cfg: DictConfig) -> float:
-    """Return the macro-average accuracy of the compressed classifier: on validation, or on test without validation."""
+def compress(cfg: DictConfig) -> float | None:
+    """Return the macro-average accuracy of the compressed classifier on validation clips; None without validation."""
     check_settings(cfg)
     phase = instantiate(cfg.phase)
     last = Path(cfg.run_dir) / phase.checkpoint
@@ -44,13 +44,16 @@ def compress(cfg: DictConfig) -> float:
     source, *others = [SceneClassifier.load_from_checkpoint(path, trusted=trusted, **training) for path in checkpoints]
     model = phase.begin(source, *others)
     data = training_data(cfg, checkpoints[0], model)
+    check_search(data)
     run = Run(cfg, model.train(), data, last, callbacks=[phase])
     run.prepare(fit_frontend=False, resume=cfg.resume)
     if not run.fit(cfg.resume):
-        return 0.0  # only the main process tests; Hydra uses its return value
+        return None  # only the main process tests; Hydra uses its return value
 
     model = phase.finish(model)
-    return run.test(model, directory / f"{model.stage}.ckpt", save=True, accelerator="cpu")
+    objective = run.test(model, directory / f"{model.stage}.ckpt", save=True, accelerator="cpu")
+    check_size(model.complexity().size_kb, cfg.max_size_kb)
+    return objective
 
 
 def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> SceneData:
@@ -77,4 +80,5 @@ def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> S
 
 
 if __name__ == "__main__":
-    main()
+    with sweep_summary():
+        main()

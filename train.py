@@ -7,23 +7,24 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from asc import InputError, SceneClassifier
-from asc.cli import exit_on_input_error, silence_libraries
+from asc.cli import silence_libraries
+from asc.complexity import KB
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
 from asc.training.settings import check_settings
+from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Run one job; return the sweep objective."""
     silence_libraries()
     keep_freed_memory()
-    with exit_on_input_error():
-        return train(cfg)
+    return run_job(cfg, train)
 
 
-def train(cfg: DictConfig) -> float:
-    """Return the macro-average accuracy of the best checkpoint: on validation, or on test without validation."""
+def train(cfg: DictConfig) -> float | None:
+    """Return the macro-average accuracy of the best checkpoint on validation clips; None without validation."""
     check_settings(cfg)
     checkpoints = Path(cfg.run_dir) / "checkpoints"
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
@@ -34,16 +35,18 @@ def train(cfg: DictConfig) -> float:
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
+    check_search(data)
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
+    check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # untrained biases are zeros
     instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
-    run = Run(cfg, model, data, last, logger=instantiate(cfg.logger))
+    run = Run(cfg, model, data, last)
     run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
     if cfg.compile:
         model.net.compile(mode=cfg.compile)  # takes effect at the first step
     if not run.fit(resume=cfg.checkpoint):
-        return 0.0  # only the main process tests; Hydra uses its return value
+        return None  # only the main process tests; Hydra uses its return value
 
     return run.test(SceneClassifier.load_from_checkpoint(best, trusted=trusted(cfg)), best)
 
@@ -55,4 +58,5 @@ def trusted(cfg: DictConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with sweep_summary():
+        main()

@@ -25,10 +25,6 @@ def exit_on_input_error() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
-    except InputError as error:
-        # from a worker process, the text is a traceback that ends with the message
-        message = str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
-        sys.exit(f"error: {printable(message)}")
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
@@ -36,12 +32,20 @@ def exit_on_input_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
         sys.exit(1)
     except Exception as error:
-        if fault := settings_fault(error):
-            sys.exit(f"error: {printable(fault)}")
+        if message := input_fault(error):
+            sys.exit(f"error: {printable(message)}")
         raise
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
+
+
+def input_fault(error: Exception) -> str | None:
+    """One sentence for an exception about the user's input; None for any other exception."""
+    if isinstance(error, InputError):
+        # from a worker process, the text is a traceback that ends with the message
+        return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
+    return settings_fault(error)
 
 
 def settings_fault(error: Exception) -> str | None:

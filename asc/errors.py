@@ -12,6 +12,22 @@ class WriteError(InputError):
     """A file cannot be written."""
 
 
+class SweepError(InputError):
+    """A sweep cannot run at all, whichever of its runs is tried."""
+
+
+class TooLargeError(InputError):
+    """A network is larger than max_size_kb allows.
+
+    Attributes:
+        objective: of a search, below 0: the lower, the larger the network.
+    """
+
+    def __init__(self, size_kb: float, max_size_kb: float):
+        super().__init__(f"the network has {size_kb:.1f} KB, more than max_size_kb={max_size_kb:g}: make it smaller")
+        self.objective = 1 - size_kb / max_size_kb
+
+
 def printable(text: str) -> str:
     """The text with control characters escaped: those of a file name or label could write to the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,5 +1,6 @@
 """Every settings file composes, and builds what it names."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,9 +50,14 @@ def test_every_network_takes_every_frontend(net, frontend):
 
 
 @pytest.mark.parametrize("choice", choices("data", "callbacks", "trainer", "logger"))
-def test_every_part_builds(choice):
-    group, _ = choice.split("=")
-    node = settings(choice)[group]
+def test_every_part_builds(choice, monkeypatch):
+    group, name = choice.split("=")
+    if group == "logger":
+        pytest.importorskip(name, reason=f"the extra {name} is not installed")
+    cfg = settings(choice)
+    node = cfg[group]
+    for variable, value in cfg.hydra.job.env_set.items():
+        monkeypatch.setenv(variable, value)
     for part in node.values() if group == "callbacks" else [node]:
         instantiate(part)
 
@@ -66,6 +72,21 @@ def test_every_phase_builds(choice):
     else:
         assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.scheduler) == (1e-4, 20, None)
     assert set(cfg.data.values()) == {None, "somewhere"}
+
+
+@pytest.mark.parametrize("choice", choices("search"))
+def test_every_search_varies_settings_that_exist(choice):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
+    command = "compress" if "prune" in choice else "train"
+    cfg = settings(choice, *(["checkpoint=some.ckpt"] if command == "compress" else []), command=command)
+    assert cfg.hydra.sweeper.direction == "maximize"
+    assert len(cfg.hydra.sweeper.params) == 5
+    for name, values in cfg.hydra.sweeper.params.items():
+        assert isinstance(OmegaConf.select(cfg, name), int | float), name
+        assert re.fullmatch(r"choice\(.*\)|interval\(.*\)|tag\(log, interval\(.*\)\)", values)
+    if command == "compress":
+        model = model_of(settings())
+        assert instantiate(cfg.phase).begin(model) is model, "an amount for each of its kernels"
 
 
 def test_compression_augments_as_training_does():

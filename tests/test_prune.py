@@ -46,6 +46,18 @@ def test_each_kernel_loses_its_share_and_never_gets_it_back(net):
     assert all((kernel == 0).sum() == round(kernel.numel() / 2) for kernel in kernels(pruned.net))
 
 
+def test_each_kernel_may_have_an_amount_of_its_own():
+    amounts, masks = [0.0, 0.25, 0.5, 0.75, 0.1], Masks()
+    phase = Prune(amounts, ramp_epochs=1)
+    model = classifier()
+    fit(phase.begin(model), phase, masks, epochs=2)
+    first, last = masks.epochs
+    assert not any(mask.any() for mask in first)
+    assert [mask.sum() for mask in last] == [
+        round(share * mask.numel()) for share, mask in zip(amounts, last, strict=True)
+    ]
+
+
 def test_half_of_table_2_is_the_published_number():
     """TensorFlow's toolkit leaves 30,707 of the 60,931 values that count: half of the kernels and all biases."""
     model = classifier()
@@ -92,7 +104,7 @@ def test_smaller_and_pruned_networks_load_and_are_quantized(tmp_path):
 def test_what_cannot_be_pruned_is_refused(tmp_path):
     for amount in (1, 1.0, -0.1, 1.5, "half", None):
         for phase in (Prune, PruneFilters):
-            with pytest.raises(InputError, match=f"phase.amount={amount}"):
+            with pytest.raises(InputError, match=f"phase.amount={'null' if amount is None else amount}: expected"):
                 phase(amount=amount)
     with pytest.raises(InputError, match="phase.initial_amount=0.6: expected at most phase.amount=0.5"):
         Prune(amount=0.5, initial_amount=0.6)
@@ -101,6 +113,12 @@ def test_what_cannot_be_pruned_is_refused(tmp_path):
             Prune(**settings)
     with pytest.raises(InputError, match=r"phase.ramp_epochs=2 is not less than trainer.max_epochs=2"):
         fit(classifier(), Prune(ramp_epochs=2), epochs=2)
+    with pytest.raises(InputError, match=r"list of 2, but PhamCNN has 5 kernels"):
+        Prune([0.5, 0.5]).begin(classifier())
+    with pytest.raises(InputError, match=r"phase.amount\[1\]=1.5: expected less than 1"):
+        Prune([0.5, 1.5])
+    with pytest.raises(InputError, match=r"phase.scope=global"):
+        Prune([0.5, 0.5], scope="global")
     fake = QAT().begin(classifier())
     for model in (fake, QAT().finish(fake)):
         for phase in (Prune(), PruneFilters()):

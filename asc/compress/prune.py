@@ -1,16 +1,19 @@
 """The phase `prune`: weights of small magnitude become zero while the network is fine-tuned."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import prune
+from annotated_types import Len
+from torch import Tensor
+from torch.nn.utils.prune import L1Unstructured
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError
+from asc.rewrite.quantize import kernels
+from asc.settings import Index, Share, checked
 
 
 class Prune(Phase):
@@ -20,49 +23,57 @@ class Prune(Phase):
     (Zhu and Gupta, 2017; TensorFlow Model Optimization's PolynomialDecay).
 
     Args:
-        amount: fraction of the weights that are zero in the end.
+        amount: fraction of the weights that are zero in the end; or a list, the fraction of each kernel in the
+            network's order.
         initial_amount: fraction in the first epoch.
         schedule: "polynomial", initial + (amount - initial) * (1 - (1 - t)^3), or "constant", `amount` at once.
         ramp_epochs: epochs until `amount` is reached; None: half of all.
         scope: "layer", the same fraction of each kernel, or "global", the smallest of all kernels together.
     """
 
+    @checked("phase")
     def __init__(
         self,
-        amount: float = 0.5,
-        initial_amount: float = 0.0,
+        amount: Share | Annotated[Sequence[Share], Len(1)] = 0.5,
+        initial_amount: Share = 0.0,
         schedule: Literal["polynomial", "constant"] = "polynomial",
-        ramp_epochs: int | None = None,
+        ramp_epochs: Index | None = None,
         scope: Literal["layer", "global"] = "layer",
     ):
-        check_amount("phase.amount", amount)
-        check_amount("phase.initial_amount", initial_amount)
-        if initial_amount > amount:
+        self.by_layer = isinstance(amount, Sequence)
+        self.amounts = list(amount) if isinstance(amount, Sequence) else [amount]
+        if initial_amount > min(self.amounts):
             raise InputError(f"invalid phase.initial_amount={initial_amount}: expected at most phase.amount={amount}")
-        check_choice("phase.schedule", schedule, ("polynomial", "constant"))
-        check_choice("phase.scope", scope, ("layer", "global"))
-        if ramp_epochs is not None:
-            check_number("phase.ramp_epochs", ramp_epochs, int, 0)
+        if self.by_layer and scope == "global":
+            raise InputError(f"invalid phase.scope=global with phase.amount={amount}: a list is for phase.scope=layer")
         self.amount, self.initial_amount, self.schedule = amount, initial_amount, schedule
         self.ramp_epochs, self.scope = ramp_epochs, scope
+        self.masks: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """The classifier to fine-tune: `model` itself."""
         self.refuse_others(others)
         check_float(model)
+        there = len(list(kernels(model.net)))
+        if self.by_layer and len(self.amounts) != there:
+            raise InputError(
+                f"phase.amount is a list of {len(self.amounts)}, but {type(model.net).__name__} has {there} kernels: "
+                "give a fraction for each, or one for all"
+            )
         return model
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
         """The pruned classifier."""
         return model.with_net(model.net, stage="pruned")
 
-    def amount_at(self, epoch: int, epochs: int) -> float:
-        """Fraction of zeros in an epoch, counted from 0, of so many."""
+    def amount_at(self, epoch: int, epochs: int, amount: float | None = None) -> float:
+        """Fraction of zeros in an epoch, counted from 0, of so many, on the way to `amount`, by default the first."""
+        final = self.amounts[0] if amount is None else amount
         ramp = epochs // 2 if self.ramp_epochs is None else self.ramp_epochs
         if self.schedule == "constant" or epoch >= ramp:
-            return self.amount
+            return final
         left = 1 - epoch / ramp
-        return self.amount + (self.initial_amount - self.amount) * left**3
+        return final + (self.initial_amount - final) * left**3
 
     def on_fit_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Refuse a schedule that ends after training does.
@@ -79,18 +90,28 @@ class Prune(Phase):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Prune anew: what was zero is smallest and stays so."""
-        make_permanent(model.net)
-        layers = [layer for layer in model.net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-        amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1)
-        groups = [layers] if self.scope == "global" else [[layer] for layer in layers]
-        for group in groups:
-            masks = magnitude_masks([layer.weight.detach() for layer in group], amount)
-            for layer, mask in zip(group, masks, strict=True):
-                prune.custom_from_mask(layer, "weight", mask)
+        every = list(kernels(model.net))
+        groups = [every] if self.scope == "global" else [[kernel] for kernel in every]
+        amounts = self.amounts if self.by_layer else self.amounts * len(groups)
+        self.masks = []
+        for group, final in zip(groups, amounts, strict=True):
+            amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1, final)
+            self.masks += zip(group, magnitude_masks(group, amount), strict=True)
+        self.put_zeros()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
+        """Put the zeros back after the optimizer's step."""
+        self.put_zeros()
 
     def on_train_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Make the mask permanent."""
-        make_permanent(model.net)
+        """Put the zeros into weights that were averaged over epochs, too."""
+        self.put_zeros()
+
+    @torch.no_grad()
+    def put_zeros(self) -> None:
+        """Zeros where the masks are."""
+        for kernel, mask in self.masks:
+            kernel.mul_(mask)
 
 
 def check_float(model: SceneClassifier) -> None:
@@ -105,30 +126,13 @@ def check_float(model: SceneClassifier) -> None:
         )
 
 
-def check_amount(setting: str, amount: Any) -> None:
-    """Refuse a fraction outside [0, 1).
-
-    Raises:
-        InputError: names the setting.
-    """
-    check_number(setting, amount, float, 0, 1)
-    if amount == 1:
-        raise InputError(f"invalid {setting}={amount}: expected less than 1, which would leave nothing")
-
-
-def magnitude_masks(kernels: Sequence[Tensor], amount: float) -> list[Tensor]:
+@torch.no_grad()
+def magnitude_masks(group: Sequence[Tensor], amount: float) -> list[Tensor]:
     """For each kernel 0 where its weights are of the fraction `amount` that is smallest in all of them, and else 1."""
-    weights = torch.cat([kernel.flatten() for kernel in kernels])
-    mask = prune.L1Unstructured(float(amount)).compute_mask(weights, torch.ones_like(weights))
-    parts = mask.split([kernel.numel() for kernel in kernels])
+    weights = torch.cat([kernel.flatten() for kernel in group])
+    mask = L1Unstructured(float(amount)).compute_mask(weights, torch.ones_like(weights))
+    parts = mask.split([kernel.numel() for kernel in group])
     # in the memory layout of the kernel, which makes convolutions fast
     return [
-        torch.empty_like(kernel).copy_(part.view(kernel.shape)) for kernel, part in zip(kernels, parts, strict=True)
+        torch.empty_like(kernel).copy_(part.view(kernel.shape)) for kernel, part in zip(group, parts, strict=True)
     ]
-
-
-def make_permanent(net: nn.Module) -> None:
-    """Plain weights, with zeros where the masks are."""
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and prune.is_pruned(layer):
-            prune.remove(layer, "weight")

@@ -37,7 +37,7 @@ class QAT(Phase):
     @checked("phase")
     def __init__(
         self,
-        engine: Literal[ENGINES] = "onednn",
+        engine: Literal["onednn", "x86", "qnnpack"] = "onednn",
         fold: bool = True,
         weight_bits: Annotated[int, Field(ge=2, le=8)] | None = None,
         frozen_observers: Index | None = None,

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import ParallelStrategy
 
-from asc.errors import InputError
+from asc.errors import SweepError
 from asc.training.checkpoints import AtomicCheckpointIO
 
 
@@ -19,14 +19,14 @@ def check_processes(trainer: pl.Trainer) -> None:
     """Refuse a sweep whose runs would each start processes: Lightning starts them with the sweep's command line.
 
     Raises:
-        InputError: names the alternatives.
+        SweepError: names the alternatives.
     """
     strategy = trainer.strategy
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if not is_sweep or trainer.world_size == 1:
         return
     if isinstance(strategy, ParallelStrategy) and not strategy.cluster_environment.creates_processes_externally:  # type: ignore[union-attr]
-        raise InputError(
+        raise SweepError(
             f"a sweep (-m) cannot train each run in {trainer.world_size} processes: "
             "set trainer=default for one device a run, or start the runs one by one"
         )

@@ -16,6 +16,7 @@ from asc.export import export_or_checkpoint
 from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, check_resumable, last_checkpoint, replace_weights
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
+from asc.training.logged import LogAugmentation, close_logger, log_results, make_logger, open_logger
 from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
@@ -62,12 +63,11 @@ class Run:
     """One training: from a classifier and its data to results.json.
 
     Args:
-        cfg: settings of the command: callbacks, trainer, seed, run_dir.
+        cfg: settings of the command: callbacks, trainer, logger, seed, run_dir.
         model: the classifier to train.
         data: after `setup`.
         checkpoint: where to save each epoch.
         callbacks: further callbacks, called after the augmentation.
-        logger: a Lightning logger, in addition to the history.
 
     Raises:
         InputError: the parts do not fit together.
@@ -80,19 +80,21 @@ class Run:
         data: SceneData,
         checkpoint: Path,
         callbacks: list[pl.Callback] | None = None,
-        logger: Any = None,
     ):
         self.cfg, self.model, self.data, self.checkpoint = cfg, model, data, checkpoint
         self.directory = Path(cfg.run_dir)
         self.history = History(self.directory)
+        self.logger = make_logger(cfg.logger)
         own = [self.history, ClipsProgressBar(), ExactResume(cfg.seed)]
+        if self.logger:
+            own.append(LogAugmentation(self.directory / "augmentation.png"))  # before the augmentation
         own += [instantiate(callback) for callback in cfg.callbacks.values()]
         own += callbacks or []
         own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
         self.trainer: pl.Trainer = instantiate(
             cfg.trainer,
             callbacks=own,
-            logger=logger or False,
+            logger=self.logger or False,
             plugins=[AtomicCheckpointIO()],
         )
         self.check()
@@ -141,13 +143,17 @@ class Run:
         Ctrl-C ends the command and prints how to resume.
         """
         try:
+            open_logger(self.logger)
             self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
-        except SystemExit:  # Lightning raises it on Ctrl-C
-            hint = resume_hint(self.checkpoint, self.directory, resume_setting(self.cfg))
-            sys.exit(hint if self.trainer.is_global_zero else 1)
+        except BaseException as error:
+            close_logger(self.logger, "failed")
+            if isinstance(error, SystemExit):  # Lightning raises it on Ctrl-C
+                hint = resume_hint(self.checkpoint, self.directory, resume_setting(self.cfg))
+                sys.exit(hint if self.trainer.is_global_zero else 1)
+            raise
         return self.trainer.is_global_zero
 
-    def test(self, model: SceneClassifier, checkpoint: Path, save: bool = False, **settings: Any) -> float:
+    def test(self, model: SceneClassifier, checkpoint: Path, save: bool = False, **settings: Any) -> float | None:
         """Refresh batch norms if set, test `model` in this process only, and write the results.
 
         Args:
@@ -157,7 +163,7 @@ class Run:
             settings: replace trainer settings for the test.
 
         Returns:
-            The sweep objective: macro-average accuracy on validation clips, or on test clips if none are held out.
+            The sweep objective: macro-average accuracy on validation clips; None if none are held out.
         """
         tester = single_process_trainer(self.cfg.trainer, [ClipsProgressBar()], **settings)
         if self.cfg.refresh_norms:
@@ -170,6 +176,9 @@ class Run:
         file = export_or_checkpoint(model, self.directory, checkpoint)
         results = write_results(self.directory, checkpoint, file, model, self.data, self.history.totals())
         print(results_table(results) + f"\nrun    {self.directory}")
-        if self.data.clips["val"]:
-            return tester.validate(model, self.data, verbose=False)[0]["val/acc"]
-        return results["test"]["macro_accuracy"]
+        if self.logger:
+            log_results(self.logger, results, self.directory / "confusion_matrix.png")
+            close_logger(self.logger, "success")
+        if not self.data.clips["val"]:
+            return None
+        return tester.validate(model, self.data, verbose=False)[0]["val/acc"]

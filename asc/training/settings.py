@@ -36,6 +36,7 @@ class Command(Settings):
     refresh_norms: bool
     run_dir: Annotated[str, Field(min_length=1)]
     init: Annotated[str, Field(min_length=1)] | None = None
+    max_size_kb: Positive | None = None
     callbacks: dict[str, Group]
     trainer: Group
     optimizer: Group

@@ -1,0 +1,258 @@
+"""The runs of a sweep as a table, sweep.csv and sweep.png."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from asc.errors import printable
+from asc.files import written_whole
+
+JOB_FILE = "job.json"
+REPEATS = ("seed", "data.fold")  # runs that differ in these alone are repetitions, to be averaged
+MAX_ROWS, MAX_PANELS, MAX_CELL = 30, 6, 24
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a sweep.
+
+    Attributes:
+        name: its directory below the sweep's.
+        settings: its overrides.
+        status: finished, failed, "too large" for max_size_kb, or stopped.
+        objective: macro-average accuracy on validation clips, below 0 if too large; None without validation.
+        reason: why it failed.
+        results: content of results.json; empty if there is none.
+    """
+
+    name: str
+    settings: dict[str, str]
+    status: str
+    objective: float | None
+    reason: str
+    results: dict[str, Any]
+
+    @property
+    def validation(self) -> float | None:
+        """Accuracy on validation clips in %; None without validation or results."""
+        return None if self.objective is None or self.objective < 0 else 100 * self.objective
+
+    @property
+    def test(self) -> float | None:
+        """Macro-average accuracy on test clips in %; None without results."""
+        return 100 * self.results["test"]["macro_accuracy"] if self.results else None
+
+    @property
+    def size_kb(self) -> float | None:
+        """KB of the non-zero parameters; None without results."""
+        return self.results["complexity"]["size_kb"] if self.results else None
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """A JSON file's content; empty if there is none, or an interrupted write has left none."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def read_jobs(directory: Path) -> list[Job]:
+    """The runs below a sweep's directory, in the order of their numbers."""
+    jobs = []
+    for file in directory.rglob(".hydra/overrides.yaml"):
+        folder = file.parent.parent
+        record = read_record(folder / JOB_FILE)
+        overrides: Any = record.get("overrides") or OmegaConf.to_container(OmegaConf.load(file))
+        jobs.append(
+            Job(
+                name=str(folder.relative_to(directory)),
+                settings=dict(override.partition("=")[::2] for override in overrides),
+                status=record.get("status", "stopped"),
+                objective=record.get("objective"),
+                reason=record.get("reason", ""),
+                results=read_record(folder / "results.json") if record.get("status") != "failed" else {},
+            )
+        )
+    return sorted(jobs, key=lambda job: (len(job.name), job.name))
+
+
+def sweep_report(directory: Path, jobs: Sequence[Job]) -> str:
+    """Write sweep.csv and sweep.png; return the table, what failed and why, and where the files are.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    files = [directory / "sweep.csv"]
+    write_table(files[0], jobs)
+    if any(job.results for job in jobs):
+        files.append(directory / "sweep.png")
+        plot_sweep(files[1], jobs)
+    counts = [
+        (status, sum(job.status == status for job in jobs)) for status in dict.fromkeys(job.status for job in jobs)
+    ]
+    lines = ["", *sweep_table(jobs), "", "runs    " + ", ".join(f"{count} {status}" for status, count in counts)]
+    for reason in dict.fromkeys(job.reason for job in jobs if job.status == "failed"):
+        names = [job.name for job in jobs if job.status == "failed" and job.reason == reason]
+        lines.append(f"failed  {', '.join(names)}: {printable(reason)}")
+    if any(job.results for job in jobs) and set(swept(jobs)) - set(REPEATS):
+        lines.append(f"best    {best(jobs) or 'cannot be told without validation clips: set data.val_fraction'}")
+    return "\n".join([*lines, *(f"{file.suffix[1:]:8}{file}" for file in files)])
+
+
+def swept(jobs: Sequence[Job]) -> list[str]:
+    """Names of the settings that differ between the runs."""
+    names = dict.fromkeys(name for job in jobs for name in job.settings)
+    return [name for name in names if len({job.settings.get(name) for job in jobs}) > 1]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names without their group, such as lr for optimizer.lr, where they stay distinct."""
+    short = [name.partition(".")[2] or name for name in names]
+    return [a if short.count(a) == 1 else name for a, name in zip(short, names, strict=True)]
+
+
+def rows(jobs: Sequence[Job]) -> tuple[list[str], list[list[Job]]]:
+    """The settings to show, and the runs of each row: repetitions together, unless nothing else was swept."""
+    names = [name for name in swept(jobs) if name not in REPEATS]
+    if not names:
+        return swept(jobs), [[job] for job in jobs]
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(job.settings.get(name) for name in names), []).append(job)
+    return names, list(groups.values())
+
+
+def score(jobs: Sequence[Job]) -> float:
+    """Mean objective of runs with the same settings; those without one come last."""
+    return mean([job.objective for job in jobs if job.objective is not None] or [float("-inf")])
+
+
+def best(jobs: Sequence[Job]) -> str | None:
+    """The settings of best validation accuracy; None without validation."""
+    names, groups = rows(jobs)
+    group = max(groups, key=score)
+    if not any(job.validation is not None for job in group):
+        return None
+    runs = ", ".join(job.name for job in group if job.results)
+    settings = " ".join(f"{name}={group[0].settings.get(name, '')}" for name in names)
+    return f"by validation accuracy: {runs}  {printable(settings)}".rstrip()
+
+
+def sweep_table(jobs: Sequence[Job]) -> list[str]:
+    """Lines of a table: a row for each combination of settings, the best on validation first."""
+    names, groups = rows(jobs)
+    groups = sorted(groups, key=score, reverse=True)
+    stacks = [
+        [head, *(cell(group[0].settings.get(name, "")) for group in groups)]
+        for head, name in zip(short_names(names), names, strict=True)
+    ]
+    if not stacks:
+        stacks = [["run", *(group[0].name for group in groups)]]
+    if names and not set(names) - set(REPEATS):
+        groups = [*groups, list(jobs)]
+        stacks = [[*stack, "mean" if stack is stacks[0] else ""] for stack in stacks]
+    stacks += [
+        ["runs", *(str(sum(bool(job.results) for job in group)) for group in groups)],
+        ["validation %", *(average(group, "validation", 1) for group in groups)],
+        ["test %", *(average(group, "test", 1) for group in groups)],
+        ["KB", *(average(group, "size_kb", 1, spread=False) for group in groups)],
+        ["", *(unfinished(group) for group in groups)],
+    ]
+    widths = [max(map(len, stack)) for stack in stacks]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*stacks, strict=True)
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    hidden = len(lines) - 2 - MAX_ROWS
+    return lines if hidden <= 0 else [*lines[: 2 + MAX_ROWS], f"... and {hidden} more rows: see sweep.csv"]
+
+
+def average(jobs: Sequence[Job], metric: str, digits: int, spread: bool = True) -> str:
+    """Mean of a metric over the runs that have it, and its sample standard deviation."""
+    values = [value for value in (getattr(job, metric) for job in jobs) if value is not None]
+    if not values:
+        return "-"
+    deviation = f" +- {stdev(values):.{digits}f}" if spread and len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{deviation}"
+
+
+def unfinished(jobs: Sequence[Job]) -> str:
+    """What became of the runs that are not finished."""
+    other = [job.status for job in jobs if job.status != "finished"]
+    counts = ((status, other.count(status)) for status in dict.fromkeys(other))
+    return ", ".join(status if len(jobs) == 1 else f"{count} {status}" for status, count in counts)
+
+
+def cell(value: str) -> str:
+    """A setting's value in a table: numbers to four digits, and long text cut."""
+    number = as_number(value)
+    text = f"{number:.4g}" if number is not None else printable(value)
+    return text if len(text) <= MAX_CELL else text[: MAX_CELL - 3] + "..."
+
+
+def as_number(value: str | None) -> float | None:
+    """The number that a setting's value is; None if it is none."""
+    try:
+        return float(value or "")
+    except ValueError:
+        return None
+
+
+def write_table(path: Path, jobs: Sequence[Job]) -> None:
+    """Write sweep.csv: a row for each run, with the settings that differ; accuracies are fractions."""
+    names = swept(jobs)
+    columns = ["job", *names, "status", "val_macro_accuracy", "test_macro_accuracy", "test_log_loss"]
+    sizes = ["size_kb", "macs", "file_bytes"]
+    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow([*columns, *sizes, "reason"])
+        for job in jobs:
+            test, cost = job.results.get("test", {}), job.results.get("complexity", {})
+            settings = [job.settings.get(name, "") for name in names]
+            metrics = [test.get("macro_accuracy"), test.get("log_loss"), *map(cost.get, sizes)]
+            validation = None if job.validation is None else job.objective
+            table.writerow([job.name, *settings, job.status, validation, *metrics, job.reason])
+
+
+def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
+    """Plot each run's accuracy, on validation if there is any, against each setting that differs and against size."""
+    from matplotlib.figure import Figure  # pyplot would look for a display
+
+    done = [job for job in jobs if job.results]
+    metric = "validation" if all(job.validation is not None for job in done) else "test"
+    accuracies = [getattr(job, metric) for job in done]
+    top = accuracies.index(max(accuracies))
+    names, _ = rows(jobs)
+    panels: list[tuple[str, list[Any]]] = [(name, [job.settings.get(name, "") for job in done]) for name in names]
+    if len({job.size_kb for job in done}) > 1 or not panels:
+        panels.insert(0, ("non-zero parameters, KB", [job.size_kb for job in done]))
+    panels = panels[:MAX_PANELS]
+    columns = min(3, len(panels))
+    figure = Figure(figsize=(4 * columns + 0.5, 3.4 * -(-len(panels) // columns)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (name, values) in zip(grid.flat, panels, strict=False):
+        numbers = [as_number(str(value)) for value in values]
+        if None in numbers:
+            axes.scatter([cell(str(value)) for value in values], accuracies, alpha=0.7)
+            axes.tick_params(axis="x", labelrotation=30)
+        else:
+            axes.scatter(numbers, accuracies, alpha=0.7)
+            if min(numbers) > 0 and max(numbers) >= 10 * min(numbers):  # type: ignore[operator, type-var]
+                axes.set_xscale("log")
+        if metric == "validation":
+            x = numbers[top] if None not in numbers else cell(str(values[top]))
+            axes.scatter([x], [accuracies[top]], s=120, facecolors="none", edgecolors="C3", label="best run")
+        axes.set_xlabel(printable(name))
+        axes.grid(alpha=0.3)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"{metric} accuracy, macro-average, %")
+    if metric == "validation":
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
