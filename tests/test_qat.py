@@ -5,7 +5,7 @@ from classifiers import NETS, classifier, clips, fit, observed, save
 from torch.ao.nn import quantized as nnq
 
 from asc import InputError, SceneClassifier
-from asc.compress import QAT, qat
+from asc.compress import QAT
 from asc.rewrite.quantize import kernels
 
 

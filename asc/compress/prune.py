@@ -133,6 +133,4 @@ def magnitude_masks(group: Sequence[Tensor], amount: float) -> list[Tensor]:
     mask = L1Unstructured(float(amount)).compute_mask(weights, torch.ones_like(weights))
     parts = mask.split([kernel.numel() for kernel in group])
     # in the memory layout of the kernel, which makes convolutions fast
-    return [
-        torch.empty_like(kernel).copy_(part.view(kernel.shape)) for kernel, part in zip(group, parts, strict=True)
-    ]
+    return [torch.empty_like(kernel).copy_(part.view(kernel.shape)) for kernel, part in zip(group, parts, strict=True)]
