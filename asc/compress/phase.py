@@ -86,6 +86,6 @@ def refuse_unfinished(path: str) -> None:
     """
     if unfinished_phase(path):
         raise InputError(
-            f"checkpoint={path} is of a run that was not finished: give its finished checkpoint, or to resume it, "
-            f"checkpoint= as before and resume={path}"
+            f"checkpoint={path} is of a run that was not finished: give its finished checkpoint, "
+            f"and to resume it, give resume={path} beside its own settings"
         )

@@ -60,6 +60,9 @@ class Prune(Phase):
                 f"phase.amount is a list of {len(self.amounts)}, but {type(model.net).__name__} has {there} kernels: "
                 "give a fraction for each, or one for all"
             )
+        for kernel in kernels(model.net):
+            # the memory layout of a product, on which the rounding of convolutions depends: that of earlier versions
+            kernel.data = kernel.data * torch.ones_like(kernel)
         return model
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
