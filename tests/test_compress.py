@@ -113,8 +113,10 @@ def test_the_figures_are_those_of_the_integers(quantized, tiny):
 def test_pruning_halves_the_kernels(pruned):
     found = results(pruned)
     names = {path.name for path in pruned.iterdir()}
-    pictures = {"confusion_matrix.png", "training_curves.png"}
-    assert names == {".hydra", "metrics.csv", "model.onnx", "pruned.ckpt", "results.json", *pictures}
+    pictures, graphs = {"confusion_matrix.png", "training_curves.png"}, {"frontend.onnx", "model.onnx"}
+    tables = {"metrics.csv", "predictions.csv", "results.json"}
+    assert names == {".hydra", "checkpoints", "pruned.ckpt", *pictures, *graphs, *tables}
+    assert [path.name for path in pruned.glob("checkpoints/*")] == ["last.ckpt"]
     assert found["stage"] == "pruned"
     assert found["complexity"]["parameters"] == 63_751
     assert found["complexity"]["nonzero_parameters"] <= 63_751 - 30_224
@@ -284,7 +286,7 @@ FAULTS = {  # the words of the command line, and those that its sentence must ho
     "data gone": (["checkpoint={float}", "phase=qat", "data.root={other}/gone"], ["gone", "not a directory"]),
     "a run is there": (
         ["checkpoint={float}", "phase=qat", "hydra.run.dir={run}"],
-        ["holds a run", "resume=", "qat.ckpt"],
+        ["holds a run: set another"],
     ),
     "a training is there": (["checkpoint={float}", "phase=prune", "hydra.run.dir={trained}"], ["holds a run"]),
 }
@@ -332,6 +334,11 @@ def test_the_checkpoints_batches_and_split_are_used_whatever_data_is_named(choic
         data.setup()
         splits.append(data.clips)
     assert splits[0] == splits[1]
+
+
+def test_a_training_does_not_go_on_from_a_compression(interrupted, job, tmp_path):
+    message = str(call(*job, f"checkpoint={interrupted}", f"hydra.run.dir={tmp_path}"))
+    assert f"checkpoint={interrupted} is of a run of compress.py: resume it by this command" in message
 
 
 def test_a_training_is_refused_in_the_directory_of_a_compressed_network(pruned, job):

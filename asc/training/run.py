@@ -48,12 +48,12 @@ def resume_setting(cfg: DictConfig) -> str:
 
 
 def refuse_other_run(directory: Path, checkpoint: Path, setting: str) -> None:
-    """Refuse to overwrite a run, which can be resumed by this setting if `checkpoint` exists.
+    """Refuse to overwrite a run, which can be resumed by this setting if `checkpoint` exists and it was not finished.
 
     Raises:
         InputError: the directory holds a run.
     """
-    if checkpoint.exists():
+    if checkpoint.exists() and not (directory / "results.json").exists():
         raise InputError(f"{directory} holds a run: resume it by {setting}={checkpoint}, or set another hydra.run.dir")
     if any(next(directory.glob(name), None) for name in ("results.json", "*.ckpt", "checkpoints/*.ckpt")):
         raise InputError(f"{directory} holds a run: set another hydra.run.dir")
