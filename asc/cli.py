@@ -1,5 +1,6 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
+import errno
 import logging
 import os
 import shlex
@@ -29,10 +30,10 @@ def exit_on_input_error() -> Iterator[None]:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        discard_output()
         sys.exit(1)
     except Exception as error:
-        if message := input_fault(error):
+        if message := input_fault(error) or system_fault(error):
             sys.exit(f"error: {printable(message)}")
         raise
     finally:
@@ -48,11 +49,28 @@ def input_fault(error: Exception) -> str | None:
     return settings_fault(error)
 
 
+def system_fault(error: Exception) -> str | None:
+    """One sentence for what the system refuses: a full disk, missing permissions, a file in a directory's place."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename is None and error.errno == errno.ENOSPC:
+        discard_output()
+        return f"the output cannot be written ({error.strerror}): free space"
+    if error.filename is None:
+        return None
+    return f"{error.filename} cannot be used ({error.strerror}): check the path, its permissions and the free space"
+
+
+def discard_output() -> None:
+    """Send what standard output still holds nowhere, or Python complains when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def settings_fault(error: Exception) -> str | None:
     """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
-    from hydra.errors import InstantiationException
+    from hydra.errors import HydraException, InstantiationException
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -63,8 +81,9 @@ def settings_fault(error: Exception) -> str | None:
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    if isinstance(error, OmegaConfBaseException | MisconfigurationException):
-        return one_line(error)
+    is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+    if is_null_group or isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
+        return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
     return None
 
 

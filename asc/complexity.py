@@ -73,18 +73,28 @@ def nonzeros(array: Tensor) -> int:
     return int((array.int_repr() if array.is_quantized else array).count_nonzero())
 
 
+def dcase2020_values(net: nn.Module) -> list[Tensor]:
+    """The tensors that DCASE 2020's official count includes: all but batch norm's."""
+    return [value for layer, value in stored_values(net) if not isinstance(layer, _BatchNorm)]
+
+
+def dcase2020_parameters(net: nn.Module) -> tuple[int, int]:
+    """Numbers of all and of non-zero parameters by DCASE 2020's official count."""
+    values = dcase2020_values(net)
+    return sum(value.numel() for value in values), sum(map(nonzeros, values))
+
+
 def complexity(net: nn.Module, features: Tensor) -> Complexity:
     """Complexity of `net` on features (1, 1, n_bins, frames)."""
-    values = list(stored_values(net))
-    official = [value for layer, value in values if not isinstance(layer, _BatchNorm)]
+    values = [value for _, value in stored_values(net)]
 
     def kilobytes(arrays: list[Tensor]) -> float:
         return sum(nonzeros(array) * array.element_size() for array in arrays) / KB
 
     return Complexity(
-        parameters=sum(value.numel() for _, value in values),
-        nonzero_parameters=sum(nonzeros(value) for _, value in values),
-        size_kb=kilobytes([value for _, value in values]),
-        dcase2020_size_kb=kilobytes(official),
+        parameters=sum(value.numel() for value in values),
+        nonzero_parameters=sum(map(nonzeros, values)),
+        size_kb=kilobytes(values),
+        dcase2020_size_kb=kilobytes(dcase2020_values(net)),
         macs=count_macs(net, features),
     )

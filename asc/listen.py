@@ -1,13 +1,20 @@
-"""Listen to a recording: the scene in each of its windows, by a classifier in torch or in ONNX Runtime."""
+"""Listen to recordings or a microphone: the scene in each window, by a classifier in torch or in ONNX Runtime."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from asc.sound import windows
+from asc.errors import InputError
+from asc.sound import duration, rate_ratio, resample, windows
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class Predictor(Protocol):
@@ -45,21 +52,120 @@ class Window:
     probabilities: np.ndarray
 
 
-def listen(predictor: Predictor, path: Path, hop: float | None = None, batch_size: int = 1) -> Iterator[Window]:
+def listen(
+    predictor: Predictor,
+    path: Path,
+    hop: float | None = None,
+    pool: ThreadPoolExecutor | None = None,
+    ahead: int = 1,
+) -> Iterator[Window]:
     """The windows of a recording in order; memory does not grow with its length.
 
     Args:
         predictor: the classifier.
         path: the sound file, of any rate, channels and length.
         hop: seconds from one window to the next; None: no overlap. The last window ends with the file.
-        batch_size: windows to compute together.
+        pool: threads that classify windows while the next ones are read; None: one after the other in this thread.
+        ahead: windows that are read before the first of them is classified.
 
     Raises:
-        InputError: the file is not readable or too short.
+        InputError: the file is not readable or too short, or the classifier's weights are damaged.
     """
-    rate, samples = predictor.sample_rate, predictor.clip_samples
+    rate, samples, seconds = predictor.sample_rate, predictor.clip_samples, duration(path)
+
+    def classify(part: tuple[int, np.ndarray]) -> Window:
+        start, wave = part
+        (probabilities,) = predictor.probabilities(wave[None])
+        if not np.isfinite(probabilities).all():
+            raise InputError(f"the classifier answers {path} with NaN: its weights are damaged, use another checkpoint")
+        return Window(start / rate, min((start + samples) / rate, seconds), probabilities)
+
     parts = windows(path, rate, predictor.channel, samples, hop, shortest=predictor.min_samples)
-    while batch := [part for _, part in zip(range(batch_size), parts, strict=False)]:
-        probabilities = predictor.probabilities(np.stack([wave for _, wave in batch]))
-        for (start, _), row in zip(batch, probabilities, strict=True):
-            yield Window(start / rate, (start + samples) / rate, row)
+    yield from map(classify, parts) if pool is None else map_ahead(pool, classify, parts, ahead)
+
+
+def listen_to_all(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    hop: float | None = None,
+    threads: int = 1,
+    on_progress: Callable[[Path, float], None] = lambda path, fraction: None,
+) -> Generator[tuple[Path, list[Window] | InputError], None, None]:
+    """The windows of several recordings, in the order of `paths`; a fault takes the place of a bad file's windows.
+
+    Files are read in as many threads as classify, so that neither waits. Larger batches would not be faster: one clip
+    fills the processor's caches, and threads that share a computation wait for each other.
+
+    Args:
+        predictor: the classifier; one of its computations takes one thread.
+        paths: the sound files.
+        hop: as in `listen`.
+        threads: number of threads that classify.
+        on_progress: is called from the threads with the fraction of a file that has been heard since the last call.
+    """
+    together = max(1, min(threads, len(paths)))  # files
+    ahead = max(1, 2 * threads // together)
+
+    def hear(path: Path) -> tuple[Path, list[Window] | InputError]:
+        heard: list[Window] = []
+        try:
+            seconds = duration(path)
+            for window in listen(predictor, path, hop, classifiers, ahead):
+                on_progress(path, (window.end - (heard[-1].end if heard else 0)) / seconds)
+                heard.append(window)
+        except InputError as error:
+            return path, error
+        return path, heard
+
+    # the classifiers end first, and a reader with them: it has nobody to hand its windows to
+    with closing_pool(together) as readers, closing_pool(threads) as classifiers:
+        yield from map_ahead(readers, hear, paths, 4 * together)
+
+
+def listen_live(predictor: Predictor, pieces: Iterable[np.ndarray], rate: int, hop: float) -> Iterator[Window]:
+    """The newest window of an endless stream, every `hop` seconds once there is enough sound for the first one.
+
+    Args:
+        predictor: the classifier.
+        pieces: the waveform in pieces (samples,), float32.
+        rate: Hz of the pieces.
+        hop: seconds from one window to the next. Of several that are due after one piece only the newest is computed,
+            so that a slow machine does not fall behind.
+
+    Raises:
+        InputError: the answer is not a number.
+    """
+    ratio, samples = rate_ratio(rate, predictor.sample_rate), predictor.clip_samples
+    step = max(1, round(hop * predictor.sample_rate))
+    newest, end, due = np.empty(0, np.float32), 0, samples
+    for piece in resample(iter(pieces), ratio.denominator, ratio.numerator):
+        newest, end = np.concatenate([newest, piece])[-samples:], end + len(piece)
+        if end >= due:
+            (probabilities,) = predictor.probabilities(newest[None])
+            if not np.isfinite(probabilities).all():
+                raise InputError("the sound holds NaN, or the classifier's weights do: check device and checkpoint")
+            yield Window((end - samples) / predictor.sample_rate, end / predictor.sample_rate, probabilities)
+            due += ((end - due) // step + 1) * step
+
+
+def map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[In], Out], inputs: Iterable[In], ahead: int
+) -> Iterator[Out]:
+    """`map` in the threads of a pool, which takes at most `ahead` inputs before the first of their results is used."""
+    pending: deque[Future[Out]] = deque()
+    for item in inputs:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@contextmanager
+def closing_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads; if the block ends early, as on Ctrl-C, what has not begun never will."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from asc.errors import InputError
+from asc.sound import HIGHEST_RATE, LOWEST_RATE
 
+LONGEST = 3600  # seconds of a window: a file that says more lies
 FRONTEND = "frontend.onnx"  # beside a model.onnx that takes features
 
 
@@ -25,7 +27,8 @@ class OnnxPredictor:
     def __init__(self, path: Path, threads: int | None = None):
         net = open_session(path, threads)
         self.sessions = [net]
-        if net.get_inputs()[0].name == "features":
+        source = net.get_inputs()[0]
+        if source.name == "features":
             frontend = path.with_name(FRONTEND)
             if not frontend.is_file():
                 raise InputError(
@@ -33,15 +36,17 @@ class OnnxPredictor:
                     "or export by python -m asc.export CHECKPOINT --frontend"
                 )
             self.sessions.insert(0, open_session(frontend, threads))
-        facts = net.get_modelmeta().custom_metadata_map
-        try:
-            self.labels: list[str] = json.loads(facts["labels"])
-            self.channel: int | str = json.loads(facts["channel"])
-            self.sample_rate, self.clip_samples, self.min_samples = (
-                int(facts[name]) for name in ("sample_rate", "clip_samples", "min_samples")
-            )
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path} does not say what it was made for: export it again") from error
+            if self.sessions[0].get_outputs()[0].shape[1:] != source.shape[1:]:
+                raise InputError(f"{frontend} belongs to another classifier than {path}: copy both from one run")
+        facts = read_facts(net, path)
+        self.labels: list[str] = facts["labels"]
+        self.sample_rate: int = facts["sample_rate"]
+        self.clip_samples: int = facts["clip_samples"]
+        self.min_samples: int = facts["min_samples"]
+        self.channel: int | str = facts["channel"]
+        shapes = self.sessions[0].get_inputs()[0].shape[1:], net.get_outputs()[0].shape[1:]
+        if shapes != ([self.clip_samples], [len(self.labels)]):
+            raise InputError(f"{path} is not what it says it was made for: export it again by asc.export")
 
     def probabilities(self, waves: np.ndarray) -> np.ndarray:
         """Probabilities (batch, n_classes) of waves (batch, clip_samples), mono in [-1, 1], float32."""
@@ -49,6 +54,28 @@ class OnnxPredictor:
         for session in self.sessions:
             (x,) = session.run(None, {session.get_inputs()[0].name: x})
         return x
+
+
+def read_facts(net: Any, path: Path) -> dict[str, Any]:
+    """What `asc.export` noted in the file: labels, sample_rate, clip_samples, min_samples and channel.
+
+    Raises:
+        InputError: some of it is missing or impossible.
+    """
+    try:
+        facts = {name: json.loads(text) for name, text in net.get_modelmeta().custom_metadata_map.items()}
+        labels, channel = facts["labels"], facts["channel"]
+        counts = [facts[name] for name in ("sample_rate", "clip_samples", "min_samples")]
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} does not say what it was made for: export it again by asc.export") from error
+    has_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    has_counts = all(type(count) is int for count in counts)
+    has_channel = channel == "mean" or (type(channel) is int and channel >= 0)
+    if has_labels and has_counts and has_channel and len(set(labels)) == len(labels):
+        sample_rate, clip_samples, min_samples = counts
+        if LOWEST_RATE <= sample_rate <= HIGHEST_RATE and 0 < min_samples <= clip_samples <= LONGEST * sample_rate:
+            return facts
+    raise InputError(f"{path} is not what it says it was made for: export it again by asc.export")
 
 
 def open_session(path: Path, threads: int | None) -> Any:

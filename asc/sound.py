@@ -5,6 +5,7 @@ classifier listens to.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -33,10 +34,13 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     Raises:
         InputError: the file is missing, not audio, empty, cut off, or has an impossible header.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path} does not exist or is not a file: check the path")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: check its permissions")
     try:
-        sound = soundfile.SoundFile(path)
+        # bytes, since a name need not be text; on Windows it is
+        sound = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
         why = getattr(error, "error_string", "no header").rstrip(".")
         raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
@@ -69,6 +73,16 @@ def seek(sound: soundfile.SoundFile, sample: int, path: Path) -> None:
         sound.read(before, dtype="float32")
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
+
+
+def duration(path: Path) -> float:
+    """Seconds of a sound file.
+
+    Raises:
+        InputError: as in `open_sound`.
+    """
+    with open_sound(path) as sound:
+        return sound.frames / sound.samplerate
 
 
 def read_mono(sound: soundfile.SoundFile, samples: int, channel: int | str, path: Path) -> np.ndarray:
@@ -114,7 +128,7 @@ def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndar
         return samples.mean(axis=1)
     if not isinstance(channel, int) or not 0 <= channel < samples.shape[1]:
         last = samples.shape[1] - 1
-        raise InputError(f"{path} has no channel data.channel={channel}: give 0 to {last}, or mean")
+        raise InputError(f"{path} has no channel {channel}: give 0 to {last}, or mean")
     return np.ascontiguousarray(samples[:, channel])
 
 

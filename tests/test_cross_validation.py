@@ -11,6 +11,7 @@ from asc.data import SceneData
 from asc.data.lists import Clip
 from asc.data.splits import cross_validation
 from asc.report.compare import compare
+from asc.report.results import Results
 from asc.report.runs import Run
 
 
@@ -64,7 +65,8 @@ def test_the_folds_of_a_dataset_are_all_its_clips(tiny):
 
 
 def run(accuracy: float, fold: int, seed: int = 0) -> Run:
-    return Run(Path(), "float", ("a",), {"macro_accuracy": accuracy}, 1, None, {}, "data", (5, fold, seed), {}, 0.0)
+    results = Results("float", ("a",), Path(), {"macro_accuracy": accuracy}, ())
+    return Run(Path(), results, None, {}, Path("data"), (5, fold, seed), {}, 0.0)
 
 
 def test_paired_differences_are_those_of_scipy():

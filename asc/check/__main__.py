@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,28 +11,12 @@ from asc.check.findings import sound_faults, sound_warnings
 from asc.check.sounds import listen_to_all
 from asc.check.summary import file_values, summarize, tables
 from asc.cli import exit_on_input_error
-from asc.errors import WriteError
 
 DESCRIPTION = """\
 Tell what a dataset holds and what is wrong with it before a run does. DIR holds lists in the layout of TAU Urban
 Acoustic Scenes (data=dcase), or a folder for each class (data=folder). Every file is decoded from beginning to end.
 
 The exit status is 1 if there are faults, which stop or spoil a run; warnings leave it 0."""
-
-
-def write(text: str) -> None:
-    """Print the text.
-
-    Raises:
-        WriteError: standard output cannot be written, as on a full disk.
-    """
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-        raise WriteError(f"the output cannot be written ({error.strerror}): free space") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             text = json.dumps({**summary, "sounds": file_values(dataset, sounds)}, allow_nan=False)
         else:
             text = tables(summary)
-        write(text)
+        print(text, flush=True)
     sys.exit(1 if faults else 0)
 
 

@@ -1,7 +1,6 @@
 """What a dataset holds, as values for programs and as tables for people."""
 
 import math
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -13,12 +12,10 @@ from typing import Any
 from asc.check.dataset import Dataset
 from asc.check.sounds import Sound
 from asc.cli import printable
-from asc.data.lists import Clip
+from asc.data.lists import TAU_NAME, Clip
 
 WIDTH = 100  # columns
 MOST = 12  # different values in a row
-# scene-city-location-segment-device of TAU; TAU 2022 has the second within the segment before the device
-NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P<device>[a-z]\d*)")
 
 
 def summarize(dataset: Dataset, sounds: dict[Path, Sound], faults: list[str], warnings: list[str]) -> dict[str, Any]:
@@ -64,7 +61,9 @@ def locations(clips: Iterable[Clip]) -> set[str]:
 def told_by_names(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
     """Clips by source scene, city and device in each split, where all file names tell these."""
     names = {
-        split: [NAME.fullmatch(clip.path.stem) for clip in clips] for split, clips in dataset.splits.items() if clips
+        split: [TAU_NAME.fullmatch(clip.path.stem) for clip in clips]
+        for split, clips in dataset.splits.items()
+        if clips
     }
     if not names or not all(name for group in names.values() for name in group):
         return {}

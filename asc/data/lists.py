@@ -1,12 +1,16 @@
 """Lists in the layout of TAU Urban Acoustic Scenes: the clips with their scenes and locations."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from asc.errors import InputError
+
+# scene-city-location-segment-device of TAU; TAU 2022 has the second within the segment before the device
+TAU_NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P<device>[a-z]\d*)")
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def is_inside(name: str) -> bool:
     return not path.anchor and ".." not in path.parts
 
 
-def fault(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[str]:
+def fault(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[str]:
     """A sentence with the count and the first few names, if there are any."""
     if names:
         yield f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}"
@@ -140,7 +144,7 @@ def raise_first(faults: Iterator[str]) -> None:
         raise InputError(sentence)
 
 
-def refuse(where: Path, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
+def refuse(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
     """Raise InputError with the count and the first few names, if there are any."""
     raise_first(fault(where, what, names, remedy))
 

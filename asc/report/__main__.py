@@ -1,29 +1,58 @@
-"""Compare finished runs: python -m asc.report RUN... prints a table of the systems and plots accuracy against size."""
+"""Compare finished runs: python -m asc.report RUN... prints tables and plots accuracy against size; --html: a page."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from asc.cli import exit_on_input_error, silence_libraries
-from asc.errors import InputError
+from asc.errors import InputError, check_number, printable
 from asc.report.compare import compare
 from asc.report.latency import measure_latency
+from asc.report.page import write_page
 from asc.report.plot import plot_accuracy_over_size
-from asc.report.runs import find_runs, group, read_run
-from asc.report.table import systems_table
+from asc.report.runs import find_runs, read_run
+from asc.report.systems import all_systems, group
+from asc.report.table import as_plain_values, report
 from asc.training.memory import keep_freed_memory
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m asc.report", description="Compare finished runs.")
+    parser.add_argument("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no other file")
+    parser.add_argument(
+        "--mistakes",
+        type=int,
+        default=3,
+        metavar="N",
+        help="on the page, the worst mistakes of each dataset, default: 3",
+    )
+    parser.add_argument(
+        "--no-audio",
+        action="store_true",
+        help="leave the mistakes' recordings out of the page: TAU Urban Acoustic Scenes, for one, may not be passed on",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="plot of accuracy against size; default, without --html: report.png",
+    )
+    parser.add_argument("--no-latency", action="store_true", help="do not time the networks")
+    parser.add_argument("--json", action="store_true", help="print a JSON list of the systems instead of tables")
+    parser.add_argument(
+        "--compare", action="store_true", help="of two directories, print the second's accuracy minus the first's"
+    )
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m asc.report", description="Compare finished runs.")
-    parser.add_argument("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
-    parser.add_argument("--picture", default="report.png", type=Path, metavar="FILE", help="plot, default: report.png")
-    parser.add_argument("--no-latency", action="store_true", help="do not time the networks")
-    parser.add_argument(
-        "--compare", action="store_true", help="of two directories, print the second's accuracy minus the first's"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
@@ -32,13 +61,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise InputError(f"invalid --compare with {len(arguments.run)} directories: expected two")
             print(compare(*(map(read_run, find_runs([path])) for path in arguments.run)))
             return
-        if not arguments.picture.parent.is_dir():
-            raise InputError(f"--picture={arguments.picture} cannot be written: create its directory first")
-        systems = group(map(read_run, find_runs(arguments.run)))
-        latency = None if arguments.no_latency else measure_latency(systems)
-        print(systems_table(systems, latency))
-        plot_accuracy_over_size(systems, arguments.picture)
-        print(f"\npicture  {arguments.picture}")
+        check_number("--mistakes", arguments.mistakes, int, 0)
+        picture = arguments.picture or (None if arguments.html or arguments.json else Path("report.png"))
+        for option, path in (("--html", arguments.html), ("--picture", picture)):
+            if path and not path.parent.is_dir():
+                raise InputError(f"{option}={path} cannot be written: create its directory first")
+        directories = tqdm(find_runs(arguments.run), "reading", leave=False, disable=None, delay=2)
+        tasks = group(map(read_run, directories))
+        latency = None if arguments.no_latency else measure_latency(all_systems(tasks))
+        written = {}
+        if picture:
+            plot_accuracy_over_size(tasks, picture)
+            written["picture"] = picture
+        if arguments.html:
+            write_page(arguments.html, tasks, latency, arguments.mistakes, not arguments.no_audio)
+            written["page"] = arguments.html
+        print(json.dumps(as_plain_values(tasks, latency), indent=2) if arguments.json else report(tasks, latency))
+        if not arguments.json:
+            print("\n" + "\n".join(f"{what:8} {printable(str(path))}" for what, path in written.items()))
 
 
 if __name__ == "__main__":

@@ -2,45 +2,48 @@
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Sequence
 from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError
-from asc.report.runs import System
+from asc.report.systems import System
 
 WARM_UP, ROUNDS = 3, 30
+Key = TypeVar("Key", bound=Hashable)
 
 
-def single_thread_latency(nets: dict[str, tuple[nn.Module, Tensor]]) -> dict[str, float]:
+def single_thread_latency(nets: dict[Key, tuple[nn.Module, Tensor]]) -> dict[Key, float]:
     """Median latency in ms of each network on its features, on one thread.
 
     The networks take turns, so that background load affects all of them alike.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in nets}
+    seconds: dict[Key, list[float]] = {key: [] for key in nets}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            for _ in range(WARM_UP + ROUNDS):
-                for name, (net, features) in nets.items():
+            for _ in tqdm(range(WARM_UP + ROUNDS), "timing", leave=False, disable=None, delay=2):
+                for key, (net, features) in nets.items():
                     start = time.perf_counter()
                     net(features)
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[key].append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-    return {name: 1000 * median(values[WARM_UP:]) for name, values in seconds.items()}
+    return {key: 1000 * median(values[WARM_UP:]) for key, values in seconds.items()}
 
 
-def measure_latency(systems: Iterable[System]) -> dict[str, float]:
-    """Latency in ms of each network by its system's name; systems whose checkpoint cannot be loaded are left out."""
+def measure_latency(systems: Sequence[System]) -> dict[System, float]:
+    """Latency in ms of each system's network; systems whose checkpoint cannot be loaded are left out."""
     nets = {}
-    for system in systems:
+    for system in tqdm(systems, "loading", leave=False, disable=None, delay=2):
         if system.first.checkpoint:
             with contextlib.suppress(InputError):  # an untrusted class is not loaded
                 model = SceneClassifier.load_from_checkpoint(system.first.checkpoint)
-                nets[system.name] = model.net, model.example_features()
+                nets[system] = model.net, model.example_features()
     return single_thread_latency(nets)

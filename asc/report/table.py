@@ -1,54 +1,62 @@
-"""The table of asc.report: a row for each system."""
+"""The tables of asc.report for the terminal: for each task, a row for each system."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
+from asc.complexity import KB
 from asc.report.latency import ROUNDS
-from asc.report.runs import System
+from asc.report.results import LIMITS
+from asc.report.systems import System, Task
 
-
-def speedups(systems: Sequence[System], latency: dict[str, float]) -> list[str]:
-    """Speed-up of each system over the uncompressed network of its class and data; empty for that network itself."""
-    cells = []
-    for system in systems:
-        same = [other for other in systems if other.first.origin == system.first.origin and other.name in latency]
-        whole = [other for other in same if other.first.is_whole]
-        timed = system.name in latency and whole and system is not whole[0]
-        cells.append(f"{latency[whole[0].name] / latency[system.name]:.1f}" if timed else "")
-    return cells
+Column = tuple[str, str, list[str]]  # two lines of heading, cells
 
 
 def mean_and_std(systems: Iterable[System], metric: str, scale: float, digits: int) -> list[str]:
     """Mean and standard deviation of each system, aligned at the decimal point."""
     means = [f"{scale * system.mean(metric):.{digits}f}" for system in systems]
     stds = [system.std(metric) for system in systems]
-    suffixes = ["" if std is None else f" +- {scale * std:.{digits}f}" for std in stds]
+    suffixes = ["" if std is None else f" ± {scale * std:.{digits}f}" for std in stds]
     width = max(map(len, suffixes))
     return [mean + suffix.ljust(width) for mean, suffix in zip(means, suffixes, strict=True)]
 
 
-def systems_table(systems: Sequence[System], latency: dict[str, float] | None = None) -> str:
-    """Table with a row for each system; without `latency` it has no column of times."""
-    times = []
+def speedups(systems: Sequence[System], latency: dict[System, float]) -> list[float | None]:
+    """Speed-up of each system over the uncompressed network of its class; None for that network itself."""
+    ratios: list[float | None] = []
+    for system in systems:
+        whole = [other for other in systems if other.first.net == system.first.net and other.first.is_whole]
+        whole = [other for other in whole if other in latency]
+        timed = system in latency and whole and system is not whole[0]
+        ratios.append(latency[whole[0]] / latency[system] if timed else None)
+    return ratios
+
+
+def systems_table(task: Task, latency: dict[System, float] | None = None) -> str:
+    """Table with a row for each system of a task; without `latency` it has no times."""
+    systems, times, ratios = task.systems, [""], [""]
     if latency is not None:
-        times = [f"{latency[system.name]:.2f}" if system.name in latency else "-" for system in systems]
-    reported = [system.first.reported for system in systems]
+        times = [f"{latency[system]:.2f}" if system in latency else "-" for system in systems]
+        ratios = ["" if ratio is None else f"{ratio:.1f}" for ratio in speedups(systems, latency)]
     columns = [
         ("", "system", [system.name for system in systems]),
-        ("", "n", [str(len(system.runs)) for system in systems]),
-        ("", "accuracy %", mean_and_std(systems, "accuracy", 100, 1)),
-        ("macro", "accuracy %", mean_and_std(systems, "macro_accuracy", 100, 1)),
-        ("", "log loss", mean_and_std(systems, "log_loss", 1, 3)),
-        ("non-zero", "KB", [f"{system.mean('size_kb'):.1f}" for system in systems]),
-        ("official", "KB", [f"{system.mean('dcase2020_size_kb'):.1f}" for system in systems]),
-        ("file", "bytes", [f"{system.mean('file_bytes'):,.0f}" for system in systems]),
+        ("", "runs", [str(len(system.runs)) for system in systems]),
+        ("accuracy %", "by class", mean_and_std(systems, "macro_accuracy", 100, 1)),
+        ("accuracy %", "by clip", mean_and_std(systems, "accuracy", 100, 1)),
+        ("log", "loss", [f"{system.mean('log_loss'):.3f}" for system in systems]),
+        ("weights", "KB", [f"{system.mean('size_kb'):.1f}" for system in systems]),
+        ("DCASE", "KB", [f"{system.mean('dcase2020_size_kb'):.1f}" for system in systems]),
+        ("file", "KB", [f"{system.mean('file_bytes') / KB:.1f}" for system in systems]),
         ("MACs", "M", [f"{system.mean('macs') / 1e6:.1f}" for system in systems]),
-        ("ms a", "clip", times),
-        ("speed-", "up", speedups(systems, latency or {})),
-        ("report", "%", [f"{row[0]:.1f}" if row else "" for row in reported]),
-        ("report", "KB", [f"{row[1]:.1f}" if row else "" for row in reported]),
+        ("clip", "ms", times),
+        ("speed-", "up", ratios),
     ]
+    return "\n".join([f"{task.title}: {task.shared}" if task.shared else task.title, *aligned(columns)])
+
+
+def aligned(columns: Iterable[Column]) -> list[str]:
+    """Lines of a table, the first column at the left, the others at the right; columns without a cell are left out."""
     stacks = [[*heads, *cells] for *heads, cells in columns if any(cells)]
     widths = [max(map(len, stack)) for stack in stacks]
     lines = []
@@ -56,17 +64,61 @@ def systems_table(systems: Sequence[System], latency: dict[str, float] | None = 
         cells = [first.ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     lines.insert(2, "-" * max(map(len, lines)))
-    if times:
+    return lines
+
+
+def report_table(tasks: Iterable[Task]) -> str:
+    """The report's figures beside those of the same systems; empty if there are none."""
+    pairs = [(task, system, system.reported) for task in tasks for system in task.systems]
+    found = [(task, system, reported) for task, system, reported in pairs if reported]
+    if not found:
+        return ""
+    columns = [
+        ("", "the report's system", [reported[0] for _, _, reported in found]),
+        ("report", "%", [f"{reported[1]:.1f}" for _, _, reported in found]),
+        ("report", "KB", [f"{reported[2]:.1f}" for _, _, reported in found]),
+        ("here", "%", [f"{100 * system.mean('macro_accuracy'):.1f}" for _, system, _ in found]),
+        ("here", "KB", [f"{system.mean('size_kb'):.1f}" for _, system, _ in found]),
+        ("", "on", [task.title for task, _, _ in found]),
+    ]
+    note = "report: quoted from Pham et al. 2020, Table 3, on TAU Urban Acoustic Scenes 2020 3Class; not measured here"
+    return "\n".join([*aligned(columns), "", note])
+
+
+def legend(timed: bool) -> str:
+    """What the headings mean."""
+    lines = [
+        "accuracy by class: the mean of the classes' accuracies, by which DCASE ranks; ±: standard deviation of runs",
+        "log loss: mean cross-entropy, 0 is best; weights: the non-zero ones (DCASE: as the challenge counted, at most",
+        "500); file: the one to deploy; MACs: multiply-accumulate operations for a clip, in millions; 1 KB: 1024 bytes",
+    ]
+    if timed:
         version = torch.__version__.partition("+")[0]
         lines += [
-            "",
-            f"ms a clip: the network without its frontend, on one thread in torch {version}, median of {ROUNDS}; "
-            "speed-up: over the float network",
-        ]
-    if any(reported):
-        lines += [
-            *([] if times else [""]),
-            "report: quoted from Pham et al. 2020, Table 3, on TAU Urban Acoustic Scenes 2020 3Class; "
-            "not measured on these clips",
+            f"clip, ms: the network without its frontend, on one thread in torch {version}, median of {ROUNDS};",
+            "speed-up: over the uncompressed network",
         ]
     return "\n".join(lines)
+
+
+def report(tasks: Sequence[Task], latency: dict[System, float] | None) -> str:
+    """All tables and what they mean."""
+    tables = [systems_table(task, latency) for task in tasks]
+    return "\n\n".join(filter(None, [*tables, legend(latency is not None), report_table(tasks)]))
+
+
+def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) -> list[dict[str, Any]]:
+    """All systems for JSON: accuracies are fractions; a deviation of a single run and a time not measured are null."""
+    return [
+        {
+            "data": task.title,
+            "labels": list(task.labels),
+            "system": f"{task.shared}, {system.name}" if task.shared else system.name,
+            "runs": [str(run.directory) for run in system.runs],
+            "mean": {metric: system.mean(metric) for metric in LIMITS},
+            "std": {metric: system.std(metric) for metric in LIMITS},
+            "milliseconds": (latency or {}).get(system),
+        }
+        for task in tasks
+        for system in task.systems
+    ]

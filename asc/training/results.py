@@ -1,18 +1,18 @@
 """Output of a run: a summary before training; results.json, confusion matrix and a table after the test."""
 
-import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from asc.classifier import SceneClassifier
 from asc.complexity import DCASE2020_LIMIT_KB, KB
 from asc.data import SceneData
 from asc.files import written_whole
+from asc.plot import plot_confusion_matrix
+from asc.predictions import write_predictions
 from asc.training.memory import peak_memory
 
 
@@ -42,44 +42,13 @@ def write_results(
     }
     with written_whole(directory / "results.json") as temporary:
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    write_predictions(directory / "predictions.csv", data, model.labels, model.test_probabilities)
+    write_predictions(
+        directory / "predictions.csv", data.root, data.clips["test"], model.labels, model.test_probabilities
+    )
     plot_confusion_matrix(
         torch.tensor(model.test_metrics.confusion_matrix), model.labels, directory / "confusion_matrix.png"
     )
     return results
-
-
-def write_predictions(path: Path, data: SceneData, labels: list[str], probabilities: list[list[float]]) -> None:
-    """Write a row for each test clip: filename (below data.root), scene_label, and the probability of each label.
-
-    The name of a clip from within a recording ends with "#t=SECONDS".
-    """
-    with written_whole(path) as temporary, open(temporary, "w", newline="", errors="surrogateescape") as file:
-        table = csv.writer(file)
-        table.writerow(["filename", "scene_label", *labels])
-        for clip, row in zip(data.clips["test"], probabilities, strict=False):  # trainer.limit_test_batches
-            table.writerow([clip.name(data.root), clip.label, *(f"{value:.6f}" for value in row)])
-
-
-def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path) -> None:
-    """Plot a confusion matrix: colour = fraction of the true class, number = clips."""
-    from matplotlib.figure import Figure  # pyplot would look for a display
-
-    side = 2.5 + 0.6 * len(labels)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    fraction = matrix / matrix.sum(1, keepdim=True).clamp_min(1)
-    axes.imshow(fraction.numpy(), vmin=0, vmax=1, cmap="Blues")
-    for row, column in torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist():
-        dark = fraction[row, column] > 0.5
-        axes.text(
-            column, row, str(int(matrix[row, column])), ha="center", va="center", color="white" if dark else "black"
-        )
-    axes.set_xticks(range(len(labels)), [label.replace("_", " ") for label in labels], rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), [label.replace("_", " ") for label in labels])
-    axes.set(xlabel="predicted", ylabel="true", title="Test clips")
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def summary(data: SceneData, model: SceneClassifier) -> str:

@@ -7,6 +7,7 @@ end, whatever that is.
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -49,8 +50,10 @@ def sweep_summary() -> Iterator[None]:
     """
     Sweep.directory = None
     failed = False
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints its own faults, in many lines
     with exit_on_input_error():
         check_extra()
+        check_directory()
         try:
             yield
         finally:
@@ -76,6 +79,17 @@ def check_extra() -> None:
     is_search = any(word.startswith(("search=", "+search=")) for word in sys.argv[1:])
     if is_search and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
         raise InputError('search= needs Optuna: pip install -e ".[sweep]"')
+
+
+def check_directory() -> None:
+    """Refuse `hydra.run.dir=` without a directory, by which Hydra scatters a run over the current one.
+
+    Raises:
+        InputError: names the setting.
+    """
+    for setting in ("hydra.run.dir=", "hydra.sweep.dir="):
+        if setting in sys.argv[1:]:
+            raise InputError(f"{setting} names no directory: give one, or leave it out for a new one in outputs/")
 
 
 def run_job(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -> float | None:

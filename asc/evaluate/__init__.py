@@ -1,0 +1,1 @@
+"""Evaluate a classifier on any dataset and split: `python -m asc.evaluate --help`."""

@@ -1,0 +1,107 @@
+"""The clips to evaluate on: the checkpoint's own, or those of `data=...`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from asc.data import SceneData
+from asc.data.lists import Clip, shorten
+from asc.data.remembered import scene_data
+from asc.errors import InputError
+from asc.listen import Predictor
+from asc.loading import read_checkpoint
+
+BATCH_SIZE = 16  # bounds the memory, whatever the checkpoint was trained with
+LENGTH_TOLERANCE = 0.01  # s: some TAU clips are a sample longer or shorter than 10 s
+
+
+def evaluation_data(checkpoint: Path, predictor: Predictor, overrides: Sequence[str]) -> SceneData:
+    """The data after `setup`, with the classifier's sample rate, channel, clip length and order of labels.
+
+    Args:
+        checkpoint: of the predictor, which names its own data; an ONNX file does not.
+        predictor: the classifier.
+        overrides: Hydra's, such as data=dcase data.root=DIR; without data=, those of the checkpoint's own data.
+
+    Raises:
+        InputError: the checkpoint does not name its data, or the dataset has labels that the classifier does not know.
+    """
+    heard = {
+        "sample_rate": predictor.sample_rate,
+        "channel": predictor.channel,
+        "clip_seconds": predictor.clip_samples / predictor.sample_rate,
+    }
+    if any(item.startswith("data=") for item in overrides):
+        data = instantiate(compose_data("train", overrides), **heard)
+    else:
+        node: Any = OmegaConf.to_container(compose_data("compress", ["checkpoint=given", *overrides]), resolve=True)
+        given = {name: value for name, value in node.items() if value is not None}
+        data = scene_data(own_data(checkpoint), {"batch_size": BATCH_SIZE, **given, **heard})
+    data.prepare_data()
+    data.setup()
+    unknown = sorted(set(data.labels) - set(predictor.labels))
+    if unknown:
+        raise InputError(
+            f"data.root={data.root} has the labels {shorten(unknown)}, which {checkpoint} does not know "
+            f"(it knows {shorten(predictor.labels, 10)}): give data with its labels"
+        )
+    data.labels = predictor.labels
+    data.check_length(predictor.min_samples)
+    return data
+
+
+def compose_data(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The node `data` of a command's settings."""
+    conf = Path(__file__).parents[2] / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose(command, list(overrides)).data
+
+
+def own_data(checkpoint: Path) -> dict[str, Any]:
+    """Settings of the data that the checkpoint was trained on.
+
+    Raises:
+        InputError: it does not name them.
+    """
+    settings = {}
+    if checkpoint.suffix != ".onnx":
+        settings = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
+    if "root" not in settings:
+        raise InputError(f"{checkpoint} does not name its data: give data=dcase data.root=DIR")
+    return settings
+
+
+def clips_of(data: SceneData, split: str) -> list[Clip]:
+    """The clips of a split.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not data.clips[split]:
+        raise InputError(
+            f"data.root={data.root} has no {split} clips: choose another --split, or hold some out by data.val_fraction"
+        )
+    return data.clips[split]
+
+
+def notes_on(data: SceneData, clips: Sequence[Clip], predictor: Predictor) -> list[str]:
+    """What a reader of the figures must know: clips of another length than in training, and labels without clips."""
+    notes = []
+    length = predictor.clip_samples / predictor.sample_rate
+    other = [data.seconds[clip] for clip in clips if abs(data.seconds[clip] - length) > LENGTH_TOLERANCE]
+    if other:
+        shortest, longest = (f"{seconds:.4g}" for seconds in (min(other), max(other)))
+        lengths = shortest if shortest == longest else f"{shortest} to {longest}"
+        what = [word for word, found in (("repeated", min(other) < length), ("cut", max(other) > length)) if found]
+        notes.append(
+            f"{len(other)} of {len(clips)} clips last {lengths} s, not {length:.4g} s as in training: "
+            f"they are {' or '.join(what)} to that length"
+        )
+    missing = sorted(set(predictor.labels) - {clip.label for clip in clips})
+    if missing:
+        notes.append(f"no clips of {shorten(missing)}: the macro-average leaves them out")
+    return notes

@@ -1,0 +1,170 @@
+"""The scene in recordings or before the microphone: python -m asc.predict CHECKPOINT PATH..."""
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from asc.cli import exit_on_input_error, printable, silence_libraries
+from asc.errors import InputError, check_number
+from asc.listen import Predictor, listen_live, listen_to_all
+from asc.predict.find import find_sound_files, spooled
+from asc.predict.microphone import microphone
+from asc.predict.output import Csv, JsonLines, Output, Table
+from asc.predict.timeline import check_picture, clock, plot_timeline
+from asc.predictor import load_predictor
+
+BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
+EPILOG = """\
+A PATH is a sound file of any format that libsndfile reads, any rate, channels and length; a folder, which is searched
+with all its folders; a pattern such as 'day*/**/*.flac'; or - for standard input. Put -- before names that begin with
+a dash. A recording longer than the training clips is classified window by window; its answer is their mean.
+
+Exit status: 0 if all files were classified, 1 if not, 2 for wrong arguments, 130 on Ctrl-C; but 0 with --microphone,
+which Ctrl-C ends as intended."""
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asc.predict",
+        usage="%(prog)s CHECKPOINT PATH... [options]\n       %(prog)s CHECKPOINT --microphone [options]",
+        description="Tell the scene in recordings, or before the microphone.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt or model.onnx of a run")
+    parser.add_argument("path", nargs="*", metavar="PATH", help="files, folders, patterns, or -")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const=JsonLines, help="print a line of JSON a file")
+    form.add_argument("--csv", dest="form", action="store_const", const=Csv, help="print a row of CSV a window")
+    parser.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next; default: no overlap")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="plot the timeline of one recording")
+    parser.add_argument("--microphone", action="store_true", help="listen until Ctrl-C; --hop is 1 s by default")
+    parser.add_argument("--channel", metavar="N", help="index from 0, or mean; default: as in training")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: one for each processor core")
+    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command_line()
+    arguments = parser.parse_intermixed_args(argv)
+    if bool(arguments.path) == arguments.microphone:
+        parser.error("give at least one PATH, or --microphone")
+    if arguments.microphone and arguments.picture:
+        parser.error("--picture needs a PATH: what the microphone hears has no end")
+    silence_libraries()
+    with exit_on_input_error():
+        if arguments.hop is not None:
+            check_number("--hop", arguments.hop, float, 0.001, 1e6)
+        if arguments.threads is not None:
+            check_number("--threads", arguments.threads, int, 1, 1000)
+        channel = None if arguments.channel is None else parse_channel(arguments.channel)
+        predictor = load_predictor(arguments.checkpoint, arguments.trusted, threads=1)
+        if channel is not None:
+            predictor.channel = channel
+        output: Output = (arguments.form or Table)(predictor.labels)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(**output.encoding)
+        if arguments.microphone:
+            follow_microphone(predictor, output, arguments.hop or 1.0)
+        elif not predict(predictor, output, arguments):
+            sys.exit(1)
+
+
+def parse_channel(text: str) -> int | str:
+    """Index of a channel, or "mean".
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text == "mean":
+        return text
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"invalid --channel={text}: expected an index from 0, or mean")
+    return int(text)
+
+
+def predict(predictor: Predictor, output: Output, arguments: argparse.Namespace) -> bool:
+    """Print the answer for each file, in the order of the paths; return whether all files were good."""
+    with ExitStack() as stack:
+        files, all_found = find(arguments.path, stack)
+        if arguments.picture and len(files) != 1:
+            raise InputError(f"--picture plots one recording, and these are {len(files)}: give one")
+        if arguments.picture:
+            check_picture(arguments.picture)
+        if not files:
+            return False
+        bar = stack.enter_context(tqdm(total=len(files), bar_format=BAR, disable=None, delay=2, leave=False))
+        start, heard = time.perf_counter(), []
+        threads = arguments.threads or os.cpu_count() or 1
+        answers = listen_to_all(predictor, list(files), arguments.hop, threads, lambda path, part: bar.update(part))
+        stack.enter_context(closing(answers))  # stops the threads on Ctrl-C
+        show(output.head())
+        for path, answer in answers:
+            with bar.external_write_mode(sys.stdout):
+                if isinstance(answer, InputError):
+                    report(str(answer).replace(str(path), files[path]))
+                    continue
+                show(output.recording(files[path], answer))
+            heard.append(answer[-1].end)
+            if arguments.picture:
+                plot_timeline(files[path], answer, predictor.labels, arguments.picture)
+        passed = time.perf_counter() - start
+    if len(heard) > 1:
+        rate = f"{len(heard) / passed:.1f} files a second"
+        print(f"{len(heard)} files, {clock(sum(heard))} of sound, in {passed:.1f} s: {rate}", file=sys.stderr)
+    return all_found and len(heard) == len(files)
+
+
+def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]:
+    """Names of the files that the words mean, by path and each once, and whether each word means any.
+
+    Standard input becomes a temporary file, which `stack` removes.
+    """
+    files: dict[Path, str] = {}
+    all_found = True
+    for word in dict.fromkeys(words):
+        try:
+            if word == "-":
+                files[stack.enter_context(spooled(sys.stdin.buffer))] = "standard input"
+            else:
+                files.update({path: str(path) for path in find_sound_files(word)})
+        except InputError as error:
+            report(str(error))
+            all_found = False
+    return files, all_found
+
+
+def follow_microphone(predictor: Predictor, output: Output, hop: float) -> None:
+    """Print the answer for the newest window every `hop` seconds, until Ctrl-C."""
+    name, rate, pieces = microphone(predictor.channel)
+    wait = predictor.clip_samples / predictor.sample_rate
+    print(f"listening to {printable(name)}; first answer after {wait:g} s, Ctrl-C stops", file=sys.stderr)
+    with closing(pieces), suppress(KeyboardInterrupt):
+        show(output.head())
+        for window in listen_live(predictor, pieces, rate, hop):
+            show(output.live(window))
+
+
+def show(text: str) -> None:
+    """Print what was asked for, at once."""
+    if text:
+        print(text, flush=True)
+
+
+def report(fault: str) -> None:
+    """Tell a fault that does not stop the rest."""
+    print(f"error: {printable(fault)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

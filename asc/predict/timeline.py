@@ -1,0 +1,118 @@
+"""From windows, which may overlap, to the scenes of a recording one after the other, and their plot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from asc.cli import printable
+from asc.errors import InputError
+from asc.files import written_whole
+from asc.listen import Window
+
+MOST_COLORS = 10  # labels in a plot; the rarer ones share a color
+TICKS = (  # seconds
+    0.1,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    15,
+    30,
+    *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)),
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a recording in which one scene is the most probable: seconds, and the label's mean probability."""
+
+    start: float
+    end: float
+    label: str
+    probability: float
+
+
+def edges(windows: Sequence[Window]) -> np.ndarray:
+    """Seconds (n + 1,) at which one window's word gives way to the next one's: amid their overlap."""
+    inner = [(before.end + after.start) / 2 for before, after in zip(windows, windows[1:], strict=False)]
+    return np.array([windows[0].start, *inner, windows[-1].end])
+
+
+def segments(windows: Sequence[Window], labels: Sequence[str]) -> list[Segment]:
+    """The scenes of a recording in order; neighbouring windows of one label are joined."""
+    times = edges(windows)
+    found = []
+    for best, group in groupby(range(len(windows)), key=lambda index: int(windows[index].probabilities.argmax())):
+        members = list(group)
+        mean = np.mean([windows[index].probabilities[best] for index in members])
+        found.append(Segment(float(times[members[0]]), float(times[members[-1] + 1]), labels[best], float(mean)))
+    return found
+
+
+def clock(seconds: float, hours: bool = False) -> str:
+    """Minutes and seconds; hours where there are some, or asked for.
+
+    >>> clock(83.25), clock(3601), clock(83.25, hours=True)
+    ('1:23.2', '1:00:01.0', '0:01:23.2')
+    """
+    tenths = round(10 * seconds)
+    hour, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
+    return f"{hour}:{minutes:02}:{rest:04.1f}" if hour or hours else f"{minutes}:{rest:04.1f}"
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: its directory is missing, or matplotlib writes no such format.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known or path.is_dir():
+        raise InputError(f"invalid --picture={path}: expected a file such as timeline.png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise InputError(f"--picture={path} cannot be written: create its directory first")
+
+
+def plot_timeline(name: str, windows: Sequence[Window], labels: Sequence[str], path: Path) -> None:
+    """Plot the probability of each label over time, stacked to 1.
+
+    Raises:
+        WriteError: the picture cannot be written.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure  # pyplot would look for a display
+    from matplotlib.ticker import MultipleLocator
+
+    times, heights = edges(windows), np.array([window.probabilities for window in windows]).T
+    names = [printable(label) for label in labels]
+    if len(names) > MOST_COLORS:
+        order = np.argsort(-heights.mean(1), kind="stable")
+        common, others = np.sort(order[: MOST_COLORS - 1]), order[MOST_COLORS - 1 :]
+        names = [*(names[index] for index in common), f"{len(others)} others"]
+        heights = np.vstack([heights[common], heights[others].sum(0)])
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    last = np.hstack([heights, heights[:, -1:]])  # a step needs the height at its end, too
+    axes.stackplot(times, last, step="post", labels=names, colors=colors, linewidth=0)
+    hours = times[-1] >= 3600
+    axes.set(xlim=(times[0], times[-1]), ylim=(0, 1), ylabel="probability")
+    axes.set_xlabel("time, h:min:s" if hours else "time, min:s")
+    axes.xaxis.set_major_locator(
+        MultipleLocator(next((tick for tick in TICKS if times[-1] <= 9 * tick), times[-1] / 8))
+    )
+    axes.xaxis.set_major_formatter(lambda time, _: clock(time, hours).removesuffix(".0"))
+    axes.set_title(printable(name)[-100:], fontsize=10, parse_math=False)
+    handles, texts = axes.get_legend_handles_labels()
+    legend = axes.legend(handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,323 @@
+"""python -m asc.predict: what it finds, prints and survives."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from classifiers import classifier, save
+from command import ENVIRONMENT, REPOSITORY
+
+from asc import InputError, SceneClassifier
+from asc.export import export
+from asc.listen import Window
+from asc.predict.__main__ import main
+from asc.predict.find import find_sound_files, spooled
+from asc.predict.output import Table
+from asc.predict.timeline import check_picture, clock, edges, plot_timeline, segments
+
+RATE = 8000  # of the classifier, whose clips are half a second
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A directory with model.onnx, which takes a waveform, and any.ckpt of one classifier."""
+    folder = tmp_path_factory.mktemp("run")
+    model = classifier()
+    export(model, folder / "model.onnx", with_frontend=True)
+    save(model, folder / "any.ckpt")
+    return folder
+
+
+@pytest.fixture
+def model(run):
+    return SceneClassifier.load_from_checkpoint(run / "any.ckpt")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with recordings of 0.5, 2 and 0.3 s."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "sounds/deep").mkdir(parents=True)
+    for name, seconds, channels in (("a.wav", 0.5, 1), ("deep/b.flac", 2, 2), ("deep/c.ogg", 0.3, 1)):
+        wave = 0.1 * rng.standard_normal((round(seconds * RATE), channels)) * np.linspace(0, 1, channels + 1)[1:]
+        soundfile.write(tmp_path / "sounds" / name, wave, RATE)
+    return tmp_path
+
+
+def predict(capsys, *words: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of the command."""
+    status = 0
+    try:
+        main([str(word) for word in words])
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def records(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "any.ckpt"])
+def test_json_is_what_classify_says(name, run, model, folder, capsys):
+    status, out, err = predict(capsys, run / name, "sounds", "--json")
+    assert status == 0
+    assert "3 files, 0:02.8 of sound" in err
+    assert [record["file"] for record in records(out)] == ["sounds/a.wav", "sounds/deep/b.flac", "sounds/deep/c.ogg"]
+    for record in records(out):
+        expected = model.classify(record["file"])
+        assert record["probabilities"] == pytest.approx(expected, abs=1e-4)
+        assert record["label"] == max(expected, key=expected.get)
+    assert [record["seconds"] for record in records(out)] == [0.5, 2.0, 0.3]
+    assert ["timeline" in record for record in records(out)] == [False, True, False]
+    assert [part["start"] for part in records(out)[1]["timeline"]] == [0, 0.5, 1, 1.5]
+
+
+def test_csv_has_a_row_for_each_window(run, folder, capsys):
+    status, out, _ = predict(capsys, run / "model.onnx", "sounds/deep/b.flac", "--hop", "0.25", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0
+    assert list(rows[0]) == ["file", "start", "end", "label", "indoor", "outdoor", "transportation"]
+    assert [(row["start"], row["end"]) for row in rows[:2]] == [("0.000", "0.500"), ("0.250", "0.750")]
+    assert len(rows) == 7
+    for row in rows:
+        values = {label: float(row[label]) for label in ("indoor", "outdoor", "transportation")}
+        assert sum(values.values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == max(values, key=values.get)
+
+
+def test_the_channel_can_be_chosen(run, model, folder, capsys):
+    answers = {}
+    for channel in (0, 1, "mean"):
+        status, out, _ = predict(capsys, run / "model.onnx", "sounds/deep/b.flac", "--json", "--channel", channel)
+        model.channel = channel
+        answers[channel] = records(out)[0]["probabilities"]
+        assert answers[channel] == pytest.approx(model.classify("sounds/deep/b.flac"), abs=1e-4)
+    assert answers[0] != answers[1] != answers["mean"]
+    status, _, err = predict(capsys, run / "model.onnx", "sounds/deep/b.flac", "--channel", 2)
+    assert status == 1
+    assert "b.flac has no channel 2: give 0 to 1, or mean" in err
+    for wrong in ("left", "-1", "1.5"):
+        status, _, err = predict(capsys, run / "model.onnx", "sounds", f"--channel={wrong}")
+        assert (status, err) == (1, f"error: invalid --channel={wrong}: expected an index from 0, or mean\n")
+
+
+def test_bad_files_are_told_and_the_rest_goes_on(run, folder, capsys):
+    (folder / "text.wav").write_text("hello")
+    (folder / "empty").mkdir()
+    soundfile.write("one.wav", [0.5], RATE)
+    soundfile.write("nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    words = ["text.wav", "gone.wav", "one.wav", "nan.wav", "empty", "sounds/a.wav", "no*.wav"]
+    status, out, err = predict(capsys, run / "model.onnx", *words, "--json")
+    assert status == 1
+    assert [record["file"] for record in records(out)] == ["sounds/a.wav"]
+    for sentence in (
+        "text.wav is not a sound file",
+        "gone.wav does not exist",
+        "one.wav is shorter than one window",
+        "nan.wav holds samples that are not finite",
+        "empty holds no sound files",
+        "no*.wav matches no sound file",
+    ):
+        assert f"error: {sentence}" in err
+    assert len(err.splitlines()) == 6
+
+
+def test_names_and_labels_cannot_command_the_terminal(run, folder, capsys):
+    evil = "evil\x1b]0;title\x07\nname\u202e.wav"
+    os.rename("sounds/a.wav", evil)
+    os.rename("sounds/deep/c.ogg", b"sounds/\xff.ogg")
+    (folder / "bad\x1b[31m.wav").touch()
+    status, out, err = predict(capsys, run / "model.onnx", ".")
+    assert status == 1
+    assert r"evil\x1b]0;title\x07\nname\u202e.wav" in out
+    assert r"sounds/\udcff.ogg" in out
+    assert r"bad\x1b[31m.wav is not a sound file" in err
+    assert not any(c in out + err for c in "\x1b\x07\u202e")
+    _, out, _ = predict(capsys, run / "model.onnx", ".", "--json")
+    assert {record["file"] for record in records(out)} == {evil, "sounds/\udcff.ogg", "sounds/deep/b.flac"}
+    assert r"\x1b[31m" in Table(["a\x1b[31m", "b"]).live(Window(0, 1, np.array([0.9, 0.1])))
+
+
+def test_each_file_is_told_once(run, folder, capsys):
+    _, out, _ = predict(
+        capsys, run / "model.onnx", "sounds/a.wav", "./sounds//a.wav", "sounds", "sounds/*.wav", "--json"
+    )
+    assert len(records(out)) == 3
+
+
+def test_names_that_begin_with_a_dash(run, folder, capsys):
+    os.rename("sounds/a.wav", "-a.wav")
+    for words in (["--json", "--", "-a.wav"], ["./-a.wav", "--json"]):
+        status, out, _ = predict(capsys, run / "model.onnx", *words)
+        assert (status, records(out)[0]["file"]) == (0, "-a.wav")
+
+
+def test_folders_and_patterns_are_searched_without_going_in_circles(folder):
+    os.symlink("..", "sounds/deep/up")
+    os.symlink("self.wav", "sounds/self.wav")
+    os.symlink("sounds", "link")
+    for name in ("sounds/._a.wav", "sounds/notes.txt", "sounds/D.WAV", "sounds/[x].wav"):
+        (folder / name).touch()
+    everything = ["D.WAV", "[x].wav", "a.wav", "self.wav", "deep/b.flac", "deep/c.ogg"]
+    assert [str(path) for path in find_sound_files("sounds")] == [f"sounds/{name}" for name in everything]
+    assert [str(path) for path in find_sound_files("link")] == [f"link/{name}" for name in everything]
+    assert [path.name for path in find_sound_files("sounds/**/*.[fo]*[cg]")] == ["b.flac", "c.ogg"]
+    assert [path.name for path in find_sound_files(f"{folder}/s*/?.wav")] == ["a.wav"]
+    assert [path.name for path in find_sound_files("sounds/[x].wav")] == ["[x].wav"]
+    assert [str(path) for path in find_sound_files("soun*/deep")] == ["sounds/deep/b.flac", "sounds/deep/c.ogg"]
+    assert [str(path) for path in find_sound_files("sounds/deep/../*.WAV")] == ["sounds/deep/../D.WAV"]
+    for word in ("sounds/**b", "a\0*"):
+        with pytest.raises(InputError, match="pattern"):
+            find_sound_files(word)
+
+
+def test_a_stream_is_spooled(folder):
+    with open("sounds/deep/b.flac", "rb") as stream, spooled(stream) as path:
+        assert soundfile.info(path).frames == 2 * RATE
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sounds", "--hop", "0"], "invalid --hop=0.0: expected a number from 0.001"),
+        (["sounds", "--hop", "nan"], "invalid --hop=nan"),
+        (["sounds", "--threads", "0"], "invalid --threads=0: expected an integer from 1"),
+        (["sounds", "--picture", "x.png"], "--picture plots one recording, and these are 3: give one"),
+        (["sounds/a.wav", "--picture", "x.mp4"], "invalid --picture=x.mp4: expected a file such as timeline.png"),
+        (["sounds/a.wav", "--picture", "gone/x.png"], "--picture=gone/x.png cannot be written"),
+        ([], "give at least one PATH, or --microphone"),
+        (["sounds", "--microphone"], "give at least one PATH, or --microphone"),
+        (["--microphone", "--picture", "x.png"], "--picture needs a PATH"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(words, sentence, run, folder, capsys):
+    status, out, err = predict(capsys, run / "model.onnx", *words)
+    assert status in (1, 2)
+    assert not out
+    assert sentence in err.splitlines()[-1]
+
+
+def windows(*answers: tuple[float, float, float]) -> list[Window]:
+    return [Window(start, end, np.array([first, 1 - first])) for start, end, first in answers]
+
+
+def test_neighbours_of_one_label_are_joined_and_overlaps_shared():
+    heard = windows((0, 2, 0.9), (1, 3, 0.7), (2, 4, 0.2), (2.5, 4.5, 0.6))
+    assert edges(heard).tolist() == [0, 1.5, 2.5, 3.25, 4.5]
+    first, second, third = segments(heard, ["a", "b"])
+    assert (first.start, first.end, first.label, first.probability) == (0, 2.5, "a", pytest.approx(0.8))
+    assert (second.start, second.end, second.label, second.probability) == (2.5, 3.25, "b", pytest.approx(0.8))
+    assert (third.start, third.end, third.label) == (3.25, 4.5, "a")
+
+
+def test_the_table_tells_the_parts_of_a_recording_in_which_the_scene_changes():
+    table = Table(["a", "b"])
+    rows = table.recording("x.wav", windows((0, 10, 0.9), (10, 20, 0.8), (20, 30, 0.1))).splitlines()
+    assert [row.split() for row in rows] == [
+        ["a", "0.60", "30.0", "x.wav"],
+        ["a", "0.85", "0:00.0", "-", "0:20.0"],
+        ["b", "0.90", "0:20.0", "-", "0:30.0"],
+    ]
+    assert len(table.recording("x.wav", windows((0, 10, 0.9), (10, 20, 0.8))).splitlines()) == 1
+    assert clock(59.96) == "1:00.0"
+
+
+def test_the_picture_is_written_whole_or_not_at_all(run, folder, capsys):
+    status, _, _ = predict(capsys, run / "model.onnx", "sounds/deep/b.flac", "--picture", "x.png", "--hop", 0.1)
+    assert status == 0
+    assert (folder / "x.png").read_bytes().startswith(b"\x89PNG")
+    many = [Window(i, i + 1, np.full(30, 1 / 30)) for i in range(20)]
+    plot_timeline("$x_{$ \x1b.wav", many, [f"$l_{{$ {i}" for i in range(30)], folder / "many.svg")
+    assert "21 others" in (folder / "many.svg").read_text()
+    with pytest.raises(InputError, match="invalid --picture"):
+        check_picture(folder)
+
+
+def command(*words: object, **settings) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        **{"cwd": REPOSITORY, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings},
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_an_onnx_file_needs_no_torch_and_standard_input_is_a_file(run, model, folder):
+    """In a process of its own, since this one has imported torch."""
+    script = (
+        "import sys; from asc.predict.__main__ import main; main(sys.argv[1:]); "
+        "print({'torch', 'hydra', 'scipy', 'matplotlib', 'sounddevice'} & sys.modules.keys())"
+    )
+    with open("sounds/a.wav", "rb") as stream:
+        process = command("-c", script, run / "model.onnx", "-", "--json", stdin=stream)
+        out, err = process.communicate(timeout=60)
+    first, last = out.splitlines()
+    assert (process.returncode, err, last) == (0, "", "set()")
+    assert json.loads(first)["file"] == "standard input"
+    assert json.loads(first)["probabilities"] == pytest.approx(model.classify("sounds/a.wav"), abs=1e-4)
+
+
+def test_ctrl_c_and_a_closed_pipe_end_it_quietly(run, folder):
+    with soundfile.SoundFile("long.flac", "w", RATE, 1) as file:
+        for _ in range(60):
+            file.write(0.1 * np.random.default_rng(0).standard_normal(60 * RATE))
+    process = command("-m", "asc.predict", run / "model.onnx", folder / "sounds/a.wav", folder / "long.flac", "--json")
+    assert "a.wav" in process.stdout.readline()  # the long one has begun
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "\nstopped\n")
+    assert time.monotonic() - begin < 20
+
+    with command("-m", "asc.predict", run / "model.onnx", folder / "sounds", "--json") as process:
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_is_one_sentence(run, folder):
+    with open("/dev/full", "w") as full:
+        process = command("-m", "asc.predict", run / "model.onnx", folder / "sounds/a.wav", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (
+        1,
+        "error: the output cannot be written (No space left on device): free space\n",
+    )
+
+
+def test_a_microphone_that_is_not_there_is_one_sentence(run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)  # as where the extra is not installed
+    status, out, err = predict(capsys, run / "model.onnx", "--microphone")
+    assert (status, out) == (1, "")
+    assert err == "error: --microphone needs the package sounddevice: pip install 'asc[microphone]'\n"
+
+
+def test_the_microphone_is_told_until_ctrl_c(run, capsys, monkeypatch):
+    """The loop on a recording in place of a device."""
+    wave = 0.1 * np.random.default_rng(0).standard_normal(4410 * 2).astype(np.float32)
+
+    def recorded():
+        yield from np.split(wave, 20)
+        raise KeyboardInterrupt
+
+    main_module = sys.modules["asc.predict.__main__"]
+    monkeypatch.setattr(main_module, "microphone", lambda channel: ("a\x1bdevice", 4410, recorded()))
+    status, out, err = predict(capsys, run / "model.onnx", "--microphone", "--hop", "0.5", "--csv")
+    assert status == 0
+    assert r"listening to a\x1bdevice; first answer after 0.5 s" in err
+    assert [float(row["end"]) for row in csv.DictReader(io.StringIO(out))] == pytest.approx([0.5, 1, 1.5])
