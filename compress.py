@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asc import InputError, SceneClassifier
 from asc.cli import silence_libraries
+from asc.compress.phase import refuse_unfinished
 from asc.data import SceneData, scene_data
 from asc.loading import read_checkpoint
 from asc.training.directory import alone_in_directory
@@ -29,21 +30,24 @@ def main(cfg: DictConfig) -> float | None:
 def compress(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the compressed classifier on validation clips; None without validation."""
     phase = instantiate(cfg.phase)
-    last = Path(cfg.run_dir) / phase.checkpoint if phase.checkpoint else None
+    last = Path(cfg.run_dir) / phase.checkpoint
     directory = begin_run(cfg, last, precisions=("32-true", "32"))
+    if cfg.resume:
+        phase.check_resumable(cfg.resume)
 
     parts: Any = OmegaConf.to_container(cfg, resolve=True)
     training = {name: parts[name] for name in ("optimizer", "scheduler")}
     checkpoints = [parts["checkpoint"]] if isinstance(parts["checkpoint"], str) else parts["checkpoint"]
+    for path in checkpoints:
+        refuse_unfinished(path)
     trusted = tuple(cfg.trusted)
     source, *others = [SceneClassifier.load_from_checkpoint(path, trusted=trusted, **training) for path in checkpoints]
     model = phase.begin(source, *others)
     data = training_data(cfg, checkpoints[0], model)
     check_search(data)
     run = Run(cfg, model.train(), data, last, callbacks=[phase])
-    resume = checkpoints[0] if phase.is_unfinished(source) else None
-    run.prepare(fit_frontend=False, resume=resume)
-    if not run.fit(resume):
+    run.prepare(fit_frontend=False, resume=cfg.resume)
+    if not run.fit(cfg.resume):
         return None  # only the main process tests; Hydra uses its return value
 
     model = phase.finish(model)

@@ -87,14 +87,14 @@ def settings_fault(error: Exception) -> str | None:
     return None
 
 
-def resume_hint(last: Path | None, run_dir: Path) -> str:
-    """The message after Ctrl-C, with the command that resumes from the checkpoint `last` if it exists."""
-    if not last or not last.exists():
+def resume_hint(last: Path, run_dir: Path, setting: str) -> str:
+    """The message after Ctrl-C, with the command that resumes from the checkpoint `last`, given as `setting`."""
+    if not last.exists():
         return "\nstopped: no epoch is complete, so start again"
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("checkpoint=")]
-    arguments = [*overrides, f"checkpoint={last}", f"hydra.run.dir={run_dir}"]
+    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith(f"{setting}=")]
+    arguments = [*overrides, f"{setting}={last}", f"hydra.run.dir={run_dir}"]
     command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *arguments])])
     return f"\nstopped: completed epochs are in {last}. Resume with\n  {command}"
 

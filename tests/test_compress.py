@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -113,8 +114,10 @@ def test_the_figures_are_those_of_the_integers(quantized, tiny):
 def test_pruning_halves_the_kernels(pruned):
     found = results(pruned)
     names = {path.name for path in pruned.iterdir()}
-    pictures = {"confusion_matrix.png", "training_curves.png"}
-    assert names == {".hydra", "metrics.csv", "model.onnx", "pruned.ckpt", "results.json", *pictures}
+    pictures, graphs = {"confusion_matrix.png", "training_curves.png"}, {"frontend.onnx", "model.onnx"}
+    tables = {"metrics.csv", "predictions.csv", "results.json"}
+    assert names == {".hydra", "checkpoints", "pruned.ckpt", *pictures, *graphs, *tables}
+    assert [path.name for path in pruned.glob("checkpoints/*")] == ["last.ckpt"]
     assert found["stage"] == "pruned"
     assert found["complexity"]["parameters"] == 63_751
     assert found["complexity"]["nonzero_parameters"] <= 63_751 - 30_224
@@ -167,23 +170,73 @@ def test_every_stage_gives_the_same_logits_in_a_fresh_process(source, pruned, qu
         torch.set_num_threads(threads)
 
 
-@pytest.mark.slow
-def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(source, tmp_path):
-    words = [f"checkpoint={source}", "phase=qat", "trainer.max_epochs=6", "data.num_workers=0"]
-    assert compress(*words, f"hydra.run.dir={tmp_path}/straight") is None
-    stopped = run(*words, *ctrl_c(2), f"hydra.run.dir={tmp_path}/stopped", script="compress.py")
-    unfinished = tmp_path / "stopped/qat.ckpt"
-    assert stopped.returncode == 1
-    assert "Traceback" not in stopped.stderr
-    assert f"checkpoint={unfinished}" in stopped.stderr
-    assert torch.load(unfinished, weights_only=True)["epoch"] == 1
-    assert SceneClassifier.load_from_checkpoint(unfinished).stage == "qat"
+PHASES = {  # the words of each, and the files that it leaves while it runs and in the end
+    "qat": ([], "qat.ckpt", "int8.ckpt"),
+    "prune": (["phase.amount=0.6", "phase.initial_amount=0.2"], "checkpoints/last.ckpt", "pruned.ckpt"),
+    "prune_filters": ([], "checkpoints/last.ckpt", "pruned.ckpt"),
+    "distill": (["seed=3"], "checkpoints/last.ckpt", "float.ckpt"),
+}
 
-    words[0] = f"checkpoint={unfinished}"
-    assert compress(*words, f"hydra.run.dir={tmp_path}/stopped") is None
-    straight, resumed = (weights(tmp_path / name / "qat.ckpt") for name in ("straight", "stopped"))
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(phase, source, tmp_path):
+    words, last, end = PHASES[phase]
+    checkpoints = f"[{source},{source}]" if phase == "distill" else source
+    words = [f"checkpoint={checkpoints}", f"phase={phase}", *words, *FEW]
+    assert compress(*words, f"hydra.run.dir={tmp_path}/straight") is None
+    there = f"hydra.run.dir={tmp_path}/stopped"
+    said = str(compress(*words, *ctrl_c(1), there))
+    unfinished = tmp_path / "stopped" / last
+    assert shlex.split(said.splitlines()[-1])[2:] == [*words, *ctrl_c(1), f"resume={unfinished}", there]
+    assert torch.load(unfinished, weights_only=True)["epoch"] == 0
+    assert not (tmp_path / "stopped" / end).exists()
+    assert f"resume={unfinished}" in str(compress(*words, there)), "no run begins over it"
+
+    assert compress(*words, f"resume={unfinished}", there) is None
+    straight, resumed = (weights(tmp_path / run / last) for run in ("straight", "stopped"))
+    assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert len({digest(tmp_path / run / "model.onnx") for run in ("straight", "stopped")}) == 1
     assert results(tmp_path / "straight")["test"] == results(tmp_path / "stopped")["test"]
+    logs = [rows(tmp_path / run / "metrics.csv") for run in ("straight", "stopped")]
+    assert without_times(logs[0]) == without_times(logs[1])
+
+
+def without_times(log: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in ("seconds", "clips_per_second")} for row in log]
+
+
+@pytest.fixture(scope="module")
+def interrupted(source, tmp_path_factory) -> Path:
+    """What an interrupted pruning has saved."""
+    directory = tmp_path_factory.mktemp("interrupted")
+    compress(f"checkpoint={source}", "phase=prune", *FEW, *ctrl_c(1), f"hydra.run.dir={directory}")
+    return directory / "checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["checkpoint={float}", "phase.amount=0.7", "resume={last}"], "run with another phase.amount: resume with"),
+        (["checkpoint={float}", "phase=qat", "resume={last}"], "not of a run of this phase: give its qat.ckpt"),
+        (["checkpoint={float}", "resume={trained}"], "not of a run of this phase: give its checkpoints/last.ckpt"),
+        (["checkpoint={float}", "resume={float}"], "not of a run of this phase"),
+        (["checkpoint={float}", "resume=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["checkpoint={last}"], "is of a run that was not finished: give its finished checkpoint"),
+        (["checkpoint={last}", "phase=qat"], "and to resume it, give resume={last}"),
+        (["checkpoint={float}", "resume={last}", "optimizer.lr=1e-5"], "was trained with another optimizer"),
+        (["checkpoint={float}", "resume={last}", "data.batch_size=9"], "other data.batch_size"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused(words, said, interrupted, source, tmp_path):
+    before = digest(interrupted)
+    places = {"float": source, "last": interrupted, "trained": source.parent / "last.ckpt"}
+    words = ["phase=prune", *FEW, *(word.format(**places) for word in words), f"hydra.run.dir={tmp_path}"]
+    message = str(compress(*words))
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    assert said.format(**places) in message
+    assert digest(interrupted) == before
 
 
 def test_a_sweep_over_the_amount(source, tmp_path):
@@ -231,19 +284,22 @@ def test_a_checkpoint_does_not_choose_where_files_are_written(source, tmp_path):
 FAULTS = {  # the words of the command line, and those that its sentence must hold
     "quantized already": (["checkpoint={int8}", "phase=qat"], ["quantized already", "best.ckpt"]),
     "int8 to prune": (["checkpoint={int8}", "phase=prune"], ["quantized already"]),
-    "qat to prune": (["checkpoint={qat}", "phase=prune_filters"], ["quantized already"]),
+    "qat to prune": (["checkpoint={qat}", "phase=prune_filters"], ["not finished", "resume="]),
     "amount of all": (["checkpoint={float}", "phase=prune", "phase.amount=1"], ["phase.amount=1", "less than 1"]),
     "amount below 0": (["checkpoint={float}", "phase=prune_filters", "phase.amount=-0.5"], ["phase.amount=-0.5"]),
     "no such engine": (["checkpoint={float}", "phase=qat", "phase.engine=tpu"], ["phase.engine=tpu", "qnnpack"]),
-    "other engine": (["checkpoint={qat}", "phase=qat", "phase.engine=qnnpack"], ["another engine"]),
-    "too few epochs": (["checkpoint={qat}", "phase=qat", "trainer.max_epochs=1"], ["has done 3 epochs"]),
+    "other engine": (["checkpoint={float}", "resume={qat}", "phase.engine=qnnpack"], ["another phase.engine"]),
+    "too few epochs": (["checkpoint={float}", "resume={qat}", "trainer.max_epochs=1"], ["has done 3 epochs"]),
     "half precision": (["checkpoint={float}", "phase=qat", "trainer.precision=bf16-mixed"], ["trainer.precision"]),
     "no checkpoint": (["phase=qat"], ["checkpoint is not set"]),
     "a directory": (["checkpoint={run}", "phase=qat"], ["is a directory", "best.ckpt"]),
     "checkpoint of nowhere": (["checkpoint=nowhere.ckpt", "phase=qat"], ["nowhere.ckpt", "does not exist"]),
     "other labels": (["checkpoint={float}", "phase=qat", "data.root={other}"], ["labels", "park", "outdoor"]),
     "data gone": (["checkpoint={float}", "phase=qat", "data.root={other}/gone"], ["gone", "not a directory"]),
-    "a run is there": (["checkpoint={float}", "phase=qat", "hydra.run.dir={run}"], ["holds a run", "qat.ckpt"]),
+    "a run is there": (
+        ["checkpoint={float}", "phase=qat", "hydra.run.dir={run}"],
+        ["holds a run: set another"],
+    ),
     "a training is there": (["checkpoint={float}", "phase=prune", "hydra.run.dir={trained}"], ["holds a run"]),
 }
 
@@ -264,7 +320,7 @@ def test_bad_input_gets_one_sentence(fault, source, quantized, tiny, tmp_path):
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     for word in said:
-        assert word in message
+        assert word.format(**places) in message
     assert not list(tmp_path.glob("run/*.ckpt"))
     assert {path: digest(path) for path in before} == before
 
@@ -290,6 +346,11 @@ def test_the_checkpoints_batches_and_split_are_used_whatever_data_is_named(choic
         data.setup()
         splits.append(data.clips)
     assert splits[0] == splits[1]
+
+
+def test_a_training_does_not_go_on_from_a_compression(interrupted, job, tmp_path):
+    message = str(call(*job, f"checkpoint={interrupted}", f"hydra.run.dir={tmp_path}"))
+    assert f"checkpoint={interrupted} is of a run of compress.py: resume it by this command" in message
 
 
 def test_a_training_is_refused_in_the_directory_of_a_compressed_network(pruned, job):

@@ -1,12 +1,16 @@
 """The phase `distill`: knowledge distillation (Hinton et al., 2015)."""
 
+from typing import Annotated, Any
+
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
-from asc.errors import InputError, check_number
+from asc.errors import InputError
+from asc.settings import checked
 
 
 class Distill(Phase):
@@ -17,9 +21,9 @@ class Distill(Phase):
         temperature: of teachers and student; above 1 it softens the predictions.
     """
 
-    def __init__(self, net: dict | None = None, temperature: float = 2.0):
-        check_number("phase.temperature", temperature, float, 0.1, 100)
-        self.net, self.temperature = net, float(temperature)
+    @checked("phase")
+    def __init__(self, net: dict[str, Any] | None = None, temperature: Annotated[float, Field(ge=0.1, le=100)] = 2.0):
+        self.net, self.temperature = net, temperature
         self.teachers: list[SceneClassifier] = []
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:

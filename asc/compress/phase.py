@@ -1,11 +1,14 @@
 """The interface of a compression phase."""
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pytorch_lightning as pl
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError
+from asc.loading import read_checkpoint
 
 
 class Phase(pl.Callback, ABC):
@@ -16,12 +19,15 @@ class Phase(pl.Callback, ABC):
         # conf/phase/mine.yaml
         _target_: my_phases.Mine
 
+    A run saves each epoch, and the attributes named as the constructor's arguments with it. A run that resumes begins
+    anew with the same checkpoints; then the weights are replaced by those saved.
+
     Attributes:
-        checkpoint: name of the file that saves each epoch, so that an interrupted run can resume; None if the phase
-            cannot resume.
+        checkpoint: the file below the run's directory that saves each epoch.
     """
 
-    checkpoint: str | None = None
+    checkpoint = "checkpoints/last.ckpt"
+    state_key = "phase"  # one a run
 
     @abstractmethod
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
@@ -44,6 +50,42 @@ class Phase(pl.Callback, ABC):
         if others:
             raise InputError(f"{type(self).__name__} takes one checkpoint, not {1 + len(others)}: give checkpoint=FILE")
 
-    def is_unfinished(self, model: SceneClassifier) -> bool:
-        """Whether the given classifier is from this phase's `checkpoint`, so that its run resumes."""
-        return False
+    def state_dict(self) -> dict[str, str]:
+        """The class and its settings as text, by which the checkpoint of an unfinished run is known."""
+        settings = {name: repr(getattr(self, name, None)) for name in inspect.signature(type(self)).parameters}
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **settings}
+
+    def check_resumable(self, path: str) -> None:
+        """Refuse to resume from a checkpoint that is not of a run of this phase with these settings.
+
+        Raises:
+            InputError: names what differs.
+        """
+        saved, own = unfinished_phase(path), self.state_dict()
+        if not saved or saved.get("class") != own["class"]:
+            raise InputError(f"resume={path} is not of a run of this phase: give its {self.checkpoint}")
+        if differing := [name for name, value in own.items() if saved.get(name, value) != value]:
+            raise InputError(
+                f"resume={path} is of a run with another phase.{', phase.'.join(differing)}: "
+                "resume with its settings, which are in its .hydra/overrides.yaml"
+            )
+
+
+def unfinished_phase(path: str) -> dict[str, Any] | None:
+    """The phase's class and settings in the checkpoint of an unfinished run; None for any other checkpoint."""
+    callbacks = read_checkpoint(path).get("callbacks")
+    state = callbacks.get(Phase.state_key) if isinstance(callbacks, dict) else None
+    return state if isinstance(state, dict) else None
+
+
+def refuse_unfinished(path: str) -> None:
+    """Refuse to compress what an unfinished run has saved.
+
+    Raises:
+        InputError: says what to give.
+    """
+    if unfinished_phase(path):
+        raise InputError(
+            f"checkpoint={path} is of a run that was not finished: give its finished checkpoint, "
+            f"and to resume it, give resume={path} beside its own settings"
+        )

@@ -1,16 +1,19 @@
 """The phase `prune`: weights of small magnitude become zero while the network is fine-tuned."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import prune
+from annotated_types import Len
+from torch import Tensor
+from torch.nn.utils.prune import L1Unstructured
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError
+from asc.rewrite.quantize import kernels
+from asc.settings import Index, Share, checked
 
 
 class Prune(Phase):
@@ -28,40 +31,38 @@ class Prune(Phase):
         scope: "layer", the same fraction of each kernel, or "global", the smallest of all kernels together.
     """
 
+    @checked("phase")
     def __init__(
         self,
-        amount: float | Sequence[float] = 0.5,
-        initial_amount: float = 0.0,
+        amount: Share | Annotated[Sequence[Share], Len(1)] = 0.5,
+        initial_amount: Share = 0.0,
         schedule: Literal["polynomial", "constant"] = "polynomial",
-        ramp_epochs: int | None = None,
+        ramp_epochs: Index | None = None,
         scope: Literal["layer", "global"] = "layer",
     ):
-        self.by_layer = isinstance(amount, Sequence) and not isinstance(amount, str)
-        self.amounts: list[float] = list(amount) if self.by_layer else [amount]  # type: ignore[arg-type, list-item]
-        for fraction in self.amounts:
-            check_amount("phase.amount", fraction)
-        check_amount("phase.initial_amount", initial_amount)
-        if initial_amount > min(self.amounts, default=1):
+        self.by_layer = isinstance(amount, Sequence)
+        self.amounts = list(amount) if isinstance(amount, Sequence) else [amount]
+        if initial_amount > min(self.amounts):
             raise InputError(f"invalid phase.initial_amount={initial_amount}: expected at most phase.amount={amount}")
         if self.by_layer and scope == "global":
             raise InputError(f"invalid phase.scope=global with phase.amount={amount}: a list is for phase.scope=layer")
-        check_choice("phase.schedule", schedule, ("polynomial", "constant"))
-        check_choice("phase.scope", scope, ("layer", "global"))
-        if ramp_epochs is not None:
-            check_number("phase.ramp_epochs", ramp_epochs, int, 0)
-        self.initial_amount, self.schedule = initial_amount, schedule
+        self.amount, self.initial_amount, self.schedule = amount, initial_amount, schedule
         self.ramp_epochs, self.scope = ramp_epochs, scope
+        self.masks: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """The classifier to fine-tune: `model` itself."""
         self.refuse_others(others)
         check_float(model)
-        kernels = len(prunable(model.net))
-        if self.by_layer and len(self.amounts) != kernels:
+        there = len(list(kernels(model.net)))
+        if self.by_layer and len(self.amounts) != there:
             raise InputError(
-                f"phase.amount is a list of {len(self.amounts)}, but {type(model.net).__name__} has {kernels} kernels: "
+                f"phase.amount is a list of {len(self.amounts)}, but {type(model.net).__name__} has {there} kernels: "
                 "give a fraction for each, or one for all"
             )
+        for kernel in kernels(model.net):
+            # the memory layout of a product, on which the rounding of convolutions depends: that of earlier versions
+            kernel.data = kernel.data * torch.ones_like(kernel)
         return model
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
@@ -92,19 +93,28 @@ class Prune(Phase):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Prune anew: what was zero is smallest and stays so."""
-        make_permanent(model.net)
-        layers = prunable(model.net)
-        groups = [layers] if self.scope == "global" else [[layer] for layer in layers]
+        every = list(kernels(model.net))
+        groups = [every] if self.scope == "global" else [[kernel] for kernel in every]
         amounts = self.amounts if self.by_layer else self.amounts * len(groups)
+        self.masks = []
         for group, final in zip(groups, amounts, strict=True):
             amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1, final)
-            masks = magnitude_masks([layer.weight.detach() for layer in group], amount)
-            for layer, mask in zip(group, masks, strict=True):
-                prune.custom_from_mask(layer, "weight", mask)
+            self.masks += zip(group, magnitude_masks(group, amount), strict=True)
+        self.put_zeros()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
+        """Put the zeros back after the optimizer's step."""
+        self.put_zeros()
 
     def on_train_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Make the mask permanent."""
-        make_permanent(model.net)
+        """Put the zeros into weights that were averaged over epochs, too."""
+        self.put_zeros()
+
+    @torch.no_grad()
+    def put_zeros(self) -> None:
+        """Zeros where the masks are."""
+        for kernel, mask in self.masks:
+            kernel.mul_(mask)
 
 
 def check_float(model: SceneClassifier) -> None:
@@ -119,35 +129,11 @@ def check_float(model: SceneClassifier) -> None:
         )
 
 
-def check_amount(setting: str, amount: Any) -> None:
-    """Refuse a fraction outside [0, 1).
-
-    Raises:
-        InputError: names the setting.
-    """
-    check_number(setting, amount, float, 0, 1)
-    if amount == 1:
-        raise InputError(f"invalid {setting}={amount}: expected less than 1, which would leave nothing")
-
-
-def magnitude_masks(kernels: Sequence[Tensor], amount: float) -> list[Tensor]:
+@torch.no_grad()
+def magnitude_masks(group: Sequence[Tensor], amount: float) -> list[Tensor]:
     """For each kernel 0 where its weights are of the fraction `amount` that is smallest in all of them, and else 1."""
-    weights = torch.cat([kernel.flatten() for kernel in kernels])
-    mask = prune.L1Unstructured(float(amount)).compute_mask(weights, torch.ones_like(weights))
-    parts = mask.split([kernel.numel() for kernel in kernels])
+    weights = torch.cat([kernel.flatten() for kernel in group])
+    mask = L1Unstructured(float(amount)).compute_mask(weights, torch.ones_like(weights))
+    parts = mask.split([kernel.numel() for kernel in group])
     # in the memory layout of the kernel, which makes convolutions fast
-    return [
-        torch.empty_like(kernel).copy_(part.view(kernel.shape)) for kernel, part in zip(kernels, parts, strict=True)
-    ]
-
-
-def prunable(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    """The layers whose kernels are pruned, in the network's order."""
-    return [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-
-
-def make_permanent(net: nn.Module) -> None:
-    """Plain weights, with zeros where the masks are."""
-    for layer in prunable(net):
-        if prune.is_pruned(layer):
-            prune.remove(layer, "weight")
+    return [torch.empty_like(kernel).copy_(part.view(kernel.shape)) for kernel, part in zip(group, parts, strict=True)]

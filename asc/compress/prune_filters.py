@@ -9,9 +9,10 @@ from torch.nn.utils import prune
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
-from asc.compress.prune import check_amount, check_float
+from asc.compress.prune import check_float
 from asc.errors import InputError
 from asc.rewrite.graph import check_same, layer_graph
+from asc.settings import Share, checked
 
 
 class PruneFilters(Phase):
@@ -23,8 +24,8 @@ class PruneFilters(Phase):
         amount: fraction of each convolution's filters to remove; at least one filter stays.
     """
 
-    def __init__(self, amount: float = 0.5):
-        check_amount("phase.amount", amount)
+    @checked("phase")
+    def __init__(self, amount: Share = 0.5):
         self.amount = amount
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:

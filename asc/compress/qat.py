@@ -1,19 +1,21 @@
 """The phase `qat`: 8-bit quantization-aware training (Jacob et al., 2018)."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
-from asc.errors import InputError, check_choice, check_number
+from asc.errors import InputError
 from asc.rewrite.fold import fold, unfoldable_norms
 from asc.rewrite.graph import check_same, layer_graph
 from asc.rewrite.quantize import ENGINES, convert, kernels, prepare, safe_weight_bits
+from asc.settings import Index, checked
 
 
 class QAT(Phase):
@@ -32,43 +34,28 @@ class QAT(Phase):
 
     checkpoint = "qat.ckpt"
 
+    @checked("phase")
     def __init__(
         self,
-        engine: str = "onednn",
+        engine: Literal["onednn", "x86", "qnnpack"] = "onednn",
         fold: bool = True,
-        weight_bits: int | None = None,
-        frozen_observers: int | None = None,
-        frozen_norms: int | None = None,
+        weight_bits: Annotated[int, Field(ge=2, le=8)] | None = None,
+        frozen_observers: Index | None = None,
+        frozen_norms: Index | None = None,
     ):
-        check_choice("phase.engine", engine, ENGINES)
         if engine not in torch.backends.quantized.supported_engines:
             there = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
             raise InputError(f"invalid phase.engine={engine}: this machine runs {' and '.join(there)}")
-        check_choice("phase.fold", fold, (True, False))
-        if weight_bits is not None:
-            check_number("phase.weight_bits", weight_bits, int, 2, 8)
-        for name, epochs in (("frozen_observers", frozen_observers), ("frozen_norms", frozen_norms)):
-            if epochs is not None:
-                check_number(f"phase.{name}", epochs, int, 0)
         self.engine, self.fold, self.weight_bits = engine, fold, weight_bits or safe_weight_bits(engine)
         self.frozen_observers, self.frozen_norms = frozen_observers, frozen_norms
         self.masks: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
-        """`model` with fake quantization, or `model` itself where it is that of an interrupted run."""
+        """`model` with fake quantization."""
         self.refuse_others(others)
-        if model.stage == "int8":
+        if model.stage in ("qat", "int8"):
             raise InputError("the checkpoint is quantized already: give best.ckpt or pruned.ckpt of its origin")
         settings: dict[str, Any] = {"engine": self.engine, "weight_bits": self.weight_bits, "fold_norms": self.fold}
-        if self.is_unfinished(model):
-            before = model.hparams["quantization"]
-            differing = sorted(key for key in settings if before[key] != settings[key])
-            if differing:
-                raise InputError(
-                    f"the checkpoint was quantized with another {', '.join(differing)}: "
-                    "resume with the settings of its run, which are in its .hydra/overrides.yaml"
-                )
-            return model
         settings["unfoldable"] = unfoldable_norms(model.net) if self.fold else []
         rewritten = fold(model.net, settings["unfoldable"]) if self.fold else layer_graph(model.net)
         check_same(rewritten, model.net, model.example_features())
@@ -78,33 +65,34 @@ class QAT(Phase):
         """The 8-bit classifier, on the CPU."""
         return model.with_net(convert(model.net, self.engine), stage="int8")
 
-    def is_unfinished(self, model: SceneClassifier) -> bool:
-        """Fake quantization is what this phase leaves when it is interrupted."""
-        return model.stage == "qat"
+    def frozen_epochs(self, epochs: int) -> tuple[int, int]:
+        """The last ones of so many epochs in which observers and batch norms are frozen."""
+        observers = epochs // 5 if self.frozen_observers is None else self.frozen_observers
+        norms = 2 * epochs // 5 if self.frozen_norms is None else self.frozen_norms
+        return observers, norms
 
     def on_fit_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Settle the schedule, and note which weights are zero.
+        """Note which weights are zero.
 
         Raises:
             InputError: there is no epoch left in which to observe ranges.
         """
         epochs = trainer.max_epochs or 1
-        if self.frozen_observers is None:
-            self.frozen_observers = epochs // 5
-        if self.frozen_norms is None:
-            self.frozen_norms = 2 * epochs // 5
-        if self.frozen_observers >= epochs:
+        observers, _ = self.frozen_epochs(epochs)
+        if observers >= epochs:
             raise InputError(
-                f"phase.frozen_observers={self.frozen_observers} leaves none of trainer.max_epochs={epochs} to observe "
+                f"phase.frozen_observers={observers} leaves none of trainer.max_epochs={epochs} to observe "
                 "ranges in: give less"
             )
         self.masks = [(kernel, kernel != 0) for kernel in kernels(model.net)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Freeze what is to settle before the end."""
-        left = (trainer.max_epochs or 1) - trainer.current_epoch
-        model.net.apply(tq.disable_observer if left <= (self.frozen_observers or 0) else tq.enable_observer)
-        if left <= (self.frozen_norms or 0):
+        epochs = trainer.max_epochs or 1
+        left = epochs - trainer.current_epoch
+        observers, norms = self.frozen_epochs(epochs)
+        model.net.apply(tq.disable_observer if left <= observers else tq.enable_observer)
+        if left <= norms:
             model.net.apply(freeze_bn_stats)
             for layer in model.net.modules():
                 if isinstance(layer, nn.BatchNorm2d):

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
+from asc.compress.phase import Phase, unfinished_phase
 from asc.errors import InputError
 from asc.files import written_whole
 from asc.loading import differing_settings, read_checkpoint
@@ -135,6 +136,8 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
         InputError: names what differs.
     """
     checkpoint = read_checkpoint(path)
+    if unfinished_phase(path) and not any(isinstance(callback, Phase) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise InputError(f"checkpoint={path} is of a run of compress.py: resume it by this command and resume=")
     target = {"_target_": "asc.SceneClassifier"}
     parts = ("frontend", "net", "optimizer", "scheduler")
     saved, now = ({**target, **settings} for settings in (checkpoint["hyper_parameters"], dict(model.hparams)))

@@ -22,12 +22,12 @@ from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
 
 
-def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, ...]) -> Path:
+def begin_run(cfg: DictConfig, checkpoint: Path, precisions: tuple[str, ...]) -> Path:
     """Check the settings, seed the random numbers and return the run's directory.
 
     Args:
         cfg: settings of the command.
-        checkpoint: where the run will save each epoch; None if it cannot be resumed.
+        checkpoint: where the run will save each epoch.
         precisions: values of trainer.precision that the command supports.
 
     Raises:
@@ -35,21 +35,26 @@ def begin_run(cfg: DictConfig, checkpoint: Path | None, precisions: tuple[str, .
     """
     check_choice("trainer.precision", str(cfg.trainer.precision), precisions)
     directory = Path(cfg.run_dir)
-    resumed = Path(cfg.checkpoint).resolve() if isinstance(cfg.checkpoint, str) else None
-    if not (checkpoint and checkpoint.resolve() == resumed):
-        refuse_other_run(directory, checkpoint)
+    setting = resume_setting(cfg)
+    if not (cfg[setting] and checkpoint.resolve() == Path(cfg[setting]).resolve()):
+        refuse_other_run(directory, checkpoint, setting)
     pl.seed_everything(cfg.seed, verbose=False)
     return directory
 
 
-def refuse_other_run(directory: Path, checkpoint: Path | None) -> None:
-    """Refuse to overwrite a run, which can be resumed if `checkpoint` exists.
+def resume_setting(cfg: DictConfig) -> str:
+    """Name of the setting that resumes a run: compress.py's `checkpoint` is what it compresses."""
+    return "resume" if "resume" in cfg else "checkpoint"
+
+
+def refuse_other_run(directory: Path, checkpoint: Path, setting: str) -> None:
+    """Refuse to overwrite a run, which can be resumed by this setting if `checkpoint` exists and it was not finished.
 
     Raises:
         InputError: the directory holds a run.
     """
-    if checkpoint and checkpoint.exists():
-        raise InputError(f"{directory} holds a run: resume it by checkpoint={checkpoint}, or set another hydra.run.dir")
+    if checkpoint.exists() and not (directory / "results.json").exists():
+        raise InputError(f"{directory} holds a run: resume it by {setting}={checkpoint}, or set another hydra.run.dir")
     if any(next(directory.glob(name), None) for name in ("results.json", "*.ckpt", "checkpoints/*.ckpt")):
         raise InputError(f"{directory} holds a run: set another hydra.run.dir")
 
@@ -61,7 +66,7 @@ class Run:
         cfg: settings of the command: callbacks, trainer, logger, seed, run_dir.
         model: the classifier to train.
         data: after `setup`.
-        checkpoint: where to save each epoch; None for a run that cannot be resumed.
+        checkpoint: where to save each epoch.
         callbacks: further callbacks, called after the augmentation.
 
     Raises:
@@ -73,7 +78,7 @@ class Run:
         cfg: DictConfig,
         model: SceneClassifier,
         data: SceneData,
-        checkpoint: Path | None,
+        checkpoint: Path,
         callbacks: list[pl.Callback] | None = None,
     ):
         self.cfg, self.model, self.data, self.checkpoint = cfg, model, data, checkpoint
@@ -85,13 +90,11 @@ class Run:
             own.append(LogAugmentation(self.directory / "augmentation.png"))  # before the augmentation
         own += [instantiate(callback) for callback in cfg.callbacks.values()]
         own += callbacks or []
-        if checkpoint:
-            own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
+        own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
         self.trainer: pl.Trainer = instantiate(
             cfg.trainer,
             callbacks=own,
             logger=self.logger or False,
-            enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in own),
             plugins=[AtomicCheckpointIO()],
         )
         self.check()
@@ -143,7 +146,8 @@ class Run:
         except BaseException as error:
             close_logger(self.logger, "failed")
             if isinstance(error, SystemExit):  # Lightning raises it on Ctrl-C
-                sys.exit(resume_hint(self.checkpoint, self.directory) if self.trainer.is_global_zero else 1)
+                hint = resume_hint(self.checkpoint, self.directory, resume_setting(self.cfg))
+                sys.exit(hint if self.trainer.is_global_zero else 1)
             raise
         return self.trainer.is_global_zero
 

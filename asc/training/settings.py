@@ -59,6 +59,7 @@ class Compression(Command):
     """Of compress.py."""
 
     checkpoint: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    resume: Annotated[str, Field(min_length=1)] | None
     trusted: list[str]
     phase: Group
 
@@ -100,7 +101,7 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         InputError: names the first setting that is wrong.
     """
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check("", Compression if "phase" in settings else Training, settings)
     check("trainer", Trainer, settings["trainer"])
     check("optimizer", Optimizer, settings["optimizer"])
