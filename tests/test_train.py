@@ -215,7 +215,7 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "clip of a moment": ["outdoor-oslo-100-0-a.wav", "shorter than one window"],
     "one label": ["two labels"],
     "contrary label": ["fold1_train.csv", "meta.csv", "1 ("],
-    "fraction of a clip": ["data.batch_size=2.5", "expected an integer >= 1"],
+    "fraction of a clip": ["data.batch_size=2.5", "expected an integer"],
     "no hop": ["frontend.hop_length=0", "expected at least 1"],
     "above half the rate": ["frontend.f_max=9000", "8000"],
     "one dropout": ["net.dropouts=[0.1]", "at least 4 of them"],
@@ -234,17 +234,13 @@ FAULTS = {  # the fault, and words that its sentence must hold
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_input_gets_one_sentence(tiny, tmp_path, fault, capsys):
+def test_bad_input_gets_one_sentence(tiny, tmp_path, fault):
     """In this process, through the same entry point, since each start costs seconds of imports."""
     root = Path(shutil.copytree(tiny, tmp_path / "data"))
     words = ["data=dcase", f"data.root={root}", f"data.cache_dir={root}/cache", *SETTINGS, *damage(root, fault)]
     message = str(call(*words, f"hydra.run.dir={root}/run"))
-    if fault == "mistyped setting":  # Hydra's own words
-        message = capsys.readouterr().err
-        assert "Traceback" not in message
-    else:
-        assert message.startswith("error: ")
-        assert len(message.splitlines()) == 1
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
     for word in FAULTS[fault]:
         assert word in message
     assert not list(root.glob("cache/*.tmp")), "a half-written file was left behind"
