@@ -81,7 +81,8 @@ def plain(value: Any) -> Any:
 
 def sentence(group: str, error: ValidationError) -> str:
     """One sentence on the first wrong value: its name, what it is, and what is expected."""
-    first, *others = error.errors()
+    # a value in a list tells more than that another type of the setting is no list
+    first, *others = sorted(error.errors(), key=lambda part: -sum(isinstance(step, int) for step in part["loc"]))
     name = setting(group, first)
     if first["type"] == "unexpected_keyword_argument":
         return f"unknown setting {name}: leave it out, or correct its name"

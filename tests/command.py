@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def call(*words: str, script: str = "train.py") -> int | str | None:
     `script` is train.py, compress.py or a module such as asc.report.
     """
     on_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*found in sys.modules.*", RuntimeWarning)  # of tests that import it
         patch.setattr(sys, "argv", [script, *words])
         try:
             if script.endswith(".py"):

@@ -2,31 +2,15 @@
 
 import json
 import os
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from command import run
+from contestants import broken, clerk
 
 from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, contest
-
-
-def clerk(name: str, file: Path):
-    """A contestant who writes down when it is made and when it runs: its name, its process, start and end."""
-
-    def note(start: float) -> None:
-        with open(file, "a") as lines:
-            lines.write(f"{name} {os.getpid()} {start!r} {time.perf_counter()!r}\n")
-
-    note(0.0)
-    return lambda: note(time.perf_counter())
-
-
-def broken():
-    raise ValueError("out of order")
 
 
 def test_contestants_are_timed_in_turn_in_processes_of_their_own(tmp_path):

@@ -64,5 +64,14 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
 def test_a_run_is_not_scattered_in_the_current_directory(job, tmp_path, monkeypatch, kind, words):
     monkeypatch.chdir(tmp_path)
     message = call(*words, *job, f"hydra.{kind}.dir=")
-    assert message == f"error: hydra.{kind}.dir is empty: name a directory, or leave it out"
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert message == f"error: hydra.{kind}.dir= names no directory: give one, or leave it out"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_run_leaves_the_settings_of_the_one_that_is_there(trained, job):
+    directory, _ = trained
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    assert "holds a run" in str(call(*job, "seed=5", f"hydra.run.dir={directory}"))
+    words = [f"checkpoint={directory}/checkpoints/best.ckpt", "phase=prune", f"hydra.run.dir={directory}"]
+    assert "holds a run" in str(call(*words, script="compress.py"))
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before

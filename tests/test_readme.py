@@ -42,7 +42,11 @@ def own(tiny, place) -> Path:
 
 AUTHORS = """
 authors:
-  - {firstname: Ada, lastname: Lee, email: ada@example.org, corresponding: true, affiliation: {abbreviation: ABC}}
+  - firstname: Ada
+    lastname: Lee
+    email: ada@example.org
+    corresponding: true
+    affiliation: {abbreviation: ABC, institute: ABC}
 """
 
 

@@ -6,12 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from asc.errors import InputError, SweepError, WriteError
+from asc.errors import InputError, WriteError
 from asc.training.settings import check_settings
 
 LOCK_FILE = ".lock"
@@ -23,7 +21,6 @@ def alone_in_directory(job: Callable[[DictConfig], float | None]) -> Callable[[D
     @functools.wraps(job)
     def locked_job(cfg: DictConfig) -> float | None:
         check_settings(cfg)
-        refuse_no_directory()
         if getattr(rank_zero_only, "rank", 0):  # distributed training: the first process holds the lock
             return job(cfg)
         with locked(Path(cfg.run_dir)):
@@ -32,17 +29,38 @@ def alone_in_directory(job: Callable[[DictConfig], float | None]) -> Callable[[D
     return locked_job
 
 
-def refuse_no_directory() -> None:
-    """Refuse an empty hydra.run.dir or hydra.sweep.dir, which would scatter runs in the current directory.
+def resume_setting(cfg: DictConfig) -> str:
+    """Name of the setting that resumes a run: compress.py's `checkpoint` is what it compresses."""
+    return "resume" if "resume" in cfg else "checkpoint"
+
+
+def refuse_other_run(directory: Path, checkpoint: Path, setting: str) -> None:
+    """Refuse to overwrite a run, which can be resumed by this setting if `checkpoint` exists and it was not finished.
 
     Raises:
-        SweepError: names the setting; it ends a whole sweep.
+        InputError: the directory holds a run.
     """
-    if HydraConfig.initialized():
-        hydra = HydraConfig.get()
-        is_sweep = hydra.mode == RunMode.MULTIRUN
-        if not (hydra.sweep.dir if is_sweep else hydra.run.dir).strip():
-            raise SweepError(f"hydra.{'sweep' if is_sweep else 'run'}.dir is empty: name a directory, or leave it out")
+    if checkpoint.exists() and not (directory / "results.json").exists():
+        raise InputError(f"{directory} holds a run: resume it by {setting}={checkpoint}, or set another hydra.run.dir")
+    if any(next(directory.glob(name), None) for name in ("results.json", "*.ckpt", "checkpoints/*.ckpt")):
+        raise InputError(f"{directory} holds a run: set another hydra.run.dir")
+
+
+def refuse_other_run_early(cfg: DictConfig) -> None:
+    """Refuse before Hydra writes this command's settings over those of the run in the directory.
+
+    Args:
+        cfg: settings of the command, and Hydra's.
+
+    Raises:
+        InputError: the directory holds a run, and what is to be resumed is not in it.
+    """
+    directory, setting = Path(cfg.hydra.run.dir), resume_setting(cfg)
+    resumed = cfg[setting]
+    if isinstance(resumed, str) and Path(resumed).resolve().is_relative_to(directory.resolve()):
+        return
+    saved = [directory / name for name in ("qat.ckpt", "checkpoints/last.ckpt")]
+    refuse_other_run(directory, next(filter(Path.exists, saved), saved[-1]), setting)
 
 
 @contextmanager

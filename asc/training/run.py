@@ -14,6 +14,7 @@ from asc.data import SceneData
 from asc.errors import InputError, check_choice
 from asc.export import export_or_checkpoint
 from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, check_resumable, last_checkpoint, replace_weights
+from asc.training.directory import refuse_other_run, resume_setting
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
 from asc.training.logged import LogAugmentation, close_logger, log_results, make_logger, open_logger
@@ -40,23 +41,6 @@ def begin_run(cfg: DictConfig, checkpoint: Path, precisions: tuple[str, ...]) ->
         refuse_other_run(directory, checkpoint, setting)
     pl.seed_everything(cfg.seed, verbose=False)
     return directory
-
-
-def resume_setting(cfg: DictConfig) -> str:
-    """Name of the setting that resumes a run: compress.py's `checkpoint` is what it compresses."""
-    return "resume" if "resume" in cfg else "checkpoint"
-
-
-def refuse_other_run(directory: Path, checkpoint: Path, setting: str) -> None:
-    """Refuse to overwrite a run, which can be resumed by this setting if `checkpoint` exists and it was not finished.
-
-    Raises:
-        InputError: the directory holds a run.
-    """
-    if checkpoint.exists() and not (directory / "results.json").exists():
-        raise InputError(f"{directory} holds a run: resume it by {setting}={checkpoint}, or set another hydra.run.dir")
-    if any(next(directory.glob(name), None) for name in ("results.json", "*.ckpt", "checkpoints/*.ckpt")):
-        raise InputError(f"{directory} holds a run: set another hydra.run.dir")
 
 
 class Run:

@@ -26,15 +26,24 @@ from asc.cli import exit_on_input_error, input_fault, one_line
 from asc.data import SceneData
 from asc.errors import InputError, SweepError, TooLargeError, printable
 from asc.files import written_whole
+from asc.training.directory import refuse_other_run_early
 from asc.training.jobs import JOB_FILE, Job, read_jobs, read_record, sweep_report
 
 WORST = float("-inf")  # a failed run's objective, from which Optuna learns to avoid its settings
 
 
 class Sweep(Callback):
-    """Tells `sweep_summary` the directory of the sweep that has begun in this process; None outside a sweep."""
+    """Hydra tells what begins: a run, whose directory may hold another, or a sweep, which `sweep_summary` ends.
+
+    Attributes:
+        directory: of the sweep in this process; None outside a sweep.
+    """
 
     directory: ClassVar[Path | None] = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with exit_on_input_error():  # Hydra would take an exception for a warning
+            refuse_other_run_early(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.directory = Path(config.hydra.sweep.dir)
@@ -89,7 +98,7 @@ def check_directory() -> None:
     """
     for setting in ("hydra.run.dir=", "hydra.sweep.dir="):
         if setting in sys.argv[1:]:
-            raise InputError(f"{setting} names no directory: give one, or leave it out for a new one in outputs/")
+            raise InputError(f"{setting} names no directory: give one, or leave it out")
 
 
 def run_job(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -> float | None:
