@@ -67,7 +67,7 @@ def discard_output() -> None:
 
 
 def settings_fault(error: Exception) -> str | None:
-    """One sentence for an exception of Hydra, OmegaConf or Lightning about the settings; None for any other."""
+    """One sentence for an exception of Hydra, OmegaConf, Lightning or a DataLoader; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
     from hydra.errors import HydraException, InstantiationException
@@ -79,6 +79,11 @@ def settings_fault(error: Exception) -> str | None:
         while isinstance(inner.__cause__, InstantiationException | InputError):  # one per level of nesting
             inner = inner.__cause__
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "a process that decodes clips has ended, perhaps for lack of memory or of space in /dev/shm: "
+            "set data.num_workers=0, or reduce data.batch_size"
+        )
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
     is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")

@@ -1,6 +1,7 @@
 """SceneData: a dataset in the TAU layout as batches of waveforms or cached features."""
 
 import hashlib
+import multiprocessing
 import os
 import sys
 from collections import Counter
@@ -274,6 +275,8 @@ class SceneData(LightningDataModule):
         to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
         # indexing cached features is faster than getting them from a worker, unless a GPU computes meanwhile
         workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
+        if workers:
+            check_shared_memory()
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
@@ -299,6 +302,20 @@ class SceneData(LightningDataModule):
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_shared_memory() -> None:
+    """Refuse worker processes where they cannot share memory with this one.
+
+    Raises:
+        InputError: says why.
+    """
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise InputError(
+            f"processes that decode clips need shared memory, /dev/shm ({error.strerror}): set data.num_workers=0"
+        ) from error
 
 
 def fits_on(device: torch.device, size: int) -> bool:
