@@ -12,9 +12,9 @@ from asc.cli import silence_libraries
 from asc.compress.phase import refuse_unfinished
 from asc.data import SceneData, scene_data
 from asc.loading import read_checkpoint
+from asc.training.directory import alone_in_directory
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
-from asc.training.settings import check_settings
 from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
@@ -26,9 +26,9 @@ def main(cfg: DictConfig) -> float | None:
     return run_job(cfg, compress)
 
 
+@alone_in_directory
 def compress(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the compressed classifier on validation clips; None without validation."""
-    check_settings(cfg)
     phase = instantiate(cfg.phase)
     last = Path(cfg.run_dir) / phase.checkpoint
     directory = begin_run(cfg, last, precisions=("32-true", "32"))

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from asc import InputError, SceneClassifier
 from asc.cli import silence_libraries
 from asc.complexity import KB
+from asc.training.directory import alone_in_directory
 from asc.training.memory import keep_freed_memory
 from asc.training.run import Run, begin_run
-from asc.training.settings import check_settings
 from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
@@ -23,9 +23,9 @@ def main(cfg: DictConfig) -> float | None:
     return run_job(cfg, train)
 
 
+@alone_in_directory
 def train(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the best checkpoint on validation clips; None without validation."""
-    check_settings(cfg)
     checkpoints = Path(cfg.run_dir) / "checkpoints"
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
     begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16"))

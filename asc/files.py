@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from asc.errors import WriteError
@@ -27,4 +27,5 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         why = error.strerror or str(error)
         raise WriteError(f"{path} cannot be written ({why}): free space or choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or there is no place for it
+            temporary.unlink()

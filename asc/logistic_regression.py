@@ -39,9 +39,7 @@ def accuracy(data: SceneData, frontend: Spectrogram, settings: dict) -> float:
     except ImportError as error:
         raise InputError('scikit-learn is not installed: pip install -e ".[test]"') from error
     data.setup()
-    path, cpu = data.cache_path(settings), torch.device("cpu")
-    data.build_cache(path, frontend, cpu)
-    data.load_cache(path, cpu)
+    data.cache_features(settings, frontend, torch.device("cpu"))
     (x, y), (test_x, test_y) = (
         (torch.cat([band_statistics(batch) for batch, _ in loader]).numpy(), torch.cat([y for _, y in loader]).numpy())
         for loader in (data.loader("train"), data.loader("test"))

@@ -18,6 +18,8 @@ TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 if not os.access(Path("~").expanduser(), os.W_OK):  # of which libraries would complain on stderr
     os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
+CACHE = tempfile.TemporaryDirectory(prefix="asc-cache-")  # removed with this process
+os.environ["ASC_CACHE"] = CACHE.name  # instead of the user's
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}  # for the classes in tiny.py
 
 
@@ -41,12 +43,18 @@ def run(*arguments: str, script: str = "train.py", **settings) -> subprocess.Com
 
 
 def call(*words: str, script: str = "train.py") -> int | str | None:
-    """The command line in this process, since each start costs seconds of imports; what it exits with."""
+    """The command line in this process, since each start costs seconds of imports; what it exits with.
+
+    `script` is train.py, compress.py or a module such as asc.report.
+    """
     on_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words])
         try:
-            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+            if script.endswith(".py"):
+                runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+            else:
+                runpy.run_module(script, run_name="__main__")
         except SystemExit as stop:
             return stop.code
         finally:

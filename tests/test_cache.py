@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tiny import PLAIN, RATE, SECONDS
 
 from asc import InputError
 from asc.data import SceneData
+from asc.data.cache import LIBRARIES, cache_path
 from asc.frontend import Frontend, Spectrogram
 
 CPU = torch.device("cpu")
@@ -46,19 +48,16 @@ def scenes(root: Path, folder: Path, **settings) -> SceneData:
 
 def cached(data: SceneData, frontend: Frontend, settings: dict | None = None) -> Path:
     """The file of all clips' features, made where it is not there; the batches of `data` hold them from here on."""
-    path = data.cache_path(settings or {})
-    data.build_cache(path, frontend, CPU)
-    data.load_cache(path, CPU)
-    return path
+    return data.cache_features(settings or {}, frontend, CPU)
 
 
 def build(root: Path, folder: Path, frontend: Frontend | None = None, **settings) -> Path:
-    return cached(scenes(root, folder, **settings), frontend or Spectrogram(RATE))
+    return cached(scenes(root, folder, **settings), frontend or Watched())
 
 
 def features_in(folder: Path) -> list[Path]:
     """The features there; the lengths of clips are a file too."""
-    return [file for file in folder.glob("*.npy") if np.load(file, mmap_mode="r").ndim == 3]
+    return [file for file in folder.glob("*.npy") if np.load(file, mmap_mode="r")["values"].ndim == 3]
 
 
 def names(folder: Path) -> list[str]:
@@ -298,3 +297,112 @@ def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(root, fol
     frontend = Watched()
     assert build(root, folder, frontend).read_bytes() == whole
     assert 0 < frontend.clips < CLIPS
+
+
+# Damaged
+
+
+def damage(file: Path, how: str) -> None:
+    """Spoil a file that is in the cache."""
+    content = bytearray(file.read_bytes())
+    match how:
+        case "empty":
+            content.clear()
+        case "cut off":
+            del content[len(content) // 2 :]
+        case "longer":
+            content += b"0"
+        case "zeros":
+            content = bytearray(len(content))
+        case "zeros below the header":
+            content[256:] = bytes(len(content) - 256)
+        case "a bit":
+            content[-100] ^= 1
+        case "garbage":
+            content = bytearray(np.random.default_rng(0).bytes(len(content)))
+        case "text":
+            content = bytearray(b"<html>\n")
+        case "another array":
+            file.unlink()
+            return np.save(file, np.zeros((CLIPS, 3, 4), np.float16))
+        case "a directory":
+            file.unlink()
+            return file.mkdir()
+    file.write_bytes(content)
+    return None
+
+
+DAMAGE = ["empty", "cut off", "longer", "zeros", "zeros below the header", "a bit", "garbage", "text", "another array"]
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, "a directory"])
+def test_a_damaged_file_is_noticed_named_and_made_anew(root, folder, how, capsys):
+    file = build(root, folder)
+    lengths = next(path for path in folder.glob("*.npy") if path != file)
+    whole = [path.read_bytes() for path in (file, lengths)]
+    for path in (file, lengths):
+        damage(path, how)
+    assert build(root, folder) == file
+    assert [path.read_bytes() for path in (file, lengths)] == whole
+    assert names(folder) == sorted([file.name, lengths.name])
+    told = capsys.readouterr().err
+    assert [line for line in told.splitlines() if "damaged" in line] == (
+        [f"{path} is damaged: computing it again" for path in (lengths, file)] if how != "a directory" else []
+    )
+    build(root, folder)
+    assert capsys.readouterr().err == "", "it is intact now"
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, "a directory"])
+def test_an_interrupted_build_does_not_go_on_from_damage(root, folder, how):
+    file = build(root, folder)
+    whole, part = file.read_bytes(), file.with_suffix(".part")
+    file.rename(part)
+    damage(part, how)
+    assert build(root, folder) == file
+    assert file.read_bytes() == whole
+
+
+def test_only_what_lies_behind_the_damage_is_computed_again(root, folder):
+    file = build(root, folder)
+    whole, row = file.read_bytes(), np.load(file, mmap_mode="r").itemsize
+    spoiled = bytearray(whole)
+    spoiled[-5 * row] ^= 1  # in the fifth row from behind
+    file.write_bytes(spoiled)
+    frontend = Watched()
+    assert build(root, folder, frontend).read_bytes() == whole
+    assert frontend.clips == 5
+
+
+def test_a_directory_with_files_in_the_way_is_named(root, folder):
+    file = build(root, folder)
+    file.unlink()
+    file.mkdir()
+    (file / "somebodys.txt").touch()
+    with pytest.raises(InputError, match=rf"cannot be written \(Directory not empty, {file}\)"):
+        build(root, folder)
+    assert (file / "somebodys.txt").exists()
+
+
+# Computed by other code
+
+
+def test_another_version_of_the_code_or_of_a_library_has_a_file_of_its_own(root, folder, monkeypatch, tmp_path):
+    paths, module = sounds(root), ModuleType("own")
+    module.__file__ = str(tmp_path / "own.py")
+
+    def name(source: str) -> str:
+        (tmp_path / "own.py").write_text(source)
+        return cache_path(folder, {}, paths, [module]).name
+
+    first = name("x = 1")
+    assert name("x = 2") != first == name("x = 1")
+    for library in LIBRARIES:
+        with monkeypatch.context() as patch:
+            patch.setitem(LIBRARIES, library, "0.0.1")
+            assert name("x = 1") != first
+    assert cache_path(folder, {}, paths, [ModuleType("of a notebook")]).name != first
+
+
+def test_a_frontend_of_ones_own_counts_with_its_code(root, folder):
+    assert build(root, folder, Spectrogram(RATE)) != build(root, folder, Watched()), "they are in different modules"

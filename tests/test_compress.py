@@ -1,5 +1,6 @@
 """The real command line of compression, in processes of its own and in this one."""
 
+import os
 import re
 import shlex
 import shutil
@@ -267,6 +268,17 @@ def test_data_that_has_moved_is_named(source, tiny, tmp_path):
     assert compress(*words, "data.cache=false", f"hydra.run.dir={tmp_path}/run") is None
     content = torch.load(tmp_path / "run/pruned.ckpt", weights_only=True)
     assert content["datamodule_hyper_parameters"]["root"] == str(root)
+
+
+def test_a_checkpoint_does_not_choose_where_files_are_written(source, tmp_path):
+    content = torch.load(source, weights_only=True)
+    content["datamodule_hyper_parameters"]["cache_dir"] = str(tmp_path / "chosen")
+    torch.save(content, tmp_path / "foreign.ckpt")
+    words = [f"checkpoint={tmp_path}/foreign.ckpt", "phase=prune", "phase.ramp_epochs=0", "trainer.max_epochs=1"]
+    assert compress(*words, "data.num_workers=0", f"hydra.run.dir={tmp_path}/run") is None
+    assert {path.name for path in tmp_path.iterdir()} == {"foreign.ckpt", "run"}
+    saved = read_checkpoint(tmp_path / "run/pruned.ckpt")["datamodule_hyper_parameters"]
+    assert saved["cache_dir"] == os.environ["ASC_CACHE"]
 
 
 FAULTS = {  # the words of the command line, and those that its sentence must hold

@@ -72,9 +72,9 @@ def test_the_test_of_a_run_in_two_processes_is_that_of_its_checkpoint_in_one(pai
     data = SceneData(**torch.load(best, weights_only=True)["datamodule_hyper_parameters"])
     data.setup()
     model = SceneClassifier.load_from_checkpoint(best, trusted=["tiny"])
-    path = data.cache_path(model.hparams["frontend"])
-    assert path.exists(), "the run has computed them"
-    data.load_cache(path, CPU)
+    settings = model.hparams["frontend"]
+    assert data.cache_path(settings, model.frontend).exists(), "the run has computed them"
+    data.cache_features(settings, model.frontend, CPU)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.test(model, data, verbose=False)
     assert results(directory)["test"] == vars(model.test_metrics)
@@ -95,7 +95,9 @@ def test_runs_side_by_side_are_those_done_alone_and_compute_the_features_once(jo
     beside = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"data.cache_dir={tmp_path}/cache"]
     done = run("-m", *same, *beside, "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep")
     assert done.returncode == 0, done.stderr
-    assert len([file for file in (tmp_path / "cache").iterdir() if np.load(file, mmap_mode="r").ndim == 3]) == 1
+    assert (
+        len([file for file in (tmp_path / "cache").iterdir() if np.load(file, mmap_mode="r")["values"].ndim == 3]) == 1
+    )
     tests = []
     for seed in "01":
         assert call(*same, f"seed={seed}", f"hydra.run.dir={tmp_path}/{seed}") is None

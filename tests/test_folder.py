@@ -108,14 +108,12 @@ def test_a_clip_is_its_part_of_the_recording(own):
 def test_cached_features_are_those_of_the_part(own, tmp_path):
     data, frontend = scenes(own, cache=True, cache_dir=str(tmp_path)), Spectrogram(RATE)
     waves = list(data.loader("test"))
-    path, cpu = data.cache_path({}), torch.device("cpu")
-    data.build_cache(path, frontend, cpu)
-    data.load_cache(path, cpu)
+    path = data.cache_features({}, frontend, torch.device("cpu"))
     for (wave, target), (features, same) in zip(waves, data.loader("test"), strict=True):
         assert torch.equal(target, same)
         torch.testing.assert_close(features.float(), frontend(wave), rtol=2**-11, atol=1e-4)
     # longer clips, which begin elsewhere, have a file of their own
-    assert scenes(own, cache=True, cache_dir=str(tmp_path), clip_seconds=2.5).cache_path({}) != path
+    assert scenes(own, cache=True, cache_dir=str(tmp_path), clip_seconds=2.5).cache_path({}, frontend) != path
 
 
 # Divided

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import REPOSITORY, call, run
+from command import REPOSITORY, call
 from tiny import RATE, SETTINGS
 
 README = (REPOSITORY / "README.md").read_text()
@@ -30,24 +30,65 @@ def place(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
+@pytest.fixture(scope="module")
+def own(tiny, place) -> Path:
+    """Recordings in a folder for each class, such as a user has."""
+    for file in sorted(tiny.glob("audio/*.wav")):
+        label, _, name = file.name.partition("-")
+        (place / "own" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place / "own" / label / name)
+    return place / "own"
+
+
+AUTHORS = """
+authors:
+  - {firstname: Ada, lastname: Lee, email: ada@example.org, corresponding: true, affiliation: {abbreviation: ABC}}
+"""
+
+
+def filled_in(words: list[str], tiny: Path, own: Path, place: Path) -> list[str]:
+    """A command of the README with this machine's folders, and without what takes a network or the whole challenge."""
+    authors = place / "authors.yaml"
+    authors.write_text(AUTHORS)
+    for number, file in enumerate(sorted(tiny.glob("audio/*-0-a.wav"))[:5]):
+        (place / "evaluation_set/audio").mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place / f"evaluation_set/audio/{number}.wav")
+    folder = own if "data=folder" in words or words[0] == "asc.check" else tiny
+    names = {
+        "DIR": str(folder),
+        "EVALUATION_DIR": str(place / "evaluation_set"),
+        "RECORDINGS": str(own),
+        "FILE": str(authors),
+    }
+    words = [names.get(word, word.replace("=DIR", f"={folder}")) for word in words if word != "--web"]
+    words = [re.sub(r"\bruns\b", str(place / "runs"), word) for word in words]
+    extra = {
+        "asc.download": ["--dry-run"],
+        "asc.submission": ["--rehearsal", "--output", str(place)],
+        "asc.evaluate": ["--output", str(place / "evaluation")],
+    }
+    return [*words, *extra.get(words[0], [])]
+
+
 @pytest.mark.slow
-def test_every_command_works(tiny, place, tmp_path_factory, monkeypatch):
+def test_every_command_works(tiny, own, place, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     cache = tmp_path_factory.mktemp("cache")
     done = []
     for _, program, *words in commands():
-        words = [re.sub(r"\bruns\b", str(place / "runs"), word.replace("=DIR", f"={tiny}")) for word in words]
+        words = filled_in(words, tiny, own, place)
         if program in QUICK:
             given = {word.partition("=")[0] for word in words}
             quick = [word for word in QUICK[program] if word.partition("=")[0] not in given]
             assert call(*words, *quick, f"data.cache_dir={cache}", script=program) is None, words
+            done.append(program)
         else:
-            picture = ["--picture", str(place / "report.png")] if words[0] == "asc.report" else []
-            finished = run("-u", "-m", *words, *picture, script="-B")
-            assert finished.returncode == 0, finished.stderr
-        done.append(program)
-    assert {"train.py", "compress.py", "-m"} <= set(done)
-    assert (place / "report.png").exists()
+            assert program == "-m"
+            assert call(*words[1:], script=words[0]) in (None, 0), words
+            done.append(words[0])
+    commanded = ["check", "download", "evaluate", "predict", "report", "bundle", "submission"]
+    assert {"train.py", "compress.py", *(f"asc.{name}" for name in commanded)} <= set(done)
+    assert (place / "runs/report.html").exists()
 
 
 @pytest.mark.slow

@@ -161,9 +161,7 @@ def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> 
     data = instantiate(cfg.data)
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    path = data.cache_path(model.hparams["frontend"])
-    data.build_cache(path, model.frontend, torch.device(device))
-    data.load_cache(path, torch.device(device))
+    data.cache_features(model.hparams["frontend"], model.frontend, torch.device(device))
     bare_model = copy.deepcopy(model).to(device).train()
     batches = [(x.to(device).float(), target.to(device)) for x, target in data.loader("train", shuffle=True)]
     augment = [instantiate(node) for name, node in cfg.callbacks.items() if name != "checkpoint"]

@@ -17,13 +17,17 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from asc.data import audio, cache
+import asc.frontend
+import asc.sound
+from asc.data import audio, cache, datasets
 from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
 from asc.errors import InputError, check_number
 from asc.frontend import Frontend
 from asc.settings import Count, Index, SampleRate, Seed, checked
+
+DECODING = (asc.sound, audio)  # what reads sound files
 
 
 class SceneData(LightningDataModule):
@@ -45,7 +49,7 @@ class SceneData(LightningDataModule):
         missing: "error" refuses lists with missing files, "skip" leaves these clips out.
         num_workers: processes that decode clips; None: one for each core, at most 8.
         cache: compute features once and cache them on disk.
-        cache_dir: folder of the cache.
+        cache_dir: folder of the cache; by default that in the environment variable ASC_CACHE.
         seed: of the validation split and the order of the clips.
 
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
@@ -68,7 +72,7 @@ class SceneData(LightningDataModule):
         missing: Literal["error", "skip"] = "error",
         num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None,
         cache: bool = True,
-        cache_dir: Annotated[str, Field(min_length=1)] = "~/.cache/asc",
+        cache_dir: Annotated[str, Field(min_length=1)] = os.environ.get("ASC_CACHE", "~/.cache/asc"),
         seed: Seed = 0,
     ):
         super().__init__()
@@ -178,11 +182,10 @@ class SceneData(LightningDataModule):
 
     def _durations(self, paths: list[Path]) -> list[float]:
         """Seconds of all files, from the cache or read from their headers."""
-
-        def probe_all() -> np.ndarray:
-            return np.array(audio.probe_all(paths))
-
-        return (cache.load_or_compute(self.cache_dir, paths, probe_all) if self.cache else probe_all()).tolist()
+        if not self.cache:
+            return audio.probe_all(paths)
+        path = cache.cache_path(self.cache_dir, {}, paths, DECODING)
+        return cache.load_or_compute(path, len(paths), lambda: np.array(audio.probe_all(paths))).tolist()
 
     def check_length(self, samples: int) -> None:
         """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound as a tone.
@@ -203,16 +206,18 @@ class SceneData(LightningDataModule):
         clips = (clip for split in self.clips.values() for clip in split)
         return sorted(clips, key=lambda clip: (str(clip.path), clip.start))
 
-    def cache_path(self, settings: dict) -> Path:
-        """The cache file of the features under these settings of the frontend."""
+    def cache_path(self, settings: dict, frontend: Frontend) -> Path:
+        """The cache file of the features by this frontend of these settings."""
         decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         clips = self.cached_clips()
         starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
-        paths = [clip.path for clip in clips]
-        return cache.cache_path(self.cache_dir, {**settings, **decoding, **starts}, paths)
+        code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, *DECODING]
+        return cache.cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
 
-    def build_cache(self, path: Path, frontend: Frontend, device: torch.device) -> None:
-        """Compute the features and write them to `path`, unless it exists.
+    def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
+        """Take batches from cached features, computed and written now if they are not there; return their file.
+
+        They are moved to the device's memory if they fit.
 
         Raises:
             InputError: the frontend is trainable, so that its features change at every step.
@@ -227,14 +232,11 @@ class SceneData(LightningDataModule):
             sampler = BatchSampler(len(clips) - start, size=4)  # small: waveforms pass through shared memory
             return (wave for wave, _ in self._loader(self._wave_dataset(clips[start:]), sampler))
 
-        if not path.exists():
-            cache.write_features(path, frontend, waves, len(clips), self.clip_samples, device)
-
-    def load_cache(self, path: Path, device: torch.device) -> None:
-        """Take batches from the features in this file, moved to the device's memory if they fit."""
-        self.features = np.load(path, mmap_mode="r")
+        path = self.cache_path(settings, frontend)
+        self.features = cache.write_features(path, frontend, waves, len(clips), self.clip_samples, device)
         if fits_on(device, self.features.nbytes):
             self.features = torch.from_numpy(np.array(self.features)).to(device)
+        return path
 
     def dataset(self, split: str) -> WaveDataset | FeatureDataset:
         """The dataset of "train", "val" or "test"."""

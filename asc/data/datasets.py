@@ -111,5 +111,8 @@ class FeatureDataset(Dataset):
 
 def drop_pages(array: np.ndarray) -> None:
     """Release the pages of a memory-mapped array: they stay in the page cache, outside this process's memory."""
-    if isinstance(array.base, mmap.mmap) and hasattr(array.base, "madvise"):
-        array.base.madvise(mmap.MADV_DONTNEED)
+    base: object = array
+    while isinstance(base, np.ndarray):  # a view, of a view, of a map
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)

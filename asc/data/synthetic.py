@@ -6,19 +6,22 @@ and high voices, and each location has its own colour, level, noise and bustle, 
 each band say little.
 """
 
+import errno
+import io
 import os
-import tempfile
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from filelock import FileLock
 from scipy.fft import irfft, rfft, rfftfreq
 from scipy.signal.windows import tukey
 
 from asc.data.datamodule import SceneData
-from asc.errors import InputError
+from asc.errors import InputError, WriteError
 
 SAMPLE_RATE = 44100  # Hz
 NOTE = "SYNTHETIC.txt"  # marks the folder as synthetic
@@ -146,6 +149,13 @@ def write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="ascii", newline="\n")
 
 
+def write_flac(path: Path, wave: np.ndarray) -> None:
+    """Write a waveform (samples,) as FLAC by way of memory: of a full disk libsndfile does not always tell."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getbuffer())
+
+
 def write_dataset(
     root: Path, seed: int, train_locations: int, test_locations: int, segments: int, samples: int
 ) -> None:
@@ -163,7 +173,7 @@ def write_dataset(
             for segment in range(segments):
                 filename = f"audio/{name}-{identifier}-{segment}-a.flac"
                 wave = clip(scene, location, samples, np.random.default_rng([seed, number, site, segment]))
-                soundfile.write(root / filename, wave, SAMPLE_RATE, subtype="PCM_16")
+                write_flac(root / filename, wave)
                 meta.append((filename, scene.label, identifier, "a"))
                 (train if site < train_locations else evaluate).append((filename, scene.label))
     write_table(root / "meta.csv", meta)
@@ -197,15 +207,23 @@ def write_scenes(
         return
     if (root / "meta.csv").exists():
         raise InputError(f"data.root={root} holds recordings that are not synthetic: read them by data=dcase")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
-        new = Path(temporary) / root.name
-        write_dataset(new, seed, train_locations, test_locations, segments, int(seconds * SAMPLE_RATE))
-        try:
-            os.replace(new, root)
-        except OSError as error:
-            if not (root / NOTE).exists():  # otherwise another process has just written the same dataset
-                raise InputError(f"data.root={root} exists and holds no scenes: remove it or choose another") from error
+    new, samples = root.with_name(f".{root.name}.tmp"), int(seconds * SAMPLE_RATE)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(f".{root.name}.lock")) as lock:  # other processes wait
+            try:
+                if not (root / NOTE).exists():
+                    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+                    write_dataset(new, seed, train_locations, test_locations, segments, samples)
+                    os.replace(new, root)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except OSError as error:
+        if root.exists() and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InputError(f"data.root={root} exists and holds no scenes: remove it or choose another") from error
+        why = error.strerror or error
+        raise WriteError(f"data.root={root} cannot be written ({why}): free space or choose another") from error
 
 
 class SyntheticScenes(SceneData):

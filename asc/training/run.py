@@ -127,9 +127,7 @@ class Run:
             print(summary(self.data, self.model), flush=True)
         frontend, device = self.model.frontend, self.trainer.strategy.root_device
         if self.data.cache:
-            path = self.data.cache_path(self.model.hparams["frontend"])
-            self.data.build_cache(path, frontend, device)
-            self.data.load_cache(path, device)
+            path = self.data.cache_features(self.model.hparams["frontend"], frontend, device)
             if main:
                 print(cache_summary(path))
         if fit_frontend and frontend.standardized:
