@@ -74,7 +74,9 @@ def configurations(tiny, trained) -> dict[str, list[DictConfig]]:
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return {
             command: [
-                compose(command, [word.format(tiny=tiny) for word in [*choice, *common[command], "run_dir=none", *QUICK]])
+                compose(
+                    command, [word.format(tiny=tiny) for word in [*choice, *common[command], "run_dir=none", *QUICK]]
+                )
                 for choice in choices
             ]
             for command, choices in CHOICES.items()
