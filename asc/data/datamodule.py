@@ -1,8 +1,10 @@
 """SceneData: a dataset in the TAU layout as batches of waveforms or cached features."""
 
 import hashlib
+import math
 import multiprocessing
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ from asc.errors import InputError, check_number
 from asc.frontend import Frontend
 from asc.settings import Count, Index, SampleRate, Seed, checked
 
+PREFETCH = 2  # batches that each worker holds ready
 DECODING = (asc.sound, audio)  # what reads sound files
 
 
@@ -275,13 +278,15 @@ class SceneData(LightningDataModule):
         to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
         # indexing cached features is faster than getting them from a worker, unless a GPU computes meanwhile
         workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
-        if workers:
-            check_shared_memory()
+        # a worker that finds no room hangs; Docker gives 64 MB. Half of it, since another loader may be waiting
+        room = shared_memory() / 2 / (PREFETCH * batches.size * dataset.clip_bytes)
+        workers = int(min(workers, room))
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
             sampler=batches,
             num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             # explicit: a sweep's launcher may set a default start method that fails in its worker processes
             multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
@@ -304,18 +309,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_shared_memory() -> None:
-    """Refuse worker processes where they cannot share memory with this one.
-
-    Raises:
-        InputError: says why.
-    """
+def shared_memory() -> float:
+    """Free bytes of the memory through which processes pass batches; 0 where there is none."""
     try:
         multiprocessing.Lock()
-    except OSError as error:
-        raise InputError(
-            f"processes that decode clips need shared memory, /dev/shm ({error.strerror}): set data.num_workers=0"
-        ) from error
+        return shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else math.inf
+    except OSError:
+        return 0
 
 
 def fits_on(device: torch.device, size: int) -> bool:

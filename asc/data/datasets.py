@@ -66,6 +66,7 @@ class WaveDataset(Dataset):
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
         self.clips, self.targets = clips, class_indices(clips, labels)
         self.rate, self.samples, self.channel = rate, samples, channel
+        self.clip_bytes = 4 * samples
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -95,6 +96,7 @@ class FeatureDataset(Dataset):
     ):
         self.features, self.targets = features, class_indices(clips, labels)
         self.rows = torch.tensor([rows[clip] for clip in clips])
+        self.clip_bytes = features[0].nbytes
 
     def __len__(self) -> int:
         return len(self.rows)
