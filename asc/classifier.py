@@ -1,6 +1,7 @@
 """SceneClassifier: frontend and network in one LightningModule, with self-contained checkpoints."""
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -88,7 +89,12 @@ class SceneClassifier(pl.LightningModule):
         return self.frontend.min_samples
 
     def forward(self, wave: Tensor) -> Tensor:
-        """Logits (batch, n_classes) of wave (batch, samples), mono in [-1, 1] at `sample_rate`."""
+        """Logits (batch, n_classes) of wave (batch, samples), mono in [-1, 1] at `sample_rate`.
+
+        Raises:
+            InputError: `wave` is no such tensor, shorter than `min_samples`, or holds NaN or infinity.
+        """
+        check_wave(wave)
         return self.net(self.frontend(wave))
 
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
@@ -104,6 +110,11 @@ class SceneClassifier(pl.LightningModule):
         Raises:
             InputError: the file is not readable or too short.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(
+                f"classify takes the path of a sound file, not {type(path).__name__}: for waveforms in memory, "
+                "model(wave) gives logits"
+            )
         mean = np.mean([window.probabilities for window in listen(self, Path(path), hop)], axis=0)
         return dict(zip(self.labels, mean.tolist(), strict=True))
 
@@ -267,6 +278,20 @@ class SceneClassifier(pl.LightningModule):
         except Exception as error:  # a damaged file may hold anything
             raise InputError(damaged) from error
         return model.to(map_location or "cpu").eval()
+
+
+def check_wave(wave: Tensor) -> None:
+    """Refuse what is no waveforms, and NaN, for which an 8-bit network would give ordinary logits.
+
+    Raises:
+        InputError: says what was given.
+    """
+    if not isinstance(wave, Tensor):
+        raise InputError(f"a waveform is a tensor (batch, samples), not {type(wave).__name__}: convert it")
+    if not wave.numel():
+        raise InputError(f"the waveform {tuple(wave.shape)} is empty: give at least one")
+    if not wave.isfinite().all():
+        raise InputError("the waveform holds NaN or infinity: repair it or leave it out")
 
 
 def last_layer(net: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """Load checkpoints without running code from them."""
 
 import inspect
+import os
 import pickle
 import pkgutil
 from collections.abc import Sequence
@@ -23,9 +24,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, or not a checkpoint of a SceneClassifier.
     """
-    if not Path(path).is_file():
-        fault = "is a directory" if Path(path).is_dir() else "does not exist"
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a checkpoint is given by its path, not as {type(path).__name__}: give a file of a run")
+    if not os.path.isfile(path):
+        fault = "is a directory" if os.path.isdir(path) else "does not exist"
         raise InputError(f"checkpoint={path} {fault}: give a file such as RUN/checkpoints/best.ckpt")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"checkpoint={path} cannot be read: check its permissions")
     foreign = f"checkpoint={path} is not a checkpoint of this program: give a file such as RUN/checkpoints/best.ckpt"
     try:
         with without_deprecation_notices():
@@ -71,8 +76,10 @@ def build(node: dict[str, Any], **arguments: Any) -> Any:
     Hydra's own `instantiate` would resolve interpolations, which can run code, and nested nodes.
 
     Raises:
-        InputError: the class refuses its arguments.
+        InputError: the node names no class, or the class refuses its arguments.
     """
+    if not isinstance(node.get("_target_"), str):
+        raise InputError(f"a group of settings names no class ({str(node)[:60]}): give its _target_")
     settings = {name: value for name, value in node.items() if name != "_target_"}
     try:
         return pkgutil.resolve_name(node["_target_"])(**settings, **arguments)

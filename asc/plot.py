@@ -1,6 +1,7 @@
 """Plots of predictions, drawn without a display."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,27 +9,41 @@ from torch import Tensor
 from asc.errors import printable
 from asc.files import written_whole
 
+MOST_NAMED = 30  # labels
+
 
 def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path, title: str = "Test clips") -> None:
-    """Plot a confusion matrix: colour = fraction of the true class, number = clips."""
+    """Plot a confusion matrix: colour = fraction of the true class, number = clips.
+
+    Of more than MOST_NAMED labels, which nobody could read, the numbers and names are left out.
+    """
     from matplotlib.figure import Figure  # pyplot would look for a display
 
-    side = 2.5 + 0.6 * len(labels)
+    is_readable = len(labels) <= MOST_NAMED
+    side = 2.5 + 0.6 * len(labels) if is_readable else 10  # inches
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     fraction = matrix / matrix.sum(1, keepdim=True).clamp_min(1)
     axes.imshow(fraction.numpy(), vmin=0, vmax=1, cmap="Blues")
-    for row, column in torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist():
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if is_readable:
+        write_counts(axes, matrix, fraction)
+        names = list(map(display_name, labels))
+        axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(len(labels)), names, parse_math=False)
+    else:
+        axes.set(xlabel="predicted, by index of the label", ylabel="true, by index of the label")
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def write_counts(axes: Any, matrix: Tensor, fraction: Tensor) -> None:
+    """Write the number of clips into each cell of a confusion matrix, legibly on its colour."""
+    for row, column in torch.cartesian_prod(*[torch.arange(len(matrix))] * 2).tolist():
         dark = fraction[row, column] > 0.5
         axes.text(
             column, row, str(int(matrix[row, column])), ha="center", va="center", color="white" if dark else "black"
         )
-    names = list(map(display_name, labels))
-    axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(len(labels)), names, parse_math=False)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def display_name(label: str) -> str:

@@ -22,6 +22,8 @@ LARGEST_PERIOD = 2_000  # samples: see `rate_ratio`
 ZEROS, ROLLOFF = 6, 0.99  # of the resampling filter: zero crossings a side, fraction of the Nyquist frequency
 BLOCK_SECONDS = 10.0  # decoded at a time
 MP3_FRAMES = 16 * 1152  # samples
+# of the audio in WAV, AIFF and AU; of the file in W64 and RF64
+CUT_OFF = r"(?:data|SSND|Data Size  |riff|Riff size) : (\d+) \(should be (\d+)\)"
 SUFFIXES = frozenset(  # of the names of files that libsndfile reads
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
     + (".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist")
@@ -44,10 +46,12 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
         why = getattr(error, "error_string", "no header").rstrip(".")
         raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
-    # libsndfile reads a truncated WAV without an error and reports it only in its log
-    cut = re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info)
+    # libsndfile reads a truncated file without an error and reports it only in its log
+    cut = re.search(CUT_OFF, sound.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream of unknown length
-        raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes of audio; replace or remove it")
+        raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes; replace or remove it")
+    if re.search(r"Ogg ?: (Last page lacks|Junk after)", sound.extra_info):
+        raise InputError(f"{path} is cut off: the last page of its Ogg stream is not whole; replace or remove it")
     if sound.frames > 2**48:
         raise InputError(f"{path} has no length in its header, as streams do: rewrite it with a complete header")
     if sound.frames == 0:

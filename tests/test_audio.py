@@ -212,6 +212,17 @@ def test_a_wav_that_is_cut_off_is_refused(tmp_path, samples, subtype, share, fun
     assert "cut off" in refusal(tmp_path / "cut.wav", function)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.99])
+@pytest.mark.parametrize("suffix", ["aiff", "au", "caf", "flac", "ogg", "opus", "rf64", "w64"])
+def test_a_file_of_any_format_that_is_cut_off_is_refused(tmp_path, samples, suffix, share):
+    path = tmp_path / f"a.{suffix}"
+    kind = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+    soundfile.write(path, samples, 48000, **kind)
+    assert len(read_wave(path, 48000)) == len(samples)
+    cut(path, share)
+    refusal(path)
+
+
 def test_a_wav_cut_within_its_header_is_refused(clip):
     clip.write_bytes(clip.read_bytes()[:20])
     refusal(clip)

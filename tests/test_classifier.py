@@ -1,5 +1,6 @@
 """SceneClassifier: its loss, its checkpoints, and what it says of a file."""
 
+import io
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from command import call
 from tiny import RATE
 
 from asc import InputError, SceneClassifier
+from asc.compress import QAT
 from asc.data import SceneData
 from asc.frontend import Spectrogram
 
@@ -201,6 +203,37 @@ def test_a_wave_of_another_kind_is_refused(model):
     for wave in (torch.zeros(2 * RATE), torch.zeros(1, 1, 2 * RATE), torch.zeros(1, 2 * RATE, dtype=torch.int16)):
         with pytest.raises(InputError, match="a waveform is"):
             model(wave)
+    for wave in (None, 5, [0.0] * RATE, np.zeros((1, 2 * RATE), np.float32)):
+        with pytest.raises(InputError, match="not (NoneType|int|list|ndarray)"):
+            model(wave)
+    for wave in (torch.zeros(0, 2 * RATE), torch.zeros(2, 0), torch.tensor([])):
+        with pytest.raises(InputError, match="is empty"):
+            model(wave)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_wave_that_is_not_finite_is_refused_by_every_stage(model, value):
+    wave = torch.zeros(2, 2 * RATE)
+    wave[1, 100] = value
+    phase = QAT()
+    fake = phase.begin(model)
+    for stage in (model, fake, phase.finish(fake)):
+        with pytest.raises(InputError, match="NaN or infinity"):
+            stage(wave)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"clip.wav", ["clip.wav"], np.zeros(RATE), torch.zeros(RATE), io.BytesIO()])
+def test_what_is_no_path_is_refused(model, path):
+    kind = type(path).__name__
+    with pytest.raises(InputError, match=f"classify takes the path of a sound file, not {kind}"):
+        model.classify(path)
+    with pytest.raises(InputError, match=f"a checkpoint is given by its path, not as {kind}"):
+        SceneClassifier.load_from_checkpoint(path)
+
+
+def test_an_empty_path_names_no_file(model):
+    with pytest.raises(InputError, match="is not a file"):
+        model.classify("")
 
 
 def test_overlapping_windows_are_averaged(tmp_path):

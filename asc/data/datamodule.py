@@ -88,7 +88,7 @@ class SceneData(LightningDataModule):
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
         self.root = Path(root)
         list_fold = 1 if cv else fold
-        self.train_list, self.test_list = train_list.format(fold=list_fold), test_list.format(fold=list_fold)
+        self.train_list, self.test_list = (name.replace("{fold}", str(list_fold)) for name in (train_list, test_list))
         self.fold, self.cv = fold, cv
         self.labels = labels
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds

@@ -14,6 +14,10 @@ def names_class(node: dict[str, Any]) -> dict[str, Any]:
     """Refuse a group without a class."""
     if not (isinstance(node.get("_target_"), str) and "." in node["_target_"]):
         raise ValueError("a group whose _target_ names a class")
+    if not isinstance(node.get("_recursive_", True), bool):
+        raise ValueError("a group whose _recursive_ is true or false")
+    if node.get("_convert_", "none") not in ("none", "partial", "object", "all"):
+        raise ValueError("a group whose _convert_ is none, partial, object or all")
     return node
 
 
@@ -64,6 +68,13 @@ class Compression(Command):
     phase: Group
 
 
+def keeps_results(strategy: Any) -> Any:
+    """Refuse a strategy that trains in processes whose results do not come back."""
+    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise ValueError("auto or ddp")
+    return strategy
+
+
 class Trainer(Settings):
     """Of Lightning's Trainer."""
 
@@ -71,6 +82,9 @@ class Trainer(Settings):
     accelerator: str = "auto"
     devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | list[Index] = 1
     num_nodes: Count = 1
+    strategy: Annotated[Any, AfterValidator(keeps_results)] = "auto"
+    fast_dev_run: Literal[False] = False  # it writes no checkpoint to test
+    overfit_batches: Literal[0] = 0  # it replaces our sampler: use limit_train_batches
     gradient_clip_val: Positive | None = None
     accumulate_grad_batches: Count = 1
     check_val_every_n_epoch: Count = 1
