@@ -40,6 +40,8 @@ class Kill(NamedTuple):
 
 @pytest.fixture
 def kills(request) -> list[Kill]:
+    if not request.config.getoption("--kills"):
+        pytest.skip("takes minutes: give --kills 20")
     draw = random.Random(request.config.getoption("--fuzz-seed"))
     signals = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
     return [Kill(signals[n % 3], draw.random()) for n in range(request.config.getoption("--kills"))]
