@@ -11,6 +11,8 @@ from contestants import broken, clerk
 from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, contest
+from asc.benchmark.repeated import write_repeated
+from asc.data import SceneData
 
 
 def test_contestants_are_timed_in_turn_in_processes_of_their_own(tmp_path):
@@ -91,3 +93,14 @@ def test_wrong_arguments_get_one_sentence(words):
         main(words)
     assert str(stop.value).startswith("error: ")
     assert words[-1] in str(stop.value)
+
+
+@pytest.mark.parametrize("clips", [24, 200])
+def test_the_repeated_dataset_is_one_that_a_run_accepts(clips, tmp_path):
+    """A recording under several names is in one location, and so in one split."""
+    data = SceneData(str(write_repeated(tmp_path / "repeated", clips)), cache=False)
+    data.setup()
+    assert sum(map(len, data.clips.values())) == clips
+    heard = [{clip.path.resolve() for clip in data.clips[split]} for split in ("train", "test")]
+    assert all(heard)
+    assert not heard[0] & heard[1]
