@@ -95,13 +95,13 @@ def settings_fault(error: Exception) -> str | None:
 def resume_hint(last: Path, run_dir: Path, setting: str) -> str:
     """The message after Ctrl-C, with the command that resumes from the checkpoint `last`, given as `setting`."""
     if not last.exists():
-        return "\nstopped: no epoch is complete, so start again"
+        return "\nstopped: nothing was saved yet, so start again"
     from hydra.core.hydra_config import HydraConfig
 
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith(f"{setting}=")]
     arguments = [*overrides, f"{setting}={last}", f"hydra.run.dir={run_dir}"]
     command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *arguments])])
-    return f"\nstopped: completed epochs are in {last}. Resume with\n  {command}"
+    return f"\nstopped: the training so far is in {last}. Resume with\n  {command}"
 
 
 def one_line(error: BaseException) -> str:
@@ -120,6 +120,7 @@ def silence_libraries() -> None:
         ".*Total length of `list` across ranks is zero.*",
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*ended before the epoch ended and your dataloader is not resumable.*",  # ours goes on with the next batch
         "Checkpoint directory .* exists and is not empty",  # when a run resumes
         "The dirpath has changed from",  # when a run resumes in another directory
     ):

@@ -89,6 +89,35 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(job, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["callbacks=[mixup,average]", "data.val_fraction=0.25"],
+        ["data.cache=false", "data.num_workers=2"],
+        ["+trainer.accumulate_grad_batches=2"],
+    ],
+    ids=["augmented", "decoded by workers", "accumulated"],
+)
+@pytest.mark.parametrize("within", [True, False], ids=["within an epoch", "after an epoch"])
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(job, tmp_path, settings, within):
+    settings = [*settings, "trainer.max_epochs=3"]
+    assert train(job, tmp_path / "whole", *settings) is None
+    saving = ["save_minutes=1e-9"] if within else []
+    assert "checkpoint=" in str(train(job, tmp_path / "cut", *settings, *saving, *ctrl_c(1, batch=3)))
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    state = torch.load(last, weights_only=True)
+    assert (state["epoch"], "within_epoch" in state) == (int(within), within)
+    assert train(job, tmp_path / "cut", *settings, f"checkpoint={last}") is None
+    for name in ("last.ckpt", "best.ckpt"):
+        whole, cut = (weights(tmp_path / run / "checkpoints" / name) for run in ("whole", "cut"))
+        assert all(torch.equal(whole[key], cut[key]) for key in whole), name
+    whole, cut = (rows(tmp_path / run / "metrics.csv") for run in ("whole", "cut"))
+    measured = ("seconds", "clips_per_second")
+    assert [{k: v for k, v in row.items() if k not in measured} for row in whole] == [
+        {k: v for k, v in row.items() if k not in measured} for row in cut
+    ]
+
+
 def test_weights_alone_cannot_be_resumed(trained, job, tmp_path):
     best = trained[0] / "checkpoints/best.ckpt"
     fault = str(

@@ -178,17 +178,19 @@ PHASES = {  # the words of each, and the files that it leaves while it runs and 
 }
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(phase, source, tmp_path):
+@pytest.mark.parametrize(("phase", "within"), [*((phase, False) for phase in PHASES), ("qat", True), ("prune", True)])
+def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(phase, within, source, tmp_path):
+    """After an epoch, or within the next."""
     words, last, end = PHASES[phase]
     checkpoints = f"[{source},{source}]" if phase == "distill" else source
-    words = [f"checkpoint={checkpoints}", f"phase={phase}", *words, *FEW]
+    saving = ["save_minutes=1e-9"] if within else []
+    words = [f"checkpoint={checkpoints}", f"phase={phase}", *words, *FEW, *saving]
     assert compress(*words, f"hydra.run.dir={tmp_path}/straight") is None
     there = f"hydra.run.dir={tmp_path}/stopped"
     said = str(compress(*words, *ctrl_c(1), there))
     unfinished = tmp_path / "stopped" / last
     assert shlex.split(said.splitlines()[-1])[2:] == [*words, *ctrl_c(1), f"resume={unfinished}", there]
-    assert torch.load(unfinished, weights_only=True)["epoch"] == 0
+    assert torch.load(unfinished, weights_only=True)["epoch"] == int(within)
     assert not (tmp_path / "stopped" / end).exists()
     assert f"resume={unfinished}" in str(compress(*words, there)), "no run begins over it"
 

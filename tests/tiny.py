@@ -108,19 +108,20 @@ class CtrlC(pl.Callback):
     Args:
         epoch: its number, from 0.
         signal: its name.
+        batch: its number, from 0.
     """
 
-    def __init__(self, epoch: int, signal: str = "SIGINT"):
-        self.epoch, self.signal = epoch, signal
+    def __init__(self, epoch: int, signal: str = "SIGINT", batch: int = 1):
+        self.epoch, self.signal, self.batch = epoch, signal, batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: list, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
+        if (trainer.current_epoch, batch_idx) == (self.epoch, self.batch):
             signal.raise_signal(signal.Signals[self.signal])
 
 
-def ctrl_c(epoch: int, signal: str = "SIGINT") -> list[str]:
+def ctrl_c(epoch: int, signal: str = "SIGINT", batch: int = 1) -> list[str]:
     """Words of a command line that is interrupted so."""
-    node = {"_target_": "tiny.CtrlC", "epoch": epoch, "signal": signal}
+    node = {"_target_": "tiny.CtrlC", "epoch": epoch, "signal": signal, "batch": batch}
     return [f"+callbacks.ctrl_c.{name}={value}" for name, value in node.items()]
 
 

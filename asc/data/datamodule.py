@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Len
 from pydantic import Field
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -98,8 +98,13 @@ class SceneData(LightningDataModule):
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
+        self.start = (0, 0)  # epoch and batch that training begins with
 
-    def state_dict(self) -> dict[str, str]:
+    def state_dict(self) -> dict[str, Any]:
+        """What must be equal when a run resumes, and the epoch and batch with which it goes on."""
+        return {**self.batching(), "start": next_batch(self.trainer) if self.trainer else (0, 0)}
+
+    def batching(self) -> dict[str, str]:
         """What must be equal when a run resumes: the clips and how they are batched."""
         clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in ("train", "val")}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
@@ -109,19 +114,20 @@ class SceneData(LightningDataModule):
         """What tells a clip from others, wherever the dataset lies."""
         return clip.path.name, clip.label
 
-    def load_state_dict(self, state_dict: dict[str, str]) -> None:
-        """Refuse to resume on other data, which could leak validation or test clips into training.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the next batch; refuse other data, by which validation or test clips could leak into training.
 
         Raises:
             InputError: names what differs.
         """
-        now = self.state_dict()
+        now = self.batching()
         names = {"train": "training clips", "val": "validation clips"}
         differing = [names.get(key, key) for key in now if state_dict.get(key) != now[key]]
         if differing:
             raise InputError(
                 f"the checkpoint's run had other {', '.join(differing)}: resume with its settings and data"
             )
+        self.start = state_dict.get("start", self.start)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the lists and the headers of all files, before training starts.
@@ -253,18 +259,21 @@ class SceneData(LightningDataModule):
     def _wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
         return WaveDataset(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
 
-    def loader(self, split: str, shuffle: bool = False, whole: bool = False) -> DataLoader:
+    def loader(
+        self, split: str, shuffle: bool = False, whole: bool = False, start: tuple[int, int] = (0, 0)
+    ) -> DataLoader:
         """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
 
         Args:
             split: "train", "val" or "test". Once a trainer is attached, processes share its clips.
             shuffle: use a different order in each epoch.
             whole: give each process all clips.
+            start: epoch and batch to begin with.
         """
         dataset, seed = self.dataset(split), self.seed if shuffle else None
         trainer = None if whole else self.trainer
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        return self._loader(dataset, BatchSampler(len(dataset), self.batch_size, seed, processes, rank))
+        return self._loader(dataset, BatchSampler(len(dataset), self.batch_size, seed, processes, rank, start))
 
     def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:
         """Batches of unstandardized features of the training list, held-out clips included."""
@@ -295,13 +304,20 @@ class SceneData(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        return self.loader("train", shuffle=True)
+        return self.loader("train", shuffle=True, start=self.start)
 
     def val_dataloader(self) -> DataLoader | list:
         return self.loader("val") if self.clips["val"] else []
 
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")
+
+
+def next_batch(trainer: Trainer) -> tuple[int, int]:
+    """Epoch and batch with which training goes on, from 0; of a trained epoch, the first batch of the next."""
+    loop: Any = trainer.fit_loop
+    epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+    return epoch.processed, batch.ready if epoch.processed < epoch.ready else 0
 
 
 def cores() -> int:

@@ -24,16 +24,25 @@ class BatchSampler(Sampler[list[int]]):
         size: clips in a batch of each process; the last batch may be smaller.
         seed: of the order; None: no shuffling.
         processes, rank: number of processes that share the clips, and the index of this one.
+        start: epoch and batch to begin with, where a run resumes.
 
     Raises:
         InputError: there are fewer clips than processes.
     """
 
-    def __init__(self, clips: int, size: int, seed: int | None = None, processes: int = 1, rank: int = 0):
+    def __init__(
+        self,
+        clips: int,
+        size: int,
+        seed: int | None = None,
+        processes: int = 1,
+        rank: int = 0,
+        start: tuple[int, int] = (0, 0),
+    ):
         if clips < processes:
             raise InputError(f"{clips} clips cannot be shared by {processes} processes: reduce trainer.devices")
         self.clips, self.size, self.seed, self.processes, self.rank = clips, size, seed, processes, rank
-        self.epoch = 0
+        self.start, self.epoch = start, start[0]  # data workers fetch the first batches before `set_epoch`
         step = size * processes
         self.starts = list(range(0, clips, step))
         if clips - self.starts[-1] < processes:  # too few for every process: merge them into the batch before
@@ -50,7 +59,8 @@ class BatchSampler(Sampler[list[int]]):
         order = torch.arange(self.clips)
         if self.seed is not None:
             order = torch.randperm(self.clips, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        for start, end in zip(self.starts, [*self.starts[1:], self.clips], strict=True):
+        batches = list(zip(self.starts, [*self.starts[1:], self.clips], strict=True))
+        for start, end in batches[self.start[1] if self.epoch == self.start[0] else 0 :]:
             yield order[start + self.rank : end : self.processes].tolist()
 
 

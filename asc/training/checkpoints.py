@@ -1,16 +1,19 @@
 """Checkpoints of a run: which epochs are saved, atomic writes, and exact resuming."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torchmetrics import Metric
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, unfinished_phase
+from asc.data.datamodule import next_batch
 from asc.errors import InputError
 from asc.files import written_whole
 from asc.loading import differing_settings, read_checkpoint
@@ -100,6 +103,26 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, **moved, "best_k_models": models})
 
 
+class SaveWithinEpochs(Checkpoint):
+    """Saves last.ckpt within an epoch too, where one takes hours. Lightning calls it after all other callbacks.
+
+    Args:
+        path: of last.ckpt.
+        minutes: from one file to the next.
+    """
+
+    def __init__(self, path: Path, minutes: float):
+        self.path, self.seconds = path, 60 * minutes
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Save after an optimizer's step, unless the epoch ends, which saves it anyway."""
+        is_step = (next_batch(trainer)[1] % trainer.accumulate_grad_batches) == 0
+        if is_step and not trainer.is_last_batch and time.monotonic() - self.saved >= self.seconds:
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+
+
 class ExactResume(pl.Callback):
     """A resumed run ends like an uninterrupted one: on a CPU with bit-identical weights.
 
@@ -109,10 +132,34 @@ class ExactResume(pl.Callback):
 
     def __init__(self, seed: int):
         self.seed = seed
+        self.within_epoch: dict[str, Any] | None = None  # state of an epoch that was interrupted
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Seed torch, from which dropout and augmentation draw, for this epoch and process."""
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Within an epoch, save torch's random numbers and the sums of the metrics, which Lightning leaves out."""
+        if next_batch(trainer)[1]:
+            metrics = {name: metric.metric_state for name, metric in metrics_of(trainer).items()}
+            random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+            checkpoint["within_epoch"] = {"random": random, "metrics": metrics}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, *args: Any) -> None:
+        """Go on within an epoch, of whose start Lightning does not tell the callbacks again."""
+        if self.within_epoch:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_train_epoch_start(trainer, model)
+            torch.set_rng_state(self.within_epoch["random"]["cpu"])
+            torch.cuda.set_rng_state_all(self.within_epoch["random"]["cuda"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Add the sums of the metrics to those of the first batch."""
+        for name, sums in (self.within_epoch or {}).get("metrics", {}).items():
+            metric = metrics_of(trainer)[name]
+            for part, value in sums.items():
+                setattr(metric, part, value.to(metric.device) + getattr(metric, part))
+        self.within_epoch = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a scheduler with another number of steps: it would end too early or too late.
@@ -120,6 +167,7 @@ class ExactResume(pl.Callback):
         Raises:
             InputError: names both numbers.
         """
+        self.within_epoch = checkpoint.get("within_epoch")
         steps = trainer.estimated_stepping_batches
         for scheduler in checkpoint["lr_schedulers"]:
             if scheduler.get("total_steps", steps) != steps:
@@ -127,6 +175,11 @@ class ExactResume(pl.Callback):
                     f"the checkpoint's learning rate is laid out for {scheduler['total_steps']} steps, not {steps}: "
                     "use the trainer settings of its run, above all trainer.max_epochs"
                 )
+
+
+def metrics_of(trainer: pl.Trainer) -> dict[str, Metric]:
+    """The metrics that are averaged over the current epoch, by name."""
+    return trainer._results or {}  # Lightning has no public name for them
 
 
 def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:

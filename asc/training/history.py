@@ -27,6 +27,12 @@ class History(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.started = time.perf_counter()
         self.seconds = 0.0
+        self.clips = 0  # of this process; fewer than all in an epoch that was resumed or limited
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: list, *_: Any
+    ) -> None:
+        self.clips += len(batch[1])
 
     def on_validation_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Stop the clock: clips/s counts training only."""
@@ -45,8 +51,7 @@ class History(pl.Callback):
                 row[key] = trainer.callback_metrics[key].item()
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = seconds
-        loader: Any = trainer.train_dataloader
-        row["clips_per_second"] = len(loader.dataset) / seconds
+        row["clips_per_second"] = self.clips * trainer.world_size / seconds
         if not math.isfinite(row.get("train/loss", 0.0)):
             raise InputError(
                 f"training diverged in epoch {trainer.current_epoch + 1}, its loss is not finite: lower optimizer.lr"

@@ -13,7 +13,14 @@ from asc.cli import resume_hint
 from asc.data import SceneData
 from asc.errors import InputError, check_choice
 from asc.export import export_or_checkpoint
-from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, check_resumable, last_checkpoint, replace_weights
+from asc.training.checkpoints import (
+    AtomicCheckpointIO,
+    ExactResume,
+    SaveWithinEpochs,
+    check_resumable,
+    last_checkpoint,
+    replace_weights,
+)
 from asc.training.directory import refuse_other_run, resume_setting
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
@@ -47,7 +54,7 @@ class Run:
     """One training: from a classifier and its data to results.json.
 
     Args:
-        cfg: settings of the command: callbacks, trainer, logger, seed, run_dir.
+        cfg: settings of the command: callbacks, trainer, logger, seed, run_dir, save_minutes.
         model: the classifier to train.
         data: after `setup`.
         checkpoint: where to save each epoch.
@@ -74,6 +81,8 @@ class Run:
             own.append(LogAugmentation(self.directory / "augmentation.png"))  # before the augmentation
         own += [instantiate(callback) for callback in cfg.callbacks.values()]
         own += callbacks or []
+        if cfg.save_minutes:
+            own.append(SaveWithinEpochs(checkpoint, cfg.save_minutes))
         own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
         self.trainer: pl.Trainer = instantiate(
             cfg.trainer,
@@ -91,6 +100,8 @@ class Run:
                 "set both by sample_rate"
             )
         check_processes(self.trainer)
+        if self.cfg.save_minutes and self.trainer.world_size > 1:
+            raise InputError("save_minutes saves the state of one process, not of several: leave it out")
         self.data.check_length(self.model.frontend.min_samples)
         self.model.complexity()  # raises if the features are too small for the network's pooling
 

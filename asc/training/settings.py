@@ -38,6 +38,7 @@ class Command(Settings):
     seed: Seed
     sample_rate: SampleRate | None
     refresh_norms: bool
+    save_minutes: Positive | None
     run_dir: Annotated[str, Field(min_length=1)]
     init: Annotated[str, Field(min_length=1)] | None = None
     max_size_kb: Positive | None = None
