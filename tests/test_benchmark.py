@@ -1,7 +1,10 @@
 """The benchmark: that it measures what it says, on small sizes; its figures themselves are no matter of tests."""
 
 import json
+import mmap
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from contestants import broken, clerk
 from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, contest
+from asc.benchmark.endurance import Gauge
 from asc.benchmark.repeated import write_repeated
 from asc.data import SceneData
 
@@ -104,3 +108,17 @@ def test_the_repeated_dataset_is_one_that_a_run_accepts(clips, tmp_path):
     heard = [{clip.path.resolve() for clip in data.clips[split]} for split in ("train", "test")]
     assert all(heard)
     assert not heard[0] & heard[1]
+
+
+def test_the_gauge_sees_open_files_and_memory(tmp_path):
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("only Linux tells them so")
+    gauge = Gauge(str(tmp_path / "rows.json"))
+    trainer = SimpleNamespace(current_epoch=0)
+    gauge.on_train_epoch_end(trainer, None)
+    with open(tmp_path / "any", "w"), mmap.mmap(-1, 100_000_000) as held:  # never memory that was freed before
+        held.write(bytes(100_000_000))
+        gauge.on_train_epoch_end(trainer, None)
+    before, after = gauge.rows
+    assert after["files"] == before["files"] + 1
+    assert 0.9e8 < after["memory"] - before["memory"] < 2.2e8

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from asc.benchmark import growth, ours, peers
+from asc.benchmark import endurance, growth, ours, peers
 from asc.benchmark.contest import Contestant, contest
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m asc.benchmark",
         description="Time this package against its peers (pip install -e '.[peers]') and its bounds.",
     )
-    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all of these); or growth")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all of these); or growth, endurance")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--threads", default=2, type=int, help="default: 2")
     parser.add_argument("--batch", default=100, type=int, help="clips in a batch, default: 100")
@@ -212,8 +212,8 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: an argument is invalid.
     """
     for part in arguments.part:
-        if part not in (*PARTS, "growth"):
-            raise InputError(f"unknown part={part}: choose from {', '.join(PARTS)}, growth")
+        if part not in (*PARTS, "growth", "endurance"):
+            raise InputError(f"unknown part={part}: choose from {', '.join(PARTS)}, growth, endurance")
     for name in ("threads", "batch", "rounds"):
         check_number(f"--{name}", getattr(arguments, name), int, 1)
     if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not torch.cuda.is_available()):
@@ -237,6 +237,10 @@ def run(arguments: argparse.Namespace) -> None:
     if "growth" in arguments.part:
         results["growth"] = growth.growth()
         print("\n" + growth.growth_table(results["growth"]) + "\n")
+    if "endurance" in arguments.part:
+        print(f"measuring: {endurance.EPOCHS:,} epochs", flush=True)
+        results["endurance"] = endurance.endurance()
+        print("\n" + endurance.endurance_table(results["endurance"]) + "\n")
     arguments.json.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
     print(f"results  {arguments.json}")
 
