@@ -101,7 +101,8 @@ class SceneClassifier(pl.LightningModule):
         """Probability of each label for an audio file of any sample rate, channels and length.
 
         A long file is cut into windows of the training length, the last one aligned with the end, and their
-        probabilities are averaged. A short file is repeated.
+        probabilities are averaged. A short file is repeated. Several threads may classify with one model in eval mode,
+        as `load_from_checkpoint` leaves it; while a thread trains it, classify with a copy.
 
         Args:
             path: the audio file.
@@ -122,9 +123,11 @@ class SceneClassifier(pl.LightningModule):
     def probabilities(self, waves: np.ndarray) -> np.ndarray:
         """Probabilities (batch, n_classes) of waves (batch, samples), without changing the classifier's mode."""
         training = self.training
-        self.eval()  # no dropout, and no update of batch norm's statistics
+        if training:
+            self.eval()  # no dropout, and no update of batch norm's statistics
         logits = self(torch.from_numpy(waves).to(self.device))
-        self.train(training)
+        if training:
+            self.train()
         return logits.softmax(-1).cpu().numpy()
 
     def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> list[Tensor]:

@@ -2,6 +2,8 @@
 
 import io
 import math
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +249,29 @@ def test_overlapping_windows_are_averaged(tmp_path):
     assert list(model.classify(tmp_path / "long.wav", hop=1).values()) == pytest.approx(expected.tolist(), abs=1e-5)
     with pytest.raises(InputError, match="invalid hop=0"):
         model.classify(tmp_path / "long.wav", hop=0)
+
+
+def test_several_threads_may_classify_at_once(model, tmp_path):
+    files = [sound(tmp_path / f"{seconds}.wav", seconds) for seconds in (1, 2, 3, 4)]
+    alone = [model.classify(file) for file in files]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(model.classify, files * 5)) == alone * 5
+    assert not model.training
+
+
+def test_a_long_file_is_heard_in_little_memory(model, tmp_path):
+    """An hour: 230 MB as float32."""
+    file = tmp_path / "hour.wav"
+    soundfile.write(file, np.zeros(1), RATE)
+    with open(file, "r+b") as sparse:  # silence that takes no disk
+        size = 2 * 3600 * RATE
+        sparse.truncate(44 + size)
+        for position, value in ((4, 36 + size), (40, size)):  # of the chunks RIFF and data
+            sparse.seek(position)
+            sparse.write(value.to_bytes(4, "little"))
+    tracemalloc.start()
+    scores = model.classify(file, hop=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(scores.values()) == pytest.approx(1)
+    assert peak < 20e6
