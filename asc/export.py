@@ -25,7 +25,7 @@ from asc.files import written_whole
 from asc.frontend import TINY, Frontend, Spectrogram
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 from asc.onnx_predictor import FRONTEND
-from asc.rewrite.fold import ConstantPad, fold_checked
+from asc.rewrite.fold import ConstantPad, Shift, fold_checked
 from asc.rewrite.graph import INPUT, Add, LayerGraph
 from asc.rewrite.quantize import AddReLU
 
@@ -54,7 +54,7 @@ class Graph:
         """Store the values that are not zero, and a bit for each value; the runtime unpacks them when it loads."""
         self.has_packed = True
         bits = np.packbits(array != 0)[:, None]
-        parts = (bits, array[array != 0], np.array(array.shape), np.zeros(1, array.dtype))
+        parts = (bits, np.insert(array[array != 0], 0, 0), np.array(array.shape))
         return self.node("Unpack", *map(self.stored, parts), domain=DOMAIN)
 
     def stored(self, array: np.ndarray) -> str:
@@ -76,25 +76,29 @@ class Graph:
 
 
 def unpack() -> onnx.FunctionProto:
-    """The function that makes a dense array of the bits (bytes, 1), the values, the shape and a zero."""
+    """The function that makes a dense array of the bits (bytes, 1), a zero and the other values, and the shape.
+
+    The number of bits up to a value that is not zero is its place. ONNX Runtime computes all of it when it loads the
+    file, which it would not do for NonZero.
+    """
     body = """
         shifts = Constant <value = uint8[1,8] {7,6,5,4,3,2,1,0}> ()
         two = Constant <value = uint8[1] {2}> ()
         all = Constant <value = int64[1] {-1}> ()
         first = Constant <value = int64[1] {0}> ()
+        axis = Constant <value = int64 {0}> ()
         shifted = BitShift <direction = "RIGHT"> (mask, shifts)
         bits = Mod (shifted, two)
         flat = Reshape (bits, all)
-        found = NonZero (flat)
-        places = Transpose (found)
-        length = Shape (flat)
-        zeros = Expand (zero, length)
-        filled = ScatterND (zeros, places, values)
+        ones = Cast <to = 7> (flat)
+        sums = CumSum (ones, axis)
+        places = Mul (sums, ones)
+        found = Gather (values, places)
         count = ReduceProd (shape)
-        cut = Slice (filled, first, count)
+        cut = Slice (found, first, count)
         y = Reshape (cut, shape)
     """
-    header = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> Unpack (mask, values, shape, zero) => (y)'
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> Unpack (mask, values, shape) => (y)'
     return onnx.parser.parse_function(f"{header} {{ {body} }}")
 
 
@@ -103,6 +107,8 @@ def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int], *others: str
     if isinstance(layer, ConstantPad):
         pads = np.array([0, 0, layer.height, layer.width] * 2)
         graph.then("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
+    elif isinstance(layer, Shift):
+        graph.then("Add", graph.constant(layer.shift))
     elif isinstance(layer, nn.Conv2d):
         graph.then("Conv", *float_weights(graph, layer), **convolution(layer))
     elif isinstance(layer, nn.Linear):

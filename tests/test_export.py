@@ -25,6 +25,15 @@ def probabilities(model, x) -> np.ndarray:
         return (model.net(x) if x.ndim == 4 else model(x)).softmax(-1).numpy()
 
 
+def optimized(path) -> list[str]:
+    """The operations that ONNX Runtime computes for each clip, beyond those of this processor's own layouts."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path.with_suffix(".optimized"))
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+
+
 @pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])
 @pytest.mark.parametrize("net", [*NETS.values(), {"one_input_norm": True}, {"filters": [5, 7, 9, 11]}])
 def test_onnx_runtime_computes_the_float_network(net, prune, tmp_path):
@@ -81,10 +90,7 @@ def test_the_8_bit_file_holds_integers_and_runs_on_them(tmp_path):
     assert sum(array.size for array in arrays if array.dtype == np.float32) < 2 * 484 + 20  # scales
     assert path.stat().st_size <= 72 * 1024
 
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    kinds = optimized(path)
     assert kinds.count("QLinearConv") == 4
     assert "Conv" not in kinds
 
@@ -101,6 +107,14 @@ def test_a_pruned_file_is_smaller_in_proportion(stage, tmp_path):
     zeros = values[0].nonzero_parameters - values[1].nonzero_parameters
     saved = zeros * width - values[1].parameters / 8
     assert sizes[0] - sizes[1] == pytest.approx(saved, abs=2500)  # the rest: names, and how to unpack
+
+
+def test_a_pruned_file_is_unpacked_once_when_it_is_loaded(tmp_path):
+    kinds = [
+        optimized(export(model, tmp_path / f"{number}.onnx"))
+        for number, model in enumerate((classifier(), prune_at_once(classifier(), amount=0.5)))
+    ]
+    assert kinds[0] == kinds[1]
 
 
 def test_a_network_without_half_of_its_filters_is_smaller_too(tmp_path):

@@ -6,7 +6,7 @@ from classifiers import classifier, lived_in
 from torch import nn
 
 from asc.nets import Dcase2020Baseline, PhamCNN
-from asc.rewrite.fold import fold, unfoldable_norms
+from asc.rewrite.fold import Shift, fold, unfoldable_norms
 
 NETS = {
     "table_2": (lambda: PhamCNN(3), (128, 120)),
@@ -16,10 +16,11 @@ NETS = {
 }
 
 
+@pytest.mark.parametrize("maps", [True, False], ids=["maps", "shifts"])
 @pytest.mark.parametrize(("make", "shape"), NETS.values(), ids=NETS)
-def test_folding_changes_no_logit(make, shape):
+def test_folding_changes_no_logit(make, shape, maps):
     net = lived_in(make()).double()
-    folded = fold(net, unfoldable_norms(net))
+    folded = fold(net, unfoldable_norms(net), constant_maps=maps)
     assert not any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in folded.modules())
     x = torch.randn(3, 1, *shape, dtype=torch.double)
     x[0] = 0
@@ -32,6 +33,14 @@ def test_only_one_map_is_added_and_only_where_a_convolution_pads():
     after = [layer for layer in fold(net, []) if isinstance(layer, nn.Conv2d)]
     assert [layer.out_channels - old.out_channels for layer, old in zip(after, before, strict=True)] == [1, 0, 0, 0]
     assert sum(p.numel() for p in fold(net, []).parameters()) == 60_931 + (9 + 1) + 64 * 9
+
+
+def test_floats_need_no_further_map_but_a_shift_of_pooled_ones():
+    folded = fold(lived_in(PhamCNN(3)), [], constant_maps=False)
+    assert sum(p.numel() for p in folded.parameters()) == 60_931
+    assert [type(folded[position - 1]) for position, layer in enumerate(folded) if isinstance(layer, Shift)] == [
+        nn.MaxPool2d
+    ]
 
 
 def test_the_network_itself_stays_as_it_is():
@@ -72,7 +81,8 @@ def test_an_input_norm_of_factor_0_stays():
     torch.testing.assert_close(fold(net, [0])(x), net(x), rtol=1e-9, atol=1e-9)
 
 
-def test_a_negative_factor_behind_pooling_is_no_obstacle():
+@pytest.mark.parametrize("maps", [True, False], ids=["maps", "shifts"])
+def test_a_negative_factor_behind_pooling_is_no_obstacle(maps):
     net = lived_in(PhamCNN(3)).double()
     with torch.no_grad():
         net.blocks[1][0].weight[:5] = -1.0
@@ -80,7 +90,7 @@ def test_a_negative_factor_behind_pooling_is_no_obstacle():
         net.blocks[0][3].weight[3] = 0.0  # a dead channel
     assert unfoldable_norms(net) == []
     x = torch.randn(2, 1, 40, 50, dtype=torch.double)
-    torch.testing.assert_close(fold(net, [])(x), net(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fold(net, [], constant_maps=maps)(x), net(x), rtol=1e-9, atol=1e-9)
 
 
 def test_zeros_of_the_kernels_stay_zeros():

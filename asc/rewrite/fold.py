@@ -12,10 +12,11 @@ and folding moves every scale back into the convolution before and every shift f
   back and the sign forward, which is exact as long as no max pooling stands between. Averages commute with any scale.
 - A shift commutes with pooling: max(x + t) = max(x) + t. A convolution is linear, so W * (x + t) = W * x + W * t,
   and where it does not pad, W * t is one number for each of its filters, the sum over its kernel of W t: a bias.
-- Where it pads with zeros, W * t is smaller at the borders, where part of the kernel sees zeros rather than t. Instead
-  of a bias, the convolution before gets one more filter, of weights 0 and a constant bias c > 0: a map that is c
-  everywhere (ReLU and pooling leave it so) and 0 where the next one pads, just what t is. Its kernel W t / c then adds
-  W * t exactly, borders included.
+- Where it pads with zeros, W * t is smaller at the borders, where part of the kernel sees zeros rather than t. Floats
+  have t added behind the pooling, where maps are small. 8-bit integers have one grid for all channels, on which the
+  sums would be coarser. There the convolution before gets one more filter, of weights 0 and a constant bias c > 0: a
+  map that is c everywhere (ReLU and pooling leave it so) and 0 where the next one pads, just what t is. Its kernel
+  W t / c then adds W * t exactly, borders included.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,24 @@ class ConstantPad(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 1, bins, frames) -> (batch, 1, bins + 2 height, frames + 2 width)."""
         return F.pad(x - self.value, (self.width, self.width, self.height, self.height)) + self.value
+
+
+class Shift(nn.Module):
+    """Add a number to each map.
+
+    Args:
+        shift: the numbers, shape (channels,).
+    """
+
+    shift: Tensor
+
+    def __init__(self, shift: Tensor):
+        super().__init__()
+        self.register_buffer("shift", shift.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, bins, frames), as given."""
+        return x + self.shift
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -129,11 +148,12 @@ def may_commute(layer: nn.Module) -> bool:
     return isinstance(layer, COMMUTING)
 
 
-def fold(net: nn.Module, unfoldable: Sequence[int]) -> LayerGraph:
+def fold(net: nn.Module, unfoldable: Sequence[int], constant_maps: bool = True) -> LayerGraph:
     """The layers of `net` for inference, without dropout and without the batch norms but those at `unfoldable`.
 
-    The result computes what `net.eval()` does, to rounding. Its structure depends on `unfoldable` alone, not on the
-    weights, so that a checkpoint of the result fits a network that was folded anew.
+    Where a shift meets padding there is a constant map, for 8 bits, or a `Shift`. The result computes what `net.eval()`
+    does, to rounding. Its structure depends on `unfoldable` alone, not on the weights, so that a checkpoint of the
+    result fits a network that was folded anew.
     """
     graph, folded = copied_graph(net), LayerGraph()
     places = {INPUT: INPUT}  # position in `graph` -> position in `folded`
@@ -149,7 +169,7 @@ def fold(net: nn.Module, unfoldable: Sequence[int]) -> LayerGraph:
                 pending[position] = chained(pending.get(before), scale_and_shift(layer))
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             if before in pending:
-                place = absorb(*pending[before], folded, place, layer)
+                place = absorb(*pending[before], folded, place, layer, constant_maps)
             place = folded.add(layer, place)
         else:
             if before in pending:
@@ -161,8 +181,8 @@ def fold(net: nn.Module, unfoldable: Sequence[int]) -> LayerGraph:
 
 
 def fold_checked(net: nn.Module, features: Tensor) -> LayerGraph:
-    """`net` folded as far as it can be, and compared with it on random features, shaped as `features`."""
-    folded = fold(net, unfoldable_norms(net))
+    """`net` in floats, folded as far as it can be, and compared with it on random features, shaped as `features`."""
+    folded = fold(net, unfoldable_norms(net), constant_maps=False)
     check_same(folded, net, features)
     return folded
 
@@ -176,11 +196,18 @@ def chained(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor]) 
 
 
 @torch.no_grad()
-def absorb(scale: Tensor, shift: Tensor, folded: LayerGraph, place: int, layer: nn.Conv2d | nn.Linear) -> int:
+def absorb(
+    scale: Tensor,
+    shift: Tensor,
+    folded: LayerGraph,
+    place: int,
+    layer: nn.Conv2d | nn.Linear,
+    constant_maps: bool,
+) -> int:
     """Make `layer` compute from x what it computed from scale * x + shift, x the output at `place` of `folded`.
 
-    Edits `layer`, and in `folded` the nearest convolution before; without one, may append a `ConstantPad`. Returns the
-    place whose output `layer` takes.
+    Edits `layer`, and in `folded` the nearest convolution before; may append a `ConstantPad`, where there is none, or a
+    `Shift`. Returns the place whose output `layer` takes.
 
     scale, shift (n_in,); layer.weight (n_out, n_in, height, width), or (n_out, n_in * values a map) of a dense layer.
     """
@@ -189,7 +216,7 @@ def absorb(scale: Tensor, shift: Tensor, folded: LayerGraph, place: int, layer: 
     if source is not None:  # |scale| back: there it lies before the 8-bit grid, which all channels share
         source.weight.mul_(scale.abs().view(-1, 1, 1, 1))
         source.bias.mul_(scale.abs())  # type: ignore[union-attr]
-        scale = scale.sign()
+        scale = torch.where(scale < 0, -1.0, 1.0).to(scale)  # of a scale of 0, x is 0 now
     elif padding:  # at the input: zeros of (scale x + shift) are x = -shift / scale
         place = folded.add(ConstantPad(int(padding[0]), int(padding[1]), -shift / scale), place)
         layer.padding = (0, 0)
@@ -197,8 +224,10 @@ def absorb(scale: Tensor, shift: Tensor, folded: LayerGraph, place: int, layer: 
     scale, shift = (value.repeat_interleave(repeats) for value in (scale, shift))
     shift_kernels = torch.einsum("oc...,c->o...", layer.weight, shift)  # W t: (n_out, height, width), or (n_out,)
     layer.weight.mul_(scale.view(1, -1, *[1] * (layer.weight.ndim - 2)))
-    if source is not None and padding:
+    if source is not None and padding and constant_maps:
         add_constant_map(source, layer, shift_kernels)  # type: ignore[arg-type]
+    elif source is not None and padding:
+        place = folded.add(Shift(scale * shift), place)  # W s (x + s t) = W (s x + t), since s is 1 or -1
     else:
         layer.bias.add_(shift_kernels.reshape(len(shift_kernels), -1).sum(1))  # type: ignore[union-attr]
     return place
