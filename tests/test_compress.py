@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from tiny import PLAIN, RATE, SECONDS, ctrl_c
 from torch import nn
 from torch.ao.nn import quantized as nnq
 
-from asc import SceneClassifier, export
+from asc import SceneClassifier
 from asc.data import SceneData
 from asc.loading import read_checkpoint
 
@@ -362,11 +361,10 @@ def test_a_training_is_refused_in_the_directory_of_a_compressed_network(pruned, 
     assert {path: digest(path) for path in before} == before
 
 
-def test_the_export_command_writes_a_file_that_takes_a_wave(quantized, tmp_path, monkeypatch, capsys):
+def test_the_export_command_writes_a_file_that_takes_a_wave(quantized, tmp_path, capsys):
     path = tmp_path / "wave.onnx"
     words = [str(quantized[0] / "int8.ckpt"), "--frontend", "--output", str(path)]
-    monkeypatch.setattr(sys, "argv", ["export", *words])
-    export.main()
+    assert call(*words, script="asc.export") is None
     assert f"{path.stat().st_size:,} bytes" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [entry.name for entry in session.get_inputs()] == ["wave"]

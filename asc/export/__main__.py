@@ -1,0 +1,34 @@
+"""The command line: python -m asc.export CHECKPOINT [--frontend] [--output FILE]."""
+
+import argparse
+from pathlib import Path
+
+from asc.classifier import SceneClassifier
+from asc.cli import exit_on_input_error, silence_libraries
+from asc.errors import InputError
+from asc.export import export
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asc.export", description="Write a checkpoint's classifier as ONNX."
+    )
+    parser.add_argument("checkpoint", type=Path, help="best.ckpt, pruned.ckpt or int8.ckpt of a run")
+    parser.add_argument("--frontend", action="store_true", help="take a waveform instead of features")
+    parser.add_argument("--output", type=Path, help="the file; beside the checkpoint where it is not given")
+    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    arguments = parser.parse_args()
+    silence_libraries()
+    with exit_on_input_error():
+        name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
+        path = arguments.output or arguments.checkpoint.with_name(name)
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"--output={path} cannot be written: give a file in a directory that is there")
+        model = SceneClassifier.load_from_checkpoint(arguments.checkpoint, trusted=arguments.trusted)
+        export(model, path, arguments.frontend)
+        print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

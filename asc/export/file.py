@@ -1,0 +1,124 @@
+"""A classifier, its frontend or both as an ONNX file."""
+
+import json
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from asc.classifier import SceneClassifier
+from asc.errors import InputError, WriteError
+from asc.export.floats import add_float
+from asc.export.frontend import add_frontend
+from asc.export.graph import DOMAIN, OPSET, Graph, unpack
+from asc.export.integers import Grid, Sums, add_integer
+from asc.files import written_whole
+from asc.onnx_predictor import FRONTEND
+from asc.rewrite.fold import fold_checked
+from asc.rewrite.graph import INPUT, LayerGraph
+
+
+def add_net(graph: Graph, model: SceneClassifier) -> None:
+    """Add the network, from features (batch, 1, n_bins, frames) to probabilities (batch, n_classes)."""
+    features = model.example_features().cpu()
+    is_int8 = model.stage == "int8"
+    layers = model.net if is_int8 else fold_checked(model.net, features).cpu()
+    assert isinstance(layers, LayerGraph)
+    names, values, grids = {INPUT: graph.x}, {INPUT: features}, dict[int, Grid | Sums | None]({INPUT: None})
+    with torch.inference_mode():
+        for position, (layer, inputs) in enumerate(zip(layers, layers.inputs, strict=True)):
+            first, *others = inputs
+            graph.x, shape, other_names = names[first], values[first].shape, [names[other] for other in others]
+            if is_int8:
+                pooled = is_pooled(layers, position)
+                grids[position] = add_integer(graph, layer, shape, grids[first], *other_names, is_pooled=pooled)
+            else:
+                add_float(graph, layer, shape, *other_names)
+            names[position] = graph.x
+            values[position] = layer(*(values[source] for source in inputs))
+    graph.then("Softmax", axis=1)
+
+
+def is_pooled(layers: LayerGraph, position: int) -> bool:
+    """Whether nothing but max pooling takes the output of a layer."""
+    users = layers.users(position)
+    while len(users) == 1 and isinstance(layers[users[0]], nn.Identity):
+        users = layers.users(users[0])
+    return len(users) == 1 and isinstance(layers[users[0]], nn.MaxPool2d)
+
+
+def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> Path:
+    """Write a classifier as ONNX; any batch size, clips of the training length, probabilities in the labels' order.
+
+    Args:
+        model: of stage float, pruned or int8.
+        path: of the file.
+        with_frontend: take a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
+
+    Raises:
+        InputError: the network is in quantization-aware training, or not a graph of layers that ONNX gets here; or the
+            file cannot be written.
+    """
+    if model.stage == "qat":
+        raise InputError("a checkpoint of stage qat is half quantized: export int8.ckpt of the same run")
+    graph = Graph("wave" if with_frontend else "features")
+    if with_frontend:
+        add_frontend(graph, model.frontend)
+    add_net(graph, model)
+    shape = [model.clip_samples] if with_frontend else list(model.example_features().shape[1:])
+    return write(graph, shape, "probabilities", [len(model.labels)], model, path)
+
+
+def export_frontend(model: SceneClassifier, path: Path) -> Path:
+    """Write a classifier's frontend as ONNX, from wave (batch, samples) to features (batch, 1, n_bins, frames).
+
+    Raises:
+        InputError: the frontend is trainable or not of `asc.frontend.Spectrogram`; or the file cannot be written.
+    """
+    graph = Graph("wave")
+    add_frontend(graph, model.frontend)
+    return write(graph, [model.clip_samples], "features", list(model.example_features().shape[1:]), model, path)
+
+
+def write(graph: Graph, source: list[int], result: str, target: list[int], model: SceneClassifier, path: Path) -> Path:
+    """Write a graph whose value `result`, each of shape `target`, comes from inputs of shape `source`."""
+    graph.nodes[-1].output[0] = result
+    graph.remove_unused()
+    inputs, outputs = (
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", *shape])]
+        for value, shape in ((graph.source, source), (result, target))
+    )
+    opsets = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid(DOMAIN, 1)] * graph.has_packed
+    functions = [unpack()] * graph.has_packed
+    net = helper.make_graph(graph.nodes, "asc", inputs, outputs, list(graph.constants.values()))
+    proto = helper.make_model(net, opset_imports=opsets, functions=functions, ir_version=8)
+    facts = {
+        "labels": model.labels,
+        "sample_rate": model.sample_rate,
+        "clip_samples": model.clip_samples,
+        "min_samples": model.min_samples,
+        "channel": model.channel,
+    }
+    helper.set_model_props(proto, {fact: json.dumps(value) for fact, value in facts.items()})
+    onnx.checker.check_model(proto)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return path
+
+
+def export_or_checkpoint(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
+    """What a device would load: model.onnx, or the checkpoint of a network that has no such file.
+
+    Beside it lies frontend.onnx, unless there is none for this frontend; both are written here.
+    """
+    file = checkpoint
+    for part, name in ((export_frontend, FRONTEND), (export, "model.onnx")):
+        try:
+            file = part(model, directory / name)
+        except WriteError:
+            raise
+        except InputError:  # no ONNX form
+            file = checkpoint
+    return file

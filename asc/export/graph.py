@@ -1,0 +1,89 @@
+"""An ONNX graph under construction, and how it stores arrays with many zeros."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from torch import Tensor
+
+OPSET = 17  # the first with STFT
+DOMAIN = "asc"
+
+
+class Graph:
+    """Nodes and constants of an ONNX graph; `source` names its input, `x` the value that the next node takes."""
+
+    def __init__(self, x: str):
+        self.x = self.source = x
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[bytes, onnx.TensorProto] = {}
+        self.has_packed = False
+
+    def constant(self, array: np.ndarray | np.generic | Tensor) -> str:
+        """Store an array, packed where that is smaller, and return its name."""
+        array = np.asarray(array)
+        packed_bytes = np.count_nonzero(array) * array.itemsize + array.size / 8 + 200  # 200 for the node
+        if packed_bytes < array.nbytes:
+            return self.packed(array)
+        return self.stored(array)
+
+    def packed(self, array: np.ndarray) -> str:
+        """Store the values that are not zero, and a bit for each value; the runtime unpacks them when it loads."""
+        self.has_packed = True
+        bits = np.packbits(array != 0)[:, None]
+        parts = (bits, np.insert(array[array != 0], 0, 0), np.array(array.shape))
+        return self.node("Unpack", *map(self.stored, parts), domain=DOMAIN)
+
+    def stored(self, array: np.ndarray) -> str:
+        """Store an array as it is, equal ones once."""
+        proto = numpy_helper.from_array(array)
+        stored = self.constants.setdefault(proto.SerializeToString(), proto)
+        stored.name = stored.name or f"c{len(self.constants)}"
+        return stored.name
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node and return the name of its value."""
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def remove_unused(self) -> None:
+        """Remove the nodes whose value no later one takes; the last one's is the result."""
+        taken = set(self.nodes[-1].output)
+        for node in reversed(list(self.nodes)):
+            if taken.isdisjoint(node.output):
+                self.nodes.remove(node)
+            else:
+                taken.update(node.input)
+
+    def then(self, kind: str, *others: str, **attributes: Any) -> None:
+        """Add a node that goes on from the newest value."""
+        self.x = self.node(kind, self.x, *others, **attributes)
+
+
+def unpack() -> onnx.FunctionProto:
+    """The function that makes a dense array of the bits (bytes, 1), a zero and the other values, and the shape.
+
+    The number of bits up to a value that is not zero is its place. ONNX Runtime computes all of it when it loads the
+    file, which it would not do for NonZero.
+    """
+    body = """
+        shifts = Constant <value = uint8[1,8] {7,6,5,4,3,2,1,0}> ()
+        two = Constant <value = uint8[1] {2}> ()
+        all = Constant <value = int64[1] {-1}> ()
+        first = Constant <value = int64[1] {0}> ()
+        axis = Constant <value = int64 {0}> ()
+        shifted = BitShift <direction = "RIGHT"> (mask, shifts)
+        bits = Mod (shifted, two)
+        flat = Reshape (bits, all)
+        ones = Cast <to = 7> (flat)
+        sums = CumSum (ones, axis)
+        places = Mul (sums, ones)
+        found = Gather (values, places)
+        count = ReduceProd (shape)
+        cut = Slice (found, first, count)
+        y = Reshape (cut, shape)
+    """
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]> Unpack (mask, values, shape) => (y)'
+    return onnx.parser.parse_function(f"{header} {{ {body} }}")
