@@ -6,7 +6,8 @@ from classifiers import classifier, lived_in
 from torch import nn
 
 from asc.nets import Dcase2020Baseline, PhamCNN
-from asc.rewrite.fold import Shift, fold, unfoldable_norms
+from asc.nets.pool import MaxPoolOverTime
+from asc.rewrite.fold import Shift, fold, fold_checked, unfoldable_norms
 
 NETS = {
     "table_2": (lambda: PhamCNN(3), (128, 120)),
@@ -41,6 +42,15 @@ def test_floats_need_no_further_map_but_a_shift_of_pooled_ones():
     assert [type(folded[position - 1]) for position, layer in enumerate(folded) if isinstance(layer, Shift)] == [
         nn.MaxPool2d
     ]
+
+
+def test_pooled_first_relu_has_fewer_values_to_rectify():
+    net = lived_in(PhamCNN(3))
+    x = torch.randn(2, 1, 128, 120)
+    folded = fold_checked(net, x[:1])
+    kinds = [type(layer).__name__ for layer in folded if isinstance(layer, nn.ReLU | nn.MaxPool2d | MaxPoolOverTime)]
+    assert kinds == [*["MaxPool2d", "ReLU"] * 3, "MaxPoolOverTime", "ReLU"]
+    torch.testing.assert_close(folded.eval()(x), net(x), rtol=1e-4, atol=1e-4)
 
 
 def test_the_network_itself_stays_as_it_is():
