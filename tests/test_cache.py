@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +23,7 @@ from tiny import PLAIN, RATE, SECONDS
 
 from asc import InputError
 from asc.data import SceneData
-from asc.data.cache import LIBRARIES, cache_path
+from asc.data.cache import LIBRARIES, CacheFile, cache_path
 from asc.frontend import Frontend, Spectrogram
 
 CPU = torch.device("cpu")
@@ -214,7 +216,7 @@ def test_a_build_goes_on_from_whatever_was_left(root, folder, left):
         "half the header": (header // 2, 0),
         "the header": (header, 0),
         "half a row": (header + row // 2, 0),
-        "9.5 rows": (header + 9 * row + row // 2, 9),
+        "9.5 rows": (header + 9 * row + row // 2, 8),  # two blocks of four
         "all rows": (len(whole), CLIPS),  # killed between the last row and the file's name
     }[left]
     file.rename(file.with_suffix(".part"))
@@ -237,34 +239,127 @@ def test_a_clip_that_cannot_be_read_leaves_no_features(root, folder):
 # Several processes
 
 
-def test_processes_that_build_at_once_compute_each_clip_once(root, folder, tmp_path, capfd):
-    whole = build(root, tmp_path / "whole")
-    together, computed = FORK.Barrier(3), FORK.SimpleQueue()
+def together(processes: int, work: Callable[[int, Watched], object]) -> tuple[list[int], list[str]]:
+    """The clips that each of some processes has computed which do the same work at the same time, and their errors.
 
-    def build_too() -> None:
-        frontend = Watched(pause=0.05)
-        together.wait()
-        build(root, folder, frontend)
-        computed.put(frontend.clips)
+    Args:
+        work: gets the number of its process, and a frontend that counts the clips.
+    """
+    ready, told = FORK.Barrier(processes), FORK.SimpleQueue()
 
-    processes = [beside(build_too) for _ in range(3)]
-    assert sorted(computed.get() for _ in processes) == [0, 0, CLIPS]
-    for process in processes:
+    def work_at_once(number: int) -> None:
+        frontend, error = Watched(pause=0.15), ""
+        ready.wait()
+        try:
+            work(number, frontend)
+        except InputError as invalid:
+            error = str(invalid)
+        told.put((number, frontend.clips, error))
+
+    started = [beside(partial(work_at_once, number)) for number in range(processes)]
+    ends = sorted(told.get() for _ in started)
+    for process in started:
         process.join()
-    assert f"waiting for another process that writes {folder / whole.name}" in capfd.readouterr().err
-    assert (folder / whole.name).read_bytes() == whole.read_bytes()
-    assert names(folder) == names(tmp_path / "whole")  # no .part and no .lock
+    return [clips for _, clips, _ in ends], [error for _, _, error in ends]
 
 
-def test_when_the_process_that_builds_is_killed_one_that_waits_goes_on(root, folder, tmp_path):
+def test_processes_that_build_at_once_share_the_clips(root, folder, tmp_path):
     whole = build(root, tmp_path / "whole")
-    killed = beside(lambda: build(root, folder, Watched(left=12, pause=0.05)))
+    computed, _ = together(3, lambda _, frontend: build(root, folder, frontend))
+    assert sum(computed) == CLIPS
+    assert min(computed) > 0
+    assert (folder / whole.name).read_bytes() == whole.read_bytes()
+    assert names(folder) == names(tmp_path / "whole")  # no .part
+
+
+@pytest.mark.parametrize("left", [0, 8, 16])
+def test_what_a_killed_process_had_in_hand_is_computed_by_one_that_came_later(root, folder, tmp_path, left):
+    whole = build(root, tmp_path / "whole")
+    killed = beside(lambda: build(root, folder, Watched(left, pause=0.05)))
     while not list(folder.glob("*.part")):
         time.sleep(0.001)
-    frontend = Watched()
+    frontend = Watched(pause=0.05)
     assert build(root, folder, frontend).read_bytes() == whole.read_bytes()
     killed.join()
-    assert frontend.clips == CLIPS - 12
+    assert killed.exitcode == -signal.SIGKILL
+    assert frontend.clips == CLIPS - left
+    assert names(folder) == names(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_process_that_waits_for_one_that_is_killed_does_its_part(root, folder, tmp_path, workers, capfd):
+    """Also if the processes that decode for it live a while longer."""
+    whole = build(root, tmp_path / "whole")
+    build(root, folder).unlink()  # but for the lengths of the clips
+
+    def stall() -> None:
+        data = scenes(root, folder)
+        data.num_workers = workers
+        cached(data, Watched(pause=60))
+
+    stalled = beside(stall)
+    while not list(folder.glob("*.part")):
+        time.sleep(0.001)
+    time.sleep(0.5)  # it has claimed a block, or four
+    waiting = beside(lambda: build(root, folder))
+    while f"waiting for another process that writes {folder / whole.name}" not in capfd.readouterr().err:
+        time.sleep(0.01)
+    assert not features_in(folder)
+    stalled.kill()
+    waiting.join(3)
+    assert waiting.exitcode == 0
+    assert (folder / whole.name).read_bytes() == whole.read_bytes()
+
+
+def test_files_that_processes_finish_at_the_same_time_are_written_once(folder):
+    """Small ones, so that they meet in the moments at which a file is begun and gets its name."""
+    files, rows, processes = 40, 9, 4
+    expected = np.arange(rows, dtype=np.float64)[:, None] + np.arange(3)
+    ready = FORK.Barrier(processes)
+
+    def write_all(number: int, count: Watched) -> None:
+        def compute(blocks: Iterable[range]) -> Iterator[tuple[range, np.ndarray]]:
+            for block in blocks:
+                count.clips += len(block)
+                yield block, expected[block.start : block.stop]
+
+        delay = random.Random(number)
+        for name in range(files):
+            file = CacheFile(folder / f"{name}.npy", rows, (3,), np.float64)
+            ready.wait()
+            time.sleep(delay.random() / 1000)
+            file.write(compute)
+            np.testing.assert_array_equal(file.load(), expected)
+
+    computed, _ = together(processes, write_all)
+    assert sum(computed) == files * rows
+    assert names(folder) == sorted(f"{name}.npy" for name in range(files))
+    assert len({path.read_bytes() for path in folder.iterdir()}) == 1
+
+
+def test_a_clip_that_cannot_be_read_soon_ends_every_process_with_its_sentence(root, folder):
+    samples = np.full(RATE * SECONDS, np.nan, np.float32)
+    soundfile.write(sounds(root)[1], samples, RATE, subtype="FLOAT")
+    computed, errors = together(2, lambda _, frontend: build(root, folder, frontend))
+    assert errors[0] == errors[1]
+    assert errors[0].startswith(f"{sounds(root)[1]} holds samples that are not finite")
+    assert sum(computed) < CLIPS / 2, "one tries again what the other has left, before it computes all others"
+    assert not features_in(folder)
+    assert not list(folder.glob("*.part"))
+
+
+def test_where_a_process_has_no_room_the_others_go_on(root, folder, tmp_path):
+    whole = build(root, tmp_path / "whole")
+
+    def build_too(number: int, frontend: Watched) -> None:
+        with full_disk(100_000) if number else nullcontext():
+            build(root, folder, frontend)
+
+    computed, errors = together(2, build_too)
+    assert errors[0] == ""
+    assert errors[1].startswith(f"data.cache_dir={folder} cannot be written (File too large")
+    assert computed[0] > 0
+    assert (folder / whole.name).read_bytes() == whole.read_bytes()
     assert names(folder) == names(tmp_path / "whole")
 
 
@@ -363,15 +458,16 @@ def test_an_interrupted_build_does_not_go_on_from_damage(root, folder, how):
     assert file.read_bytes() == whole
 
 
-def test_only_what_lies_behind_the_damage_is_computed_again(root, folder):
+def test_only_damaged_blocks_are_computed_again(root, folder):
     file = build(root, folder)
     whole, row = file.read_bytes(), np.load(file, mmap_mode="r").itemsize
     spoiled = bytearray(whole)
-    spoiled[-5 * row] ^= 1  # in the fifth row from behind
+    spoiled[-5 * row] ^= 1  # in the fifth row from behind, and in the tenth: both in blocks of four
+    spoiled[-10 * row] ^= 1
     file.write_bytes(spoiled)
     frontend = Watched()
     assert build(root, folder, frontend).read_bytes() == whole
-    assert frontend.clips == 5
+    assert frontend.clips == 8
 
 
 def test_a_directory_with_files_in_the_way_is_named(root, folder):

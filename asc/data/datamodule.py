@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -238,9 +238,8 @@ class SceneData(LightningDataModule):
             )
         clips = self.cached_clips()
 
-        def waves(start: int) -> Iterator[Tensor]:
-            sampler = BatchSampler(len(clips) - start, size=4)  # small: waveforms pass through shared memory
-            return (wave for wave, _ in self._loader(self._wave_dataset(clips[start:]), sampler))
+        def waves(blocks: Iterable[range]) -> Iterator[Tensor]:
+            return (wave for wave, _ in self._loader(self._wave_dataset(clips), map(list, blocks), cache.BLOCK))
 
         path = self.cache_path(settings, frontend)
         self.features = cache.write_features(path, frontend, waves, len(clips), self.clip_samples, device)
@@ -273,7 +272,8 @@ class SceneData(LightningDataModule):
         dataset, seed = self.dataset(split), self.seed if shuffle else None
         trainer = None if whole else self.trainer
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        return self._loader(dataset, BatchSampler(len(dataset), self.batch_size, seed, processes, rank, start))
+        batches = BatchSampler(len(dataset), self.batch_size, seed, processes, rank, start)
+        return self._loader(dataset, batches, self.batch_size)
 
     def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:
         """Batches of unstandardized features of the training list, held-out clips included."""
@@ -282,13 +282,13 @@ class SceneData(LightningDataModule):
             with torch.no_grad():
                 yield x if x.ndim == 4 else frontend.spectrogram(x.to(device))
 
-    def _loader(self, dataset: WaveDataset | FeatureDataset, batches: BatchSampler) -> DataLoader:
+    def _loader(self, dataset: WaveDataset | FeatureDataset, batches: Iterable[list[int]], size: int) -> DataLoader:
         on_gpu = isinstance(dataset, FeatureDataset) and isinstance(dataset.features, Tensor)
         to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
         # indexing cached features is faster than getting them from a worker, unless a GPU computes meanwhile
         workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
         # a worker that finds no room hangs; Docker gives 64 MB. Half of it, since another loader may be waiting
-        room = shared_memory() / 2 / (PREFETCH * batches.size * dataset.clip_bytes)
+        room = shared_memory() / 2 / (PREFETCH * size * dataset.clip_bytes)
         workers = int(min(workers, room))
         return DataLoader(
             dataset,
