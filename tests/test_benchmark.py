@@ -15,6 +15,7 @@ from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, contest
 from asc.benchmark.endurance import Gauge
+from asc.benchmark.costs import costs
 from asc.benchmark.repeated import write_repeated
 from asc.data import SceneData
 
@@ -122,3 +123,10 @@ def test_the_gauge_sees_open_files_and_memory(tmp_path):
     before, after = gauge.rows
     assert after["files"] == before["files"] + 1
     assert 0.9e8 < after["memory"] - before["memory"] < 2.2e8
+
+
+def test_what_a_clip_costs(tmp_path):
+    found = costs(tmp_path, clips=12, decoded=4)
+    assert found["features, bytes"] == 128 * 428 * 2 + 4  # float16, and a checksum
+    assert found["frontend, ms"] > 10 * found["check of the features, ms"] > 0
+    assert all(cost > 0 for cost in found.values())

@@ -311,6 +311,30 @@ def test_a_process_that_waits_for_one_that_is_killed_does_its_part(root, folder,
     assert (folder / whole.name).read_bytes() == whole.read_bytes()
 
 
+def test_what_a_killed_process_had_in_hand_is_taken_up_before_all_else_is_done(folder):
+    file, has_begun = CacheFile(folder / "any.npy", 40, (3,), np.float64), FORK.Event()
+
+    def stall(blocks: Iterable[range]) -> Iterator[tuple[range, np.ndarray]]:
+        next(iter(blocks))
+        has_begun.set()
+        time.sleep(60)
+        yield from ()
+
+    stalled, taken = beside(lambda: file.write(stall)), []
+    has_begun.wait()
+
+    def compute(blocks: Iterable[range]) -> Iterator[tuple[range, np.ndarray]]:
+        for block in blocks:
+            taken.append(block.start)
+            if len(taken) == 3:
+                stalled.kill()
+                stalled.join()
+            yield block, np.zeros((len(block), 3))
+
+    file.write(compute)
+    assert taken == [4, 8, 12, 0, 16, 20, 24, 28, 32, 36]
+
+
 def test_files_that_processes_finish_at_the_same_time_are_written_once(folder):
     """Small ones, so that they meet in the moments at which a file is begun and gets its name."""
     files, rows, processes = 40, 9, 4

@@ -1,6 +1,5 @@
 """The cache on disk: features and durations of clips, computed once, and checked whenever they are used again."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -26,6 +25,11 @@ from tqdm import tqdm
 
 from asc.errors import InputError, printable
 from asc.frontend import Frontend
+
+try:
+    import fcntl
+except ImportError:  # Windows has no POSIX locks
+    fcntl = None  # type: ignore[assignment]
 
 LIBRARIES = {
     "libsndfile": soundfile.__libsndfile_version__,
@@ -97,6 +101,8 @@ class CacheFile:
             InputError: the folder is not writable, or from `compute`, whose file is then deleted; the processes that
                 take the block afterwards raise it too.
         """
+        if fcntl is None:
+            raise InputError("data.cache=true needs the file locks of Linux or macOS: set data.cache=false")
         while not self.is_intact():
             with self._opened() as file:
                 try:
@@ -201,7 +207,7 @@ class CacheFile:
         size, start = self._place(rows)
         content = os.pread(file.fileno(), size, start)
         return len(content) == size and all(
-            zlib.crc32(row["values"]) == row["crc32"] for row in np.frombuffer(content, self.row)
+            checksum(row["values"]) == row["crc32"] for row in np.frombuffer(content, self.row)
         )
 
     def _all_intact(self, file: BinaryIO) -> bool:
@@ -215,8 +221,13 @@ class CacheFile:
         """The bytes of rows with these values."""
         rows = np.empty(len(values), self.row)
         rows["values"] = values
-        rows["crc32"] = [zlib.crc32(row) for row in rows["values"]]
+        rows["crc32"] = [checksum(row) for row in rows["values"]]
         return rows.tobytes()
+
+
+def checksum(values: np.ndarray) -> int:
+    """The CRC-32 of a row, never 0, by which `CacheFile` tells what is not written."""
+    return zlib.crc32(values.tobytes()) or 1
 
 
 def load_or_compute(path: Path, size: int, compute: Callable[[], np.ndarray]) -> np.ndarray:
