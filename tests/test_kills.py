@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,22 +152,42 @@ def test_a_quantization(job, tmp_path, kills):
     check_runs(lambda *words: call(*source, *words, script="compress.py"), "qat.ckpt", "resume", kills, tmp_path)
 
 
-def test_a_build_of_the_cache(tiny, tmp_path, kills):
-    def build(folder: Path) -> None:
-        data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, cache_dir=str(folder))
-        data.setup()
-        data.cache_features({}, Slow(RATE), torch.device("cpu"))
+def build(tiny: Path, folder: Path) -> None:
+    data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, cache_dir=str(folder))
+    data.setup()
+    data.cache_features({}, Slow(RATE), torch.device("cpu"))
 
-    seconds = duration(lambda: build(tmp_path / "whole"), tmp_path / "log")
+
+def check_same(folder: Path, whole: Path, kill: Kill) -> None:
+    assert names(folder) == names(whole), kill
+    for file in folder.iterdir():
+        assert file.read_bytes() == (whole / file.name).read_bytes(), kill
+
+
+def test_a_build_of_the_cache(tiny, tmp_path, kills):
+    whole, log = tmp_path / "whole", tmp_path / "log"
+    seconds = duration(lambda: build(tiny, whole), log)
     for number, kill in enumerate(kills):
         folder = tmp_path / str(number)
-        disturb(lambda folder=folder: build(folder), kill, seconds, tmp_path / "log")
+        disturb(lambda folder=folder: build(tiny, folder), kill, seconds, log)
         for file in folder.glob("*.npy"):
-            assert file.read_bytes() == (tmp_path / "whole" / file.name).read_bytes(), kill
-        build(folder)
-        assert names(folder) == names(tmp_path / "whole"), kill
-        for file in folder.iterdir():
-            assert file.read_bytes() == (tmp_path / "whole" / file.name).read_bytes(), kill
+            assert file.read_bytes() == (whole / file.name).read_bytes(), kill
+        build(tiny, folder)
+        check_same(folder, whole, kill)
+
+
+def test_a_build_of_the_cache_by_three_processes_of_which_one_is_left(tiny, tmp_path, kills):
+    whole, log = tmp_path / "whole", tmp_path / "log"
+    seconds = duration(lambda: build(tiny, whole), log)
+    for number, kill in enumerate(kills):
+        folder = tmp_path / str(number)
+        work = partial(build, tiny, folder)
+        other, left = start(work, log), start(work, log)
+        disturb(work, kill, seconds / 2, log)
+        other.kill()
+        left.join(60)
+        assert left.exitcode == 0, (kill, log.read_text())
+        check_same(folder, whole, kill)
 
 
 class Slow(Spectrogram):
