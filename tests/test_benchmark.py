@@ -14,8 +14,8 @@ from contestants import broken, clerk
 from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, contest
-from asc.benchmark.endurance import Gauge
 from asc.benchmark.costs import costs
+from asc.benchmark.endurance import Gauge
 from asc.benchmark.repeated import write_repeated
 from asc.data import SceneData
 
