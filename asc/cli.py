@@ -22,6 +22,7 @@ def exit_on_input_error() -> Iterator[None]:
     The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it. SIGTERM, which SLURM, Kubernetes and
     `kill` send, is taken as Ctrl-C.
     """
+    open_closed_streams()
     is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
@@ -41,6 +42,13 @@ def exit_on_input_error() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def open_closed_streams() -> None:
+    """Give a closed standard stream (`>&-`), which is None, a place where what is printed is discarded."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def input_fault(error: Exception) -> str | None:
     """One sentence for an exception about the user's input; None for any other exception."""
     if isinstance(error, InputError):
@@ -54,11 +62,22 @@ def system_fault(error: Exception) -> str | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if error.filename is None and error.errno == errno.ENOSPC:
+        if not output_is_full():
+            return f"a file cannot be written ({error.strerror}): free space"
         discard_output()
         return f"the output cannot be written ({error.strerror}): free space"
     if error.filename is None:
         return None
     return f"{error.filename} cannot be used ({error.strerror}): check the path, its permissions and the free space"
+
+
+def output_is_full() -> bool:
+    """Whether standard output goes to a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    return False
 
 
 def discard_output() -> None:

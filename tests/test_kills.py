@@ -3,7 +3,6 @@
 `pytest tests/test_kills.py --kills 20` sends more of them. asc.download has such a test in test_download.py.
 """
 
-import json
 import multiprocessing
 import os
 import random
@@ -16,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import onnxruntime
 import pytest
 import torch
 from command import call, results, rows
 from tiny import RATE
+from whole import check_whole
 
 from asc import export
 from asc.data import SceneData
@@ -76,25 +75,6 @@ def disturb(work: Callable[[], object], kill: Kill, seconds: float, log: Path) -
     os.kill(process.pid, kill.signal)  # if it has ended, it has its id until it is waited for
     process.join(60)
     assert process.exitcode is not None, f"{kill} did not end it: {log.read_text()}"
-
-
-def check_whole(directory: Path) -> None:
-    """Read all that a run has written but Hydra's own."""
-    for path in directory.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts):
-            match path.suffix:
-                case ".ckpt":
-                    read_checkpoint(path)
-                case ".json":
-                    json.loads(path.read_text())
-                case ".csv":
-                    assert all(None not in row.values() for row in rows(path))
-                case ".onnx":
-                    onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-                case ".png":
-                    assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
-                case _:
-                    raise AssertionError(f"what is {path}?")
 
 
 def names(directory: Path) -> list[str]:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from asc.errors import InputError, WriteError
+from asc.files import written_whole
 from asc.training.settings import check_settings
 
 LOCK_FILE = ".lock"
@@ -27,6 +28,29 @@ def alone_in_directory(job: Callable[[DictConfig], float | None]) -> Callable[[D
             return job(cfg)
 
     return locked_job
+
+
+def save_settings(folder: Path, config: DictConfig) -> None:
+    """Write config.yaml, hydra.yaml and overrides.yaml of a run.
+
+    Hydra itself would cut off those of an earlier run, which is to be resumed, before a full disk stops it.
+
+    Args:
+        folder: .hydra in the run's directory.
+        config: settings of the command, and Hydra's.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    files = {
+        "config": OmegaConf.masked_copy(config, [name for name in map(str, config) if name != "hydra"]),
+        "hydra": OmegaConf.masked_copy(config, "hydra"),
+        "overrides": config.hydra.overrides.task,
+    }
+    for name, settings in files.items():
+        with written_whole(folder / f"{name}.yaml") as temporary:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
 
 
 def resume_setting(cfg: DictConfig) -> str:

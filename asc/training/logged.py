@@ -1,5 +1,8 @@
 """What a run sends to its logger (TensorBoard, Weights & Biases or MLflow) besides the metrics of each epoch."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from torch import Tensor
 
 from asc.classifier import SceneClassifier
-from asc.cli import one_line
-from asc.errors import InputError
+from asc.cli import one_line, output_is_full
+from asc.errors import InputError, WriteError
 from asc.files import written_whole
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
@@ -46,8 +49,40 @@ def open_logger(logger: Logger | None) -> None:
         try:
             _ = logger.experiment  # type: ignore[attr-defined]
         except Exception as error:  # of the library's own kinds
-            name = EXTRAS.get(type(logger).__name__, type(logger).__name__)
-            raise InputError(f"logger={name} cannot begin: {one_line(error)}") from error
+            raise InputError(f"{setting(logger)} cannot begin: {one_line(error)}") from error
+
+
+def setting(logger: Logger) -> str:
+    """How the logger was chosen on the command line."""
+    return f"logger={EXTRAS.get(type(logger).__name__, type(logger).__name__)}"
+
+
+@contextmanager
+def writing_log(logger: Logger | None) -> Iterator[None]:
+    """Around what logs: name the logger where its files cannot be written; the system's error names none.
+
+    Raises:
+        WriteError: gives the system's reason.
+    """
+    before = threading.excepthook
+
+    def excepthook(fault: threading.ExceptHookArgs) -> None:
+        if not isinstance(fault.exc_value, OSError):  # TensorBoard's thread: it is raised here, too
+            before(fault)
+
+    threading.excepthook = excepthook
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        fault = error.__cause__ or error  # Lightning hides it in a ValueError
+        if logger is None or not isinstance(fault, OSError) or not fault.errno or fault.filename or output_is_full():
+            raise
+        why = f"{setting(logger)} cannot write ({fault.strerror})"
+        raise WriteError(f"{why}: free space, or leave the logger out") from error
+    finally:
+        threading.excepthook = before
 
 
 def log_results(logger: Logger, results: dict[str, Any], confusion_matrix: Path) -> None:

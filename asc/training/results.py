@@ -19,7 +19,7 @@ from asc.training.memory import peak_memory
 def write_results(
     directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, data: SceneData, training: dict[str, float]
 ) -> dict:
-    """Write results.json, predictions.csv and confusion_matrix.png of the tested model; return results.json's content.
+    """Write predictions.csv, confusion_matrix.png and results.json of the tested model; return results.json's content.
 
     Args:
         directory: of the run.
@@ -40,14 +40,15 @@ def write_results(
         "complexity": {**asdict(model.complexity()), "file_bytes": file.stat().st_size},
         "training": training,
     }
-    with written_whole(directory / "results.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
     write_predictions(
         directory / "predictions.csv", data.root, data.clips["test"], model.labels, model.test_probabilities
     )
     plot_confusion_matrix(
         torch.tensor(model.test_metrics.confusion_matrix), model.labels, directory / "confusion_matrix.png"
     )
+    # the last file: it tells that the run is finished
+    with written_whole(directory / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
     return results
 
 

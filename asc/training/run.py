@@ -1,6 +1,7 @@
 """The steps that training in train.py and fine-tuning in compress.py share."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from asc.training.checkpoints import (
 from asc.training.directory import refuse_other_run, resume_setting
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
-from asc.training.logged import LogAugmentation, close_logger, log_results, make_logger, open_logger
+from asc.training.logged import LogAugmentation, close_logger, log_results, make_logger, open_logger, writing_log
 from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
@@ -136,10 +137,12 @@ class Run:
         Ctrl-C ends the command and prints how to resume.
         """
         try:
-            open_logger(self.logger)
-            self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
+            with writing_log(self.logger):
+                open_logger(self.logger)
+                self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
         except BaseException as error:
-            close_logger(self.logger, "failed")
+            with suppress(OSError):  # where the log cannot be written, which `error` tells
+                close_logger(self.logger, "failed")
             if isinstance(error, SystemExit):  # Lightning raises it on Ctrl-C
                 hint = resume_hint(self.checkpoint, self.directory, resume_setting(self.cfg))
                 sys.exit(hint if self.trainer.is_global_zero else 1)
@@ -170,8 +173,9 @@ class Run:
         results = write_results(self.directory, checkpoint, file, model, self.data, self.history.totals())
         print(results_table(results) + f"\nrun    {self.directory}")
         if self.logger:
-            log_results(self.logger, results, self.directory / "confusion_matrix.png")
-            close_logger(self.logger, "success")
+            with writing_log(self.logger):
+                log_results(self.logger, results, self.directory / "confusion_matrix.png")
+                close_logger(self.logger, "success")
         if not self.data.clips["val"]:
             return None
         return tester.validate(model, self.data, verbose=False)[0]["val/acc"]

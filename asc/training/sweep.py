@@ -26,14 +26,14 @@ from asc.cli import exit_on_input_error, input_fault, one_line
 from asc.data import SceneData
 from asc.errors import InputError, SweepError, TooLargeError, printable
 from asc.files import written_whole
-from asc.training.directory import refuse_other_run_early
+from asc.training.directory import refuse_other_run_early, save_settings
 from asc.training.jobs import JOB_FILE, Job, read_jobs, read_record, sweep_report
 
 WORST = float("-inf")  # a failed run's objective, from which Optuna learns to avoid its settings
 
 
 class Sweep(Callback):
-    """Hydra tells what begins: a run, whose directory may hold another, or a sweep, which `sweep_summary` ends.
+    """Hydra tells what begins: a run, whose directory may hold another, a sweep, which `sweep_summary` ends, or a job.
 
     Attributes:
         directory: of the sweep in this process; None outside a sweep.
@@ -48,6 +48,11 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.directory = Path(config.hydra.sweep.dir)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports next
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if is_main_process():
+            with exit_on_input_error():
+                save_settings(Path(config.hydra.runtime.output_dir) / ".hydra", config)
 
 
 @contextmanager
