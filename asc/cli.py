@@ -58,7 +58,12 @@ def input_fault(error: Exception) -> str | None:
 
 
 def system_fault(error: Exception) -> str | None:
-    """One sentence for what the system refuses: a full disk, missing permissions, a file in a directory's place."""
+    """One sentence for what the system refuses: memory, a full disk, permissions, a directory in place of a file."""
+    if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
+        return (
+            "a process that decodes clips has ended, perhaps for lack of memory or of space in /dev/shm: "
+            "free some, set data.num_workers=0 or reduce data.batch_size"
+        )
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if error.filename is None and error.errno == errno.ENOSPC:
@@ -86,7 +91,7 @@ def discard_output() -> None:
 
 
 def settings_fault(error: Exception) -> str | None:
-    """One sentence for an exception of Hydra, OmegaConf, Lightning or a DataLoader; None for any other."""
+    """One sentence for an exception of Hydra, OmegaConf or Lightning; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
     from hydra.errors import HydraException, InstantiationException
@@ -98,11 +103,6 @@ def settings_fault(error: Exception) -> str | None:
         while isinstance(inner.__cause__, InstantiationException | InputError):  # one per level of nesting
             inner = inner.__cause__
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return (
-            "a process that decodes clips has ended, perhaps for lack of memory or of space in /dev/shm: "
-            "set data.num_workers=0, or reduce data.batch_size"
-        )
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
     is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")

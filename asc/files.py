@@ -1,11 +1,23 @@
-"""Write files whole or not at all."""
+"""Paths, and files written whole or not at all."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from asc.errors import WriteError
+from asc.errors import InputError, WriteError
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path with the home directory in place of ~.
+
+    Raises:
+        InputError: there is no such user, or the system does not tell this user's.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} begins with a home directory that is not known: give the whole path") from error
 
 
 @contextmanager

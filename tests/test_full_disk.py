@@ -130,6 +130,18 @@ def test_a_run_that_is_to_resume_keeps_its_settings(places, disk):
     assert len(before) == 3
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_disk_that_is_read_only_is_named(command, places, disk):
+    script, words, _ = COMMANDS[command]
+    leave(disk, 1000)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    told = call(*(word.format(**places) for word in words), script=script)
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    assert told.startswith("error: ")
+    assert f"{disk}/" in told
+    assert "(Read-only file system" in told
+
+
 def test_a_run_is_finished_when_all_its_files_are_written(places, tiny, tmp_path):
     (tmp_path / "run/confusion_matrix.png").mkdir(parents=True)
     words = [word.format(tiny=tiny, disk=tmp_path) for word in TRAIN]

@@ -11,6 +11,7 @@ from asc.check.findings import sound_faults, sound_warnings
 from asc.check.sounds import listen_to_all
 from asc.check.summary import file_values, summarize, tables
 from asc.cli import exit_on_input_error
+from asc.files import expand_home
 
 DESCRIPTION = """\
 Tell what a dataset holds and what is wrong with it before a run does. DIR holds lists in the layout of TAU Urban
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with exit_on_input_error():
         names = [name.replace("{fold}", arguments.fold) for name in (arguments.train_list, arguments.test_list)]
-        dataset = read_dataset(arguments.root.expanduser().resolve(), *names)
+        dataset = read_dataset(expand_home(arguments.root).resolve(), *names)
         sounds, unreadable = listen_to_all(dataset.files())
         dataset.split(sounds)
         faults = [*dataset.faults, *sound_faults(dataset, sounds, unreadable)]

@@ -27,6 +27,7 @@ from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
 from asc.errors import InputError, check_number
+from asc.files import expand_home
 from asc.frontend import Frontend
 from asc.settings import Count, Index, SampleRate, Seed, checked
 
@@ -84,7 +85,7 @@ class SceneData(LightningDataModule):
             check_number("data.fold", fold, int, 1, cv)
         if repeated := [label for label, count in Counter(labels or []).items() if count > 1]:
             raise InputError(f"invalid data.labels={list(labels or [])}: expected {repeated[0]} once")
-        root, labels = str(Path(root).expanduser().resolve()), list(labels or [])
+        root, labels = str(expand_home(root).resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
         self.root = Path(root)
         list_fold = 1 if cv else fold
@@ -94,7 +95,7 @@ class SceneData(LightningDataModule):
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
         self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
         self.num_workers = min(cores(), 8) if num_workers is None else num_workers
-        self.cache, self.cache_dir, self.seed = cache, Path(cache_dir).expanduser().absolute(), seed
+        self.cache, self.cache_dir, self.seed = cache, expand_home(cache_dir).absolute(), seed
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
@@ -287,9 +288,7 @@ class SceneData(LightningDataModule):
         to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
         # indexing cached features is faster than getting them from a worker, unless a GPU computes meanwhile
         workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
-        # a worker that finds no room hangs; Docker gives 64 MB. Half of it, since another loader may be waiting
-        room = shared_memory() / 2 / (PREFETCH * size * dataset.clip_bytes)
-        workers = int(min(workers, room))
+        workers = workers_with_room(workers, size * dataset.clip_bytes)
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
@@ -323,6 +322,14 @@ def next_batch(trainer: Trainer) -> tuple[int, int]:
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_with_room(workers: int, batch_bytes: int) -> int:
+    """At most so many worker processes as shared memory has room for, of which Docker gives 64 MB: others would hang.
+
+    Half of it, since another loader may be waiting.
+    """
+    return int(min(workers, shared_memory() / 2 / (PREFETCH * batch_bytes)))
 
 
 def shared_memory() -> float:

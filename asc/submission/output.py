@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from asc.classifier import SceneClassifier
-from asc.data.datamodule import cores
+from asc.data.datamodule import cores, workers_with_room
 from asc.data.datasets import BatchSampler, WaveDataset
 from asc.data.lists import Clip, refuse
 from asc.errors import InputError
@@ -49,7 +49,7 @@ def output_rows(model: SceneClassifier, root: Path, files: Sequence[str]) -> lis
     """
     clips = [Clip(root / name, model.labels[0], location="") for name in files]  # unlabelled: any label will do
     dataset = WaveDataset(clips, model.labels, model.sample_rate, model.clip_samples, model.channel)
-    workers = min(cores(), 8) if len(clips) > BATCH_SIZE else 0
+    workers = workers_with_room(min(cores(), 8), BATCH_SIZE * dataset.clip_bytes) if len(clips) > BATCH_SIZE else 0
     loader = DataLoader(
         dataset,
         batch_size=None,  # the sampler yields whole batches

@@ -1,6 +1,7 @@
 """Output of a run: a summary before training; results.json, confusion matrix and a table after the test."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def cache_summary(path: Path) -> str:
 
 def from_home(path: Path) -> str:
     """The path, with ~ for the home directory."""
-    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+    home = os.path.expanduser("~")  # itself where the home directory is not known
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def results_table(results: dict[str, Any]) -> str:
