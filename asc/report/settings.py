@@ -1,14 +1,12 @@
 """The settings of runs, from their .hydra/config.yaml, and what differs between them."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from asc.errors import InputError, printable
+from asc.plain_yaml import read_yaml
 
 INCIDENTAL = (  # settings that do not define a system
     *("seed", "run_dir", "checkpoint", "init", "trusted", "compile", "logger", "model."),
@@ -32,14 +30,14 @@ def read_choices(directory: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]
     if not file.is_file():
         return {}
     try:
-        settings: Any = OmegaConf.to_container(OmegaConf.load(file))
+        settings = read_yaml(file) or {}
         choices = {name: value for name, value in flatten(settings) if not name.startswith(INCIDENTAL)}
-    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: a list or a number
         raise InputError(f"{file} does not hold a run's settings: repeat the run or leave it out") from error
     checkpoint = settings.get("checkpoint") or ""
     source = Path(str(checkpoint[0] if isinstance(checkpoint, list) and checkpoint else checkpoint)).parent
     for before in (source, source.parent):
-        if settings.get("phase") and before not in (directory, *seen) and (before / ".hydra").is_dir():
+        if settings.get("phase") and before not in (directory, *seen) and os.path.isdir(before / ".hydra"):
             theirs = read_choices(before, (directory, *seen))
             choices |= {SOURCE + name: value for name, value in theirs.items()}
     return choices

@@ -11,6 +11,7 @@ import yaml
 from asc.classifier import SceneClassifier
 from asc.complexity import dcase2020_parameters
 from asc.errors import InputError
+from asc.plain_yaml import read_yaml
 from asc.predictions import read_predictions
 from asc.submission.rules import DESCRIPTION, LABELS, check_authors, check_fields
 
@@ -157,8 +158,8 @@ def describe(model: SceneClassifier, run: Path) -> dict[str, Any]:
 def run_settings(run: Path) -> dict[str, Any]:
     """The settings of a run, as Hydra stored them; empty where they are lost."""
     try:
-        settings = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        settings = read_yaml(run / ".hydra" / "config.yaml")
+    except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
 

@@ -2,20 +2,55 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from asc.errors import printable
+from asc.errors import InputError, printable
 from asc.files import written_whole
+from asc.plain_yaml import read_yaml
+from asc.settings import Fraction
 
 JOB_FILE = "job.json"
 REPEATS = ("seed", "data.fold")  # runs that differ in these alone are repetitions, to be averaged
+Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_ROWS, MAX_PANELS, MAX_CELL = 30, 6, 24
+
+
+class Record(TypedDict):
+    """How a run of a sweep ended: its job.json."""
+
+    overrides: list[str]
+    status: Literal["finished", "failed", "too large", "stopped"]  # what is stopped writes none
+    objective: Annotated[float, Field(allow_inf_nan=False)] | None
+    reason: str
+
+
+class Test(TypedDict):
+    """What is told of a run's test."""
+
+    macro_accuracy: Fraction
+    log_loss: Figure
+
+
+class Complexity(TypedDict):
+    """What is told of a run's network."""
+
+    size_kb: Figure
+    macs: Figure
+    file_bytes: Figure
+
+
+class Results(TypedDict):
+    """What is told of a run's results.json."""
+
+    test: Test
+    complexity: Complexity
 
 
 @dataclass(frozen=True)
@@ -54,26 +89,56 @@ class Job:
         return self.results["complexity"]["size_kb"] if self.results else None
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """A JSON file's content; empty if there is none, or an interrupted write has left none."""
-    return json.loads(file.read_text()) if file.is_file() else {}
+def read_record(folder: Path) -> Record | None:
+    """The job.json in a run's directory; None if there is none.
+
+    Raises:
+        InputError: no sweep writes that.
+    """
+    return read_as(Record, folder / JOB_FILE, lambda file: json.loads(file.read_bytes()))
+
+
+def read_as(kind: Any, file: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` finds in a file of a run, if it is of this kind; None if there is no file.
+
+    Raises:
+        InputError: no sweep writes that.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(read(file))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: JSON nested without end
+        folder = file.parent.parent if file.parent.name == ".hydra" else file.parent
+        raise InputError(
+            f"{file} is not what a sweep writes: delete {folder}, and the same command does this run again"
+        ) from error
 
 
 def read_jobs(directory: Path) -> list[Job]:
-    """The runs below a sweep's directory, in the order of their numbers."""
+    """The runs below a sweep's directory, in the order of their numbers.
+
+    Raises:
+        InputError: a file of a run is damaged.
+    """
     jobs = []
     for file in directory.rglob(".hydra/overrides.yaml"):
         folder = file.parent.parent
-        record = read_record(folder / JOB_FILE)
-        overrides: Any = record.get("overrides") or OmegaConf.to_container(OmegaConf.load(file))
+        record = read_record(folder)
+        if record is None:
+            overrides = read_as(list[str], file, lambda file: read_yaml(file) or [])
+            record = {"overrides": overrides, "status": "stopped", "objective": None, "reason": ""}
+        results = None
+        if record["status"] != "failed":
+            results = read_as(Results, folder / "results.json", lambda file: json.loads(file.read_bytes()))
         jobs.append(
             Job(
                 name=str(folder.relative_to(directory)),
-                settings=dict(override.partition("=")[::2] for override in overrides),
-                status=record.get("status", "stopped"),
-                objective=record.get("objective"),
-                reason=record.get("reason", ""),
-                results=read_record(folder / "results.json") if record.get("status") != "failed" else {},
+                settings=dict(override.partition("=")[::2] for override in record["overrides"]),
+                status=record["status"],
+                objective=record["objective"],
+                reason=record["reason"],
+                results=results or {},
             )
         )
     return sorted(jobs, key=lambda job: (len(job.name), job.name))

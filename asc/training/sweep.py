@@ -122,8 +122,8 @@ def run_and_record(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -
         WriteError: job.json cannot be written.
     """
     file, overrides = Path(cfg.run_dir) / JOB_FILE, list(HydraConfig.get().overrides.task)
-    earlier = read_record(file)
-    if earlier.get("overrides") == overrides and earlier["status"] == "finished":
+    earlier = read_record(file.parent)
+    if earlier and earlier["overrides"] == overrides and earlier["status"] == "finished":
         print(f"{cfg.run_dir} is finished already")
         return earlier["objective"]
     record: dict[str, Any] = {"overrides": overrides, "status": "finished", "objective": None, "reason": ""}
