@@ -12,8 +12,10 @@ def expand_home(path: str | Path) -> Path:
     """The path with the home directory in place of ~.
 
     Raises:
-        InputError: there is no such user, or the system does not tell this user's.
+        InputError: there is no such user, the system does not tell this user's, or no path is like that.
     """
+    if "\0" in str(path):
+        raise InputError(f"{path} holds a zero, which no path does: give another")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -39,8 +39,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(foreign) from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict", "stage"} <= checkpoint.keys():
         raise InputError(foreign)
-    if not isinstance(checkpoint["hyper_parameters"], dict):
-        raise InputError(f"checkpoint={path} holds no settings of a classifier: it is damaged, train again")
+    for part in ("hyper_parameters", "state_dict", "datamodule_hyper_parameters"):
+        content = checkpoint.get(part, {})
+        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+            what = {"state_dict": "weights", "datamodule_hyper_parameters": "settings of data"}.get(part, "settings")
+            raise InputError(f"checkpoint={path} holds no {what} of a classifier: it is damaged, train again")
     return upgrade(checkpoint)
 
 

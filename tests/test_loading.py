@@ -231,10 +231,11 @@ def test_damaged_settings_are_one_sentence(damage, checkpoint, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("hyperparameters", [None, [], "text", 5])
-def test_settings_of_another_type_are_refused(hyperparameters, checkpoint, tmp_path):
+@pytest.mark.parametrize("value", [None, [], "text", 5, {5: 1}])
+@pytest.mark.parametrize("part", ["hyper_parameters", "state_dict", "datamodule_hyper_parameters"])
+def test_parts_of_another_type_are_refused(part, value, checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "hyper_parameters": hyperparameters}, tmp_path / "damaged.ckpt")
+    torch.save({**content, part: value}, tmp_path / "damaged.ckpt")
     with pytest.raises(InputError, match="damaged.ckpt"):
         SceneClassifier.load_from_checkpoint(tmp_path / "damaged.ckpt")
 

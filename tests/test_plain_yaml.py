@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from command import call
 from omegaconf import OmegaConf
 
@@ -140,3 +141,20 @@ def test_a_sweep_that_goes_on_names_a_damaged_record(job, tmp_path):
     write(tmp_path / "0/job.json", "{")
     told = call("-m", *job, "seed=0", f"hydra.sweep.dir={tmp_path}")
     assert str(told).startswith(f"error: {tmp_path}/0/job.json is not what a sweep writes: delete {tmp_path}/0, and")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"datamodule_hyper_parameters": {"root": "x", "cv": []}},
+        {"datamodule_hyper_parameters": {"root": "x", "seed": {"a": 1}}},
+        {"hyper_parameters": {"net": {"_target_": "asc.nets.PhamCNN"}, "quantization": "x"}},
+    ],
+)
+def test_settings_of_other_types_in_a_checkpoint_are_named(change, run, tmp_path):
+    file = run / "checkpoints/best.ckpt"
+    content = json.loads((run / "results.json").read_text())
+    write(run / "results.json", json.dumps({**content, "checkpoint": str(file)}))  # not that which was copied
+    torch.save({**torch.load(file, weights_only=True), **change}, file)
+    told = call(str(run), "--no-latency", f"--picture={tmp_path}/it.png", script="asc.report")
+    assert told == f"error: checkpoint={file} has settings that no run has: repeat the run or leave it out"

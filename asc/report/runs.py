@@ -162,6 +162,9 @@ def read_run(directory: Path) -> Run:
     settings, data = content["hyper_parameters"], content.get("datamodule_hyper_parameters") or {}
     if checkpoint and not (isinstance(settings.get("net"), dict) and isinstance(settings["net"].get("_target_"), str)):
         raise InputError(f"checkpoint={checkpoint} names no network: repeat the run or leave it out")
+    split = tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else ()
+    if not isinstance(settings.get("quantization") or {}, dict) or any(not isinstance(n, int | None) for n in split):
+        raise InputError(f"checkpoint={checkpoint} has settings that no run has: repeat the run or leave it out")
     sparsity = zeros(content["state_dict"])
     if sparsity is None:
         all_values = results.metrics["parameters"]
@@ -172,7 +175,7 @@ def read_run(directory: Path) -> Run:
         checkpoint=checkpoint,
         settings=settings,
         root=Path(str(data["root"])) if data.get("root") else None,
-        split=tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else (),
+        split=split,
         choices=read_choices(directory),
         sparsity=sparsity,
     )
@@ -181,7 +184,9 @@ def read_run(directory: Path) -> Run:
 def zeros(state: dict[str, Any]) -> float | None:
     """Fraction of zeros among the weights; None if the state has no weights."""
     kernels = [
-        value[0] if isinstance(value, tuple) else value for key, value in state.items() if key.startswith("net.")
+        value[0] if isinstance(value, tuple) and value else value
+        for key, value in state.items()
+        if key.startswith("net.")
     ]
     kernels = [kernel for kernel in kernels if torch.is_tensor(kernel) and kernel.ndim > 1]
     total = sum(kernel.numel() for kernel in kernels)
