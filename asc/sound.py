@@ -52,6 +52,9 @@ def open_sound(path: Path) -> soundfile.SoundFile:
         raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes; replace or remove it")
     if re.search(r"Ogg ?: (Last page lacks|Junk after)", sound.extra_info):
         raise InputError(f"{path} is cut off: the last page of its Ogg stream is not whole; replace or remove it")
+    promised = nist_samples(path) if sound.format == "NIST" else 0
+    if sound.frames < promised or "Seems to be a truncated file" in sound.extra_info:  # the latter: VOC
+        raise InputError(f"{path} is cut off: its header promises more samples; replace or remove it")
     if sound.frames > 2**48:
         raise InputError(f"{path} has no length in its header, as streams do: rewrite it with a complete header")
     if sound.frames == 0:
@@ -61,6 +64,13 @@ def open_sound(path: Path) -> soundfile.SoundFile:
             f"{path} has a sample rate of {sound.samplerate} Hz, expected {LOWEST_RATE} to {HIGHEST_RATE}: resample it"
         )
     return sound
+
+
+def nist_samples(path: Path) -> int:
+    """Samples of a channel by the header of a NIST SPHERE file, of which libsndfile does not tell; 0 if it has none."""
+    with open(path, "rb") as file:
+        count = re.search(rb"^sample_count -i (\d+)", file.read(1024), re.MULTILINE)
+    return int(count[1]) if count else 0
 
 
 def seek(sound: soundfile.SoundFile, sample: int, path: Path) -> None:

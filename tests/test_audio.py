@@ -213,7 +213,7 @@ def test_a_wav_that_is_cut_off_is_refused(tmp_path, samples, subtype, share, fun
 
 
 @pytest.mark.parametrize("share", [0.5, 0.99])
-@pytest.mark.parametrize("suffix", ["aiff", "au", "caf", "flac", "ogg", "opus", "rf64", "w64"])
+@pytest.mark.parametrize("suffix", ["aiff", "au", "caf", "flac", "nist", "ogg", "opus", "rf64", "voc", "w64"])
 def test_a_file_of_any_format_that_is_cut_off_is_refused(tmp_path, samples, suffix, share):
     path = tmp_path / f"a.{suffix}"
     kind = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
@@ -221,6 +221,16 @@ def test_a_file_of_any_format_that_is_cut_off_is_refused(tmp_path, samples, suff
     assert len(read_wave(path, 48000)) == len(samples)
     cut(path, share)
     refusal(path)
+
+
+@pytest.mark.parametrize("suffix", ["nist", "voc"])
+def test_the_header_of_an_old_format_tells_that_it_is_cut_off(tmp_path, samples, suffix):
+    """Otherwise what is left would pass for the whole."""
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, samples, RATE, subtype="PCM_16")
+    assert probe(path) == len(samples) / RATE
+    cut(path, 0.999)
+    assert "cut off" in refusal(path, probe)
 
 
 def test_a_wav_cut_within_its_header_is_refused(clip):

@@ -1,21 +1,31 @@
-"""What the system takes from a command: worker processes, shared memory, the home directory, standard output."""
+"""What the system takes from a command: worker processes, memory, home, output, file locks, the time of day."""
 
 import ctypes
+import errno
+import itertools
+import json
+import math
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command import call, results
+from command import call, results, rows
 
 from asc import InputError
+from asc.benchmark.growth import Stopwatch
 from asc.data import SceneData
+from asc.data.cache import load_or_compute
+from asc.data.synthetic import write_scenes
 from asc.training.results import from_home
 
 FORK = multiprocessing.get_context("fork")
@@ -157,3 +167,52 @@ def test_a_run_needs_no_standard_output(quick, tmp_path):
     process.join()
     assert process.exitcode == 0
     assert results(tmp_path / "run")["stage"] == "float"
+
+
+# File locks
+
+
+def flock_fails(patch: pytest.MonkeyPatch, number: int) -> None:
+    """As a network file system does it, which cannot be mounted here."""
+
+    def flock(file: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patch.setattr("fcntl.flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_directory_without_locks_is_named(number, quick, tmp_path, monkeypatch):
+    flock_fails(monkeypatch, number)
+    why = os.strerror(number)
+    assert call(*quick) == f"error: {tmp_path}/run cannot be written ({why}): set another hydra.run.dir"
+    with pytest.raises(InputError, match=rf"data.cache_dir={tmp_path} cannot be written \({why}"):
+        load_or_compute(tmp_path / "x.npy", 3, lambda: np.zeros(3))
+    with pytest.raises(InputError, match=rf"data.root={tmp_path}/scenes cannot be written \({why}"):
+        write_scenes(tmp_path / "scenes")
+
+
+def test_where_the_system_knows_no_locks_a_file_is_one(quick, tmp_path, monkeypatch):
+    flock_fails(monkeypatch, errno.ENOSYS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flock not supported")
+        assert call(*quick) is None
+    assert not (tmp_path / "run/.lock").exists()
+
+
+# The time of day
+
+
+def test_durations_do_not_depend_on_a_clock_that_is_set(quick, tmp_path, monkeypatch):
+    now = time.time()
+    backwards = (now - hour * 3600 for hour in itertools.count())
+    monkeypatch.setattr(time, "time", lambda: next(backwards))
+    assert call(*quick, f"data.cache_dir={tmp_path}/cache") is None
+    assert 0 < results(tmp_path / "run")["training"]["seconds"] < 60
+    (row,) = rows(tmp_path / "run/metrics.csv")
+    assert 0 < float(row["clips_per_second"]) < math.inf
+    watch = Stopwatch(str(tmp_path / "watch.json"))
+    watch.on_train_batch_start(None, None, [], 0)
+    watch.on_train_end(None, None)
+    watched = json.loads((tmp_path / "watch.json").read_text())
+    assert watched["first"] <= watched["last"]

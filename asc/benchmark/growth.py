@@ -21,6 +21,8 @@ SIZES = (200, 2_000, 13_370)  # clips; the last is the size of TAU Urban Acousti
 class Stopwatch(pl.Callback):
     """Writes the time of the first and last training step and the peak memory to a JSON file.
 
+    The time is that of all processes, from any start, which no change of the clock touches.
+
     Args:
         file: where to write.
     """
@@ -30,10 +32,10 @@ class Stopwatch(pl.Callback):
         self.first = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: Any, batch: list, batch_idx: int) -> None:
-        self.first = self.first or time.time()
+        self.first = self.first or time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self.file.write_text(json.dumps({"first": self.first, "last": time.time(), "memory": peak_memory()}))
+        self.file.write_text(json.dumps({"first": self.first, "last": time.monotonic(), "memory": peak_memory()}))
 
 
 def growth() -> list[dict[str, float]]:
@@ -71,7 +73,7 @@ def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
         "+callbacks.stopwatch._target_=asc.benchmark.growth.Stopwatch",
         f"+callbacks.stopwatch.file={file}",
     ]
-    start = time.time()
+    start = time.monotonic()
     done = subprocess.run([sys.executable, "train.py", *settings], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
