@@ -282,6 +282,11 @@ def test_a_checkpoint_does_not_choose_where_files_are_written(source, tmp_path):
     assert saved["cache_dir"] == os.environ["ASC_CACHE"]
 
 
+def test_fine_tuning_needs_no_augmentation(source, tmp_path):
+    assert compress(f"checkpoint={source}", "callbacks=[]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}") is None
+    assert results(tmp_path)["stage"] == "int8"
+
+
 FAULTS = {  # the words of the command line, and those that its sentence must hold
     "quantized already": (["checkpoint={int8}", "phase=qat"], ["quantized already", "best.ckpt"]),
     "int8 to prune": (["checkpoint={int8}", "phase=prune"], ["quantized already"]),
@@ -292,6 +297,7 @@ FAULTS = {  # the words of the command line, and those that its sentence must ho
     "other engine": (["checkpoint={float}", "resume={qat}", "phase.engine=qnnpack"], ["another phase.engine"]),
     "too few epochs": (["checkpoint={float}", "resume={qat}", "trainer.max_epochs=1"], ["has done 3 epochs"]),
     "half precision": (["checkpoint={float}", "phase=qat", "trainer.precision=bf16-mixed"], ["trainer.precision"]),
+    "spawned": (["checkpoint={float}", "phase=qat", "+trainer.strategy=ddp_spawn"], ["trainer.strategy=ddp_spawn"]),
     "no checkpoint": (["phase=qat"], ["checkpoint is not set"]),
     "a directory": (["checkpoint={run}", "phase=qat"], ["is a directory", "best.ckpt"]),
     "checkpoint of nowhere": (["checkpoint=nowhere.ckpt", "phase=qat"], ["nowhere.ckpt", "does not exist"]),
