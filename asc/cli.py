@@ -77,9 +77,9 @@ def system_fault(error: Exception) -> str | None:
 
 
 def output_is_full() -> bool:
-    """Whether standard output goes to a full disk."""
+    """Whether standard output goes to a full disk: a line break tells, since what failed before is lost."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError as error:
         return error.errno == errno.ENOSPC
     return False
