@@ -105,7 +105,9 @@ def read_as(kind: Any, file: Path, read: Callable[[Path], Any]) -> Any:
         InputError: no sweep writes that.
     """
     try:
-        return TypeAdapter(kind).validate_python(read(file))
+        content = read(file)
+        TypeAdapter(kind).validate_python(content, strict=True)
+        return content  # all of it
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: JSON nested without end
