@@ -1,5 +1,6 @@
-"""Paths, and files written whole or not at all."""
+"""Paths, and files written whole or not at all; pipes and devices are left alone."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
+        regular(path)  # root would replace /dev/null by a file
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -43,3 +45,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is not there, or there is no place for it
             temporary.unlink()
+
+
+def regular(path: Path) -> Path:
+    """The path of a file, unless it is a pipe or a device: reading might never end, and writing would replace it.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path

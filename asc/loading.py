@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import pickle
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with without_deprecation_notices():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # PyTorch's reader meets bytes of any kind with exceptions of any kind
         raise InputError(foreign) from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict", "stage"} <= checkpoint.keys():
         raise InputError(foreign)

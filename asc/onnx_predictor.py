@@ -25,6 +25,7 @@ class OnnxPredictor:
     """
 
     def __init__(self, path: Path, threads: int | None = None):
+        self.path = path
         net = open_session(path, threads)
         self.sessions = [net]
         source = net.get_inputs()[0]
@@ -49,10 +50,19 @@ class OnnxPredictor:
             raise InputError(f"{path} is not what it says it was made for: export it again by asc.export")
 
     def probabilities(self, waves: np.ndarray) -> np.ndarray:
-        """Probabilities (batch, n_classes) of waves (batch, clip_samples), mono in [-1, 1], float32."""
+        """Probabilities (batch, n_classes) of waves (batch, clip_samples), mono in [-1, 1], float32.
+
+        Raises:
+            InputError: the file does not compute probabilities.
+        """
         x = waves
-        for session in self.sessions:
-            (x,) = session.run(None, {session.get_inputs()[0].name: x})
+        try:
+            for session in self.sessions:
+                (x,) = session.run(None, {session.get_inputs()[0].name: x})
+        except Exception as error:  # onnxruntime's exceptions share no other base
+            raise InputError(f"{self.path} fails where it is computed: export it again") from error
+        if x.shape != (len(waves), len(self.labels)) or not np.allclose(x.sum(1), 1, atol=0.01) or x.min() < 0:
+            raise InputError(f"{self.path} does not compute probabilities: export it again")
         return x
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from asc.data.lists import Clip
 from asc.errors import InputError
-from asc.files import written_whole
+from asc.files import regular, written_whole
 from asc.listen import Predictor
 from asc.metrics import Metrics, compute_metrics
 
@@ -74,13 +74,19 @@ def predict(predictor: Predictor, batches: Iterable[Sequence[Tensor]], clips: in
         predictor: the classifier.
         batches: of [wave (batch, samples), target]; the targets are not used.
         clips: number of clips, for the progress bar.
+
+    Raises:
+        InputError: the answer is not a number.
     """
     rows = []
     with tqdm(total=clips, unit=" clips", leave=False, disable=None, delay=2) as bar:
         for waves, _ in batches:
             rows.append(predictor.probabilities(waves.numpy()))
             bar.update(len(waves))
-    return np.concatenate(rows).astype(np.float64)
+    probabilities = np.concatenate(rows).astype(np.float64)
+    if not np.isfinite(probabilities).all():
+        raise InputError("the classifier answers with NaN: its weights are damaged, use another checkpoint")
+    return probabilities
 
 
 def write_predictions(
@@ -110,7 +116,7 @@ def read_predictions(path: Path) -> Predictions:
         InputError: the file is missing, or not one of `write_predictions`.
     """
     try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with open(regular(path), newline="", encoding="utf-8", errors="surrogateescape") as file:
             header, *rows = csv.reader(file)
         labels = header[2:]
         targets = [labels.index(row[1]) for row in rows]

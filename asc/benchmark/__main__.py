@@ -18,6 +18,7 @@ from asc.benchmark.contest import Contestant, contest
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number
+from asc.files import written_whole
 from asc.machine import processor
 
 PRODUCT = 2048  # size of the square matrices whose product bounds the arithmetic
@@ -241,7 +242,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"measuring: {endurance.EPOCHS:,} epochs", flush=True)
         results["endurance"] = endurance.endurance()
         print("\n" + endurance.endurance_table(results["endurance"]) + "\n")
-    arguments.json.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
+    with written_whole(arguments.json) as temporary:
+        temporary.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
     print(f"results  {arguments.json}")
 
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from asc.bundle.folder import check_destination, write_bundle
 from asc.bundle.measure import Measurement
@@ -13,6 +12,7 @@ from asc.bundle.page import find_runtime
 from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, printable, silence_libraries
 from asc.errors import InputError
+from asc.report.results import Results, read_results
 
 CHECKPOINTS = ("int8.ckpt", "pruned.ckpt", "checkpoints/best.ckpt")  # of a run, the best for a device first
 FETCH = "FETCH"  # --web without a place
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_destination(folder, arguments.force)  # before anything is loaded or fetched
         model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
         runtime = arguments.web and find_runtime(None if arguments.web == FETCH else Path(arguments.web))
-        measurement = write_bundle(model, folder, read_results(home, model), runtime, arguments.force)
+        measurement = write_bundle(model, folder, results_of(home, model), runtime, arguments.force)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         if arguments.json:
             figures = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
@@ -66,16 +66,12 @@ def find_checkpoint(run: Path) -> Path:
     raise InputError(f"{run} holds none of {', '.join(CHECKPOINTS)}: give the directory of one finished run")
 
 
-def read_results(run: Path, model: SceneClassifier) -> dict[str, Any] | None:
-    """Content of the run's results.json; None where there is none of this model."""
-    file = run / "results.json"
-    if not file.is_file():
+def results_of(run: Path, model: SceneClassifier) -> Results | None:
+    """What the run's results.json says; None where there is none of this model."""
+    if not (run / "results.json").exists():
         return None
-    try:
-        results = json.loads(file.read_text())
-        return results if (results["stage"], results["labels"]) == (model.stage, model.labels) else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged: remove it, or run the test again") from error
+    results = read_results(run / "results.json")
+    return results if (results.stage, results.labels) == (model.stage, tuple(map(printable, model.labels))) else None
 
 
 def summary(folder: Path, sizes: dict[str, int], measurement: Measurement) -> str:

@@ -18,6 +18,7 @@ from asc.cli import printable
 from asc.errors import InputError, WriteError
 from asc.export import export, export_frontend
 from asc.onnx_predictor import FRONTEND
+from asc.report.results import Results
 
 HERE = Path(__file__).parent
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.18\nsoundfile>=0.12\n"
@@ -39,14 +40,14 @@ over https they allow the microphone too.
 
 
 def write_bundle(
-    model: SceneClassifier, path: Path, results: dict[str, Any] | None, runtime: Runtime | None, force: bool = False
+    model: SceneClassifier, path: Path, results: Results | None, runtime: Runtime | None, force: bool = False
 ) -> Measurement:
     """Write a bundle, whole or not at all, and tell what was measured.
 
     Args:
         model: of stage float, pruned or int8.
         path: of the folder.
-        results: content of the model's results.json; None where it is not known.
+        results: of the model's test; None where they are not known.
         runtime: for index.html; None: no such page.
         force: replace a bundle that is there.
 
@@ -132,7 +133,7 @@ def readme(
     folder: Path,
     model: SceneClassifier,
     labels: list[str],
-    results: dict[str, Any] | None,
+    results: Results | None,
     runtime: Runtime | None,
     measurement: Measurement,
 ) -> str:
@@ -162,17 +163,16 @@ def readme(
     )
 
 
-def accuracy(labels: list[str], results: dict[str, Any] | None) -> str:
+def accuracy(labels: list[str], results: Results | None) -> str:
     """The test's figures as Markdown."""
     if results is None:
         return "Not known: there was no results.json of this network."
-    test = results["test"]
-    clips = sum(map(sum, test["confusion_matrix"]))
+    clips = sum(map(sum, results.confusion))
     values = [
-        ("macro-average accuracy", test["macro_accuracy"]),
-        ("accuracy", test["accuracy"]),
-        ("log loss", test["log_loss"]),
-        *zip((f"accuracy, {label}" for label in labels), test["class_accuracy"].values(), strict=True),
+        ("macro-average accuracy", results.metrics["macro_accuracy"]),
+        ("accuracy", results.metrics["accuracy"]),
+        ("log loss", results.metrics["log_loss"]),
+        *zip((f"accuracy, {label}" for label in labels), results.class_accuracy.values(), strict=True),
     ]
     rows = [f"| {name} | {'-' if value is None else f'{value:.3f}'} |" for name, value in values]
     return "\n".join([f"Of PyTorch's network on {clips:,} test clips:", "", "| | |", "|---|---|", *rows])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from asc.errors import InputError
+from asc.files import regular
 
 # scene-city-location-segment-device of TAU; TAU 2022 has the second within the segment before the device
 TAU_NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P<device>[a-z]\d*)")
@@ -37,7 +38,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         InputError: the file is missing, empty or not tab-separated, or lacks a column or a field.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: the TAU layout needs it, check data.root and data.fold") from None
     except (UnicodeDecodeError, IsADirectoryError):

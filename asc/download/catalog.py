@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from asc.errors import InputError
+from asc.files import regular
 
 DATASETS = Path(__file__).parent / "datasets"
 
@@ -100,7 +101,7 @@ def read_dataset(name: str, mirror: str | None = None) -> Dataset:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The content of a dataset's file, with what it takes over from the dataset that it `extends`."""
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
     if "extends" in settings:
         base = read_settings(DATASETS / f"{settings['extends']}.yaml")
         settings = base | settings | {"sources": base["sources"] + settings["sources"]}

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asc.files import regular
 from asc.report.palette import LIGHT, SERIES
 from asc.report.plot import PANEL, dress, figure_legend, without_glyph_warnings
 from asc.report.results import not_of_a_run
@@ -31,7 +32,7 @@ def read_history(directory: Path) -> dict[str, list[tuple[float, float]]]:
     """
     file = directory / "metrics.csv"
     try:
-        with open(file, newline="") as lines:
+        with open(regular(file), newline="") as lines:
             rows = list(csv.DictReader(lines))
         points = {
             column: [(float(row["epoch"]), float(row[column])) for row in rows if row.get(column)] for column in PANELS

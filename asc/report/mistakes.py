@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asc.errors import printable
+from asc.files import regular
 from asc.report.results import not_of_a_run
 from asc.report.runs import Run
 from asc.report.systems import System, Task
@@ -50,7 +51,7 @@ def read_predictions(run: Run) -> dict[tuple[str, str], np.ndarray]:
     """
     file = run.directory / "predictions.csv"
     try:
-        with open(file, newline="") as lines:
+        with open(regular(file), newline="") as lines:
             head, *rows = csv.reader(lines)
         names = tuple(map(printable, head))
         predictions = {(row[0], printable(row[1])): np.array(row[2:], dtype=float) for row in rows}

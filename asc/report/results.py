@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asc.errors import InputError, printable
+from asc.files import regular
 
 LIMITS = {  # lowest and highest plausible value
     "accuracy": (0, 1),
@@ -41,6 +42,12 @@ class Results:
     metrics: dict[str, float]
     confusion: tuple[tuple[int, ...], ...]
 
+    @property
+    def class_accuracy(self) -> dict[str, float | None]:
+        """Fraction of each label's test clips that are recognized; None for a label without clips."""
+        diagonal = [row[index] / sum(row) if sum(row) else None for index, row in enumerate(self.confusion)]
+        return dict(zip(self.labels, diagonal, strict=True))
+
 
 def read_results(file: Path) -> Results:
     """Read a results.json.
@@ -49,7 +56,7 @@ def read_results(file: Path) -> Results:
         InputError: it is incomplete, or no run has such results; names what is wrong.
     """
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(regular(file).read_text())
         values = {**content["test"], **content["complexity"], "epochs": content["training"]["epochs"]}
         labels, matrix = content["labels"], content["test"]["confusion_matrix"]
         if content["stage"] not in PRECISIONS:

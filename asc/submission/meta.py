@@ -1,6 +1,5 @@
 """The meta information of a submission: who, what system, how large, how good on the development set."""
 
-import json
 import re
 import unicodedata
 from pathlib import Path
@@ -11,8 +10,10 @@ import yaml
 from asc.classifier import SceneClassifier
 from asc.complexity import dcase2020_parameters
 from asc.errors import InputError
+from asc.files import regular
 from asc.plain_yaml import read_yaml
 from asc.predictions import read_predictions
+from asc.report.results import read_results
 from asc.submission.rules import DESCRIPTION, LABELS, check_authors, check_fields
 
 AUGMENTATIONS = {  # of asc.augment, in the words of the challenge's result tables
@@ -42,7 +43,7 @@ def read_team(path: Path) -> dict[str, Any]:
         InputError: the file is missing, no YAML, or has other fields.
     """
     try:
-        team = yaml.safe_load(path.read_text(encoding="utf-8"))
+        team = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--authors={path} cannot be read ({error.strerror}): check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -80,14 +81,12 @@ def run_of(checkpoint: Path, model: SceneClassifier) -> Path:
         InputError: there is none.
     """
     for directory in (checkpoint.parent, checkpoint.parent.parent):
-        try:
-            results = json.loads((directory / "results.json").read_text())
-            is_own = Path(results["checkpoint"]).name == checkpoint.name and results["stage"] == model.stage
-            size = results["complexity"]["dcase2020_size_kb"]
-            if is_own and abs(size - model.complexity().dcase2020_size_kb) < 0.01:
-                return directory
-        except (OSError, ValueError, KeyError, TypeError):
+        if not (directory / "results.json").is_file():
             continue
+        results = read_results(directory / "results.json")
+        is_own = results.checkpoint.name == checkpoint.name and results.stage == model.stage
+        if is_own and abs(results.metrics["dcase2020_size_kb"] - model.complexity().dcase2020_size_kb) < 0.01:
+            return directory
     raise InputError(
         f"{checkpoint} has no results.json of its run beside it: give best.ckpt, pruned.ckpt or int8.ckpt of a "
         "finished run, in the run's directory"
@@ -100,25 +99,24 @@ def development_results(run: Path) -> dict[str, Any]:
     Raises:
         InputError: results.json and predictions.csv are incomplete or not of the same clips.
     """
-    predictions = read_predictions(run / "predictions.csv")
-    try:
-        test = json.loads((run / "results.json").read_text())["test"]
-        class_accuracy = {label: test["class_accuracy"][label] for label in LABELS}
-        overall = {"accuracy": percent(test["macro_accuracy"]), "logloss": round(float(test["log_loss"]), 3)}
-        clips = sum(map(sum, test["confusion_matrix"]))
-        targets = {label: predictions.targets == predictions.labels.index(label) for label in LABELS}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run / 'results.json'} is not what a finished run writes: repeat the run") from error
-    if clips != len(predictions.targets):
+    results, predictions = read_results(run / "results.json"), read_predictions(run / "predictions.csv")
+    if set(results.labels) != set(LABELS) or predictions.labels != list(results.labels):
+        raise InputError(f"{run} has results.json and predictions.csv of other labels than its checkpoint: repeat it")
+    if sum(map(sum, results.confusion)) != len(predictions.targets):
         raise InputError(f"{run / 'predictions.csv'} has other clips than results.json: repeat the run")
-    missing = [label for label, accuracy in class_accuracy.items() if accuracy is None]
+    class_accuracy = results.class_accuracy
+    targets = {label: predictions.targets == predictions.labels.index(label) for label in LABELS}
+    missing = [label for label in LABELS if class_accuracy[label] is None or not targets[label].any()]
     if missing:
         raise InputError(f"{run} has no test clips of {missing[0]}: the challenge asks for its accuracy")
     return {
-        "overall": overall,
+        "overall": {
+            "accuracy": percent(results.metrics["macro_accuracy"]),
+            "logloss": round(results.metrics["log_loss"], 3),
+        },
         "class_wise": {
             label: {
-                "accuracy": percent(class_accuracy[label]),
+                "accuracy": percent(class_accuracy[label] or 0.0),
                 "logloss": round(float(predictions.losses[targets[label]].mean()), 3),
             }
             for label in LABELS
@@ -158,7 +156,7 @@ def describe(model: SceneClassifier, run: Path) -> dict[str, Any]:
 def run_settings(run: Path) -> dict[str, Any]:
     """The settings of a run, as Hydra stored them; empty where they are lost."""
     try:
-        settings = read_yaml(run / ".hydra" / "config.yaml")
+        settings = read_yaml(regular(run / ".hydra" / "config.yaml"))
     except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
