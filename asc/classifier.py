@@ -276,8 +276,10 @@ class SceneClassifier(pl.LightningModule):
                 model = cls(**{**hyperparameters, **kwargs})
                 model.load_state_dict(checkpoint["state_dict"])
                 check_finite(model.state_dict(), checkpoint_path)
-        except InputError:
-            raise
+        except InputError as error:
+            if kwargs or str(checkpoint_path) in str(error):
+                raise
+            raise InputError(f"{checkpoint_path} cannot be used ({error}): use another checkpoint") from error
         except Exception as error:  # a damaged file may hold anything
             raise InputError(damaged) from error
         return model.to(map_location or "cpu").eval()
@@ -291,6 +293,11 @@ def check_wave(wave: Tensor) -> None:
     """
     if not isinstance(wave, Tensor):
         raise InputError(f"a waveform is a tensor (batch, samples), not {type(wave).__name__}: convert it")
+    if not wave.is_floating_point() or wave.layout != torch.strided:  # an 8-bit tensor is no floating point either
+        raise InputError(
+            f"a waveform is a dense tensor of floating-point numbers in [-1, 1], not {wave.dtype} in {wave.layout}: "
+            "convert it"
+        )
     if not wave.numel():
         raise InputError(f"the waveform {tuple(wave.shape)} is empty: give at least one")
     if not wave.isfinite().all():

@@ -94,7 +94,7 @@ def settings_fault(error: Exception) -> str | None:
     """One sentence for an exception of Hydra, OmegaConf or Lightning; None for any other."""
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
-    from hydra.errors import HydraException, InstantiationException
+    from hydra.errors import HydraException, InstantiationException, OverrideParseException
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -103,6 +103,8 @@ def settings_fault(error: Exception) -> str | None:
         while isinstance(inner.__cause__, InstantiationException | InputError):  # one per level of nesting
             inner = inner.__cause__
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
+    if isinstance(error, OverrideParseException):
+        return f"invalid setting {error.override}: expected NAME=VALUE, where quotes enclose special characters"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
     is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")

@@ -215,7 +215,7 @@ def model_wave(path: Path, model) -> np.ndarray:
         (["data=nothing"], "Could not find 'data/nothing' Available options"),
         (["data=dcase"], "data.root is not set"),
         (["data.nothing=1"], "Could not override 'data.nothing'"),
-        (["nothing"], "Error parsing override 'nothing'"),
+        (["nothing"], "invalid setting nothing: expected NAME=VALUE"),
         (["--worst", "-1"], "invalid --worst=-1"),
     ],
 )

@@ -116,7 +116,7 @@ def folder(directory: Path) -> Iterator[None]:
     """
     if (directory / "results.json").exists():
         raise InputError(f"--output={directory} holds a run: choose another folder")
-    is_new = not directory.exists()
+    new = [place for place in (directory, *directory.parents) if not place.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,9 +124,9 @@ def folder(directory: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if is_new:
-            with suppress(OSError):  # it holds files
-                directory.rmdir()
+        with suppress(OSError):  # one holds files
+            for made in new:
+                made.rmdir()
         raise
 
 
