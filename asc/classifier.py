@@ -279,7 +279,8 @@ class SceneClassifier(pl.LightningModule):
         except InputError as error:
             if kwargs or str(checkpoint_path) in str(error):
                 raise
-            raise InputError(f"{checkpoint_path} cannot be used ({error}): use another checkpoint") from error
+            fault = str(error).partition(": give it on the command line")[0]
+            raise InputError(f"{checkpoint_path} cannot be used ({fault}): use another checkpoint") from error
         except Exception as error:  # a damaged file may hold anything
             raise InputError(damaged) from error
         return model.to(map_location or "cpu").eval()

@@ -180,7 +180,7 @@ class Spectrogram(Frontend):
         """
         if wave.ndim != 2 or not wave.is_floating_point():
             raise InputError(
-                f"a waveform is (batch, samples) in floating point, not {tuple(wave.shape)} in {wave.dtype}"
+                f"a waveform is (batch, samples) in floating point, not {tuple(wave.shape)} in {wave.dtype}: reshape it"
             )
         if wave.shape[-1] < self.min_samples:
             raise InputError(

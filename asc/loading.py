@@ -164,7 +164,8 @@ def check_size(hyperparameters: dict[str, Any], path: str | Path) -> None:
     values, size = sum(value.numel() for value in net.parameters()), Path(path).stat().st_size
     if values > size:
         raise InputError(
-            f"{path} claims a network of {values:,} values, which do not fit its {size:,} bytes: it is damaged"
+            f"{path} claims a network of {values:,} values, which do not fit its {size:,} bytes: "
+            "it is damaged, train again"
         )
 
 

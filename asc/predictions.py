@@ -121,8 +121,9 @@ def read_predictions(path: Path) -> Predictions:
         labels = header[2:]
         targets = [labels.index(row[1]) for row in rows]
         probabilities = np.array([row[2:] for row in rows], float).reshape(len(rows), len(labels))
-        if header[:2] != ["filename", "scene_label"] or not rows or not np.isfinite(probabilities).all():
+        is_good = ((probabilities >= 0) & (probabilities <= 1)).all()  # NaN is not
+        if header[:2] != ["filename", "scene_label"] or not rows or not is_good:
             raise ValueError("not a table of predictions")
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise InputError(f"{path} is not what a finished run writes: repeat the run") from error
     return Predictions(labels, np.array(targets), probabilities.clip(ROUNDED_TO_ZERO))

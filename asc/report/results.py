@@ -72,7 +72,9 @@ def read_results(file: Path) -> Results:
         )
     except KeyError as error:
         raise not_of_a_run(file, f"it has no {error.args[0]}") from error
-    except (OSError, ValueError, TypeError, RecursionError) as error:  # RecursionError: nested without end
+    except TypeError as error:
+        raise not_of_a_run(file, "a value is of another type") from error
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested without end
         is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError | OSError)
         raise not_of_a_run(file, shorten(str(error)) if is_json else "unreadable") from error
 
@@ -108,5 +110,5 @@ def clips_by_class(matrix: Any, classes: int) -> tuple[tuple[int, ...], ...]:
     rows = [row for row in matrix if len(row) == classes]
     counts = [cell for row in rows for cell in row if isinstance(cell, int | float) and 0 <= cell < math.inf]
     if len(rows) != classes or len(counts) != classes**2:
-        raise ValueError(f"confusion_matrix={matrix}")
+        raise ValueError(f"for {classes} labels, confusion_matrix={matrix}")
     return tuple(tuple(map(int, row)) for row in rows)

@@ -51,8 +51,11 @@ def read_team(path: Path) -> dict[str, Any]:
     known = ("authors", "description", "external_datasets", "source_code")
     if not isinstance(team, dict) or not set(team) <= set(known):
         raise InputError(f"--authors={path} has unknown fields: expected {', '.join(known)}")
-    check_authors(team.get("authors"))
-    check_fields("description", team.setdefault("description", {}), ())
+    try:
+        check_authors(team.get("authors"))
+        check_fields("description", team.setdefault("description", {}), ())
+    except InputError as error:
+        raise InputError(f"--authors={path}: {error}") from error
     unknown = sorted(map(str, set(team["description"]) - set(DESCRIPTION)))
     if unknown:
         raise InputError(f"--authors={path}, description: unknown {unknown[0]}: expected {', '.join(DESCRIPTION)}")
