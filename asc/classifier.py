@@ -95,7 +95,15 @@ class SceneClassifier(pl.LightningModule):
             InputError: `wave` is no such tensor, shorter than `min_samples`, or holds NaN or infinity.
         """
         check_wave(wave)
-        return self.net(self.frontend(wave))
+        features = self.frontend(wave)
+        try:
+            return self.net(features)
+        except RuntimeError as error:
+            if self.stage != "int8":
+                raise
+            raise InputError(  # float networks check their input themselves
+                f"the 8-bit network cannot take features of shape {tuple(features.shape)}: give longer clips"
+            ) from error
 
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
         """Probability of each label for an audio file of any sample rate, channels and length.
@@ -276,6 +284,8 @@ class SceneClassifier(pl.LightningModule):
                 model = cls(**{**hyperparameters, **kwargs})
                 model.load_state_dict(checkpoint["state_dict"])
                 check_finite(model.state_dict(), checkpoint_path)
+                if model.stage == "int8":  # whose layers fit any length or only some
+                    model.eval().probabilities(np.zeros((1, model.clip_samples), np.float32))
         except InputError as error:
             if kwargs or str(checkpoint_path) in str(error):
                 raise

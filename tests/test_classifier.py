@@ -202,7 +202,9 @@ def test_a_file_shorter_than_a_window_is_refused(model, tmp_path):
 
 
 def test_a_wave_of_another_kind_is_refused(model):
-    for wave in (torch.zeros(2 * RATE), torch.zeros(1, 1, 2 * RATE), torch.zeros(1, 2 * RATE, dtype=torch.int16)):
+    good = torch.zeros(1, 2 * RATE)
+    rounded = torch.quantize_per_tensor(good, 0.1, 0, torch.qint8)
+    for wave in (good[0], good[None], good.short(), good.to_sparse(), rounded, good.to(torch.complex64)):
         with pytest.raises(InputError, match="a waveform is"):
             model(wave)
     for wave in (None, 5, [0.0] * RATE, np.zeros((1, 2 * RATE), np.float32)):

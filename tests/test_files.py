@@ -6,7 +6,7 @@ import os
 import pytest
 
 from asc import InputError
-from asc.files import written_whole
+from asc.files import regular, written_whole
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path):
@@ -41,3 +41,16 @@ def test_what_the_system_refuses_is_one_sentence_that_names_the_file(tmp_path):
         written_whole(tmp_path / "gone/table.csv") as temporary,
     ):
         temporary.write_text("")
+
+
+def test_a_pipe_is_neither_read_nor_replaced(tmp_path):
+    pipe = tmp_path / "table.csv"
+    os.mkfifo(pipe)
+    with (
+        pytest.raises(InputError, match=r"table.csv cannot be written \(not a regular file\)"),
+        written_whole(pipe) as temporary,
+    ):
+        temporary.write_text("new")
+    assert pipe.is_fifo()
+    with pytest.raises(OSError, match="not a regular file"):
+        regular(pipe)

@@ -140,3 +140,18 @@ def test_what_is_no_classifier_is_refused(tmp_path):
             load_predictor(tmp_path / name)
     with pytest.raises(InputError, match=r"other.onnx is not what it says"):
         load_predictor(foreign(tmp_path / "other.onnx", facts(clip_samples=9), "pixels", ("batch", 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda softmax: setattr(softmax, "op_type", "LogSoftmax"), "does not compute probabilities"),
+        (lambda softmax: softmax.attribute[0].CopyFrom(helper.make_attribute("axis", 7)), "ONNX file|fails where"),
+    ],
+)
+def test_a_file_that_answers_with_something_else_is_refused(change, message, run, tmp_path):
+    model = onnx.load(run / "whole.onnx")
+    change(model.graph.node[-1])
+    onnx.save(model, tmp_path / "whole.onnx")
+    with pytest.raises(InputError, match=message):
+        load_predictor(tmp_path / "whole.onnx").probabilities(waves(1))

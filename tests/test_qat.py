@@ -123,3 +123,14 @@ def test_what_cannot_be_quantized_is_refused(monkeypatch):
     for model in (fake, QAT().finish(fake)):
         with pytest.raises(InputError, match="quantized already"):
             QAT().begin(model)
+
+
+def test_an_8_bit_network_says_that_its_features_are_too_short(tmp_path):
+    int8 = QAT().finish(observed(classifier(), QAT()))
+    with pytest.raises(InputError, match="the 8-bit network cannot take features of shape .*: give longer clips"):
+        int8(torch.zeros(1, int8.min_samples))
+    content = torch.load(save(int8, tmp_path / "int8.ckpt"), weights_only=True)
+    content["hyper_parameters"]["frontend"]["frames"] = 2
+    torch.save(content, tmp_path / "int8.ckpt")
+    with pytest.raises(InputError, match="int8.ckpt cannot be used .*use another checkpoint"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "int8.ckpt")

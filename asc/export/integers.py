@@ -140,7 +140,9 @@ def integer_weights(layer: nnq.Conv2d | nnq.Linear, grid: Grid) -> tuple[np.ndar
     """
     weight = layer.weight()
     scales = weight.q_per_channel_scales().float().numpy()
-    bias = np.rint(layer.bias().detach().double().numpy() / (scales * grid.scale).astype(np.float64))
+    bias = np.zeros(len(scales))
+    if layer.bias() is not None:
+        bias = np.rint(layer.bias().detach().double().numpy() / (scales * grid.scale).astype(np.float64))
     if np.abs(bias).max() > np.iinfo(np.int32).max:
         raise InputError("a bias does not fit its 32-bit grid: the features are too small, scale them up")
     return weight.int_repr().numpy(), scales, bias.astype(np.int32)
