@@ -13,7 +13,9 @@ torch.set_num_threads(1)  # two processes share two cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tries", type=int, default=50, help="generated settings to try in test_fuzz.py")
+    parser.addoption(
+        "--tries", type=int, default=50, help="generated settings to try; of other inputs four times as many"
+    )
     parser.addoption("--fuzz-seed", type=int, default=0, help="that chooses them, and instants")
     parser.addoption("--rooms", type=int, default=1, help="sizes of a full disk for each command in test_full_disk.py")
     parser.addoption("--kills", type=int, default=0, help="signals at random instants for each test in test_kills.py")
