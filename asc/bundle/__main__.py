@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = arguments.folder or home / "bundle"
         check_destination(folder, arguments.force)  # before anything is loaded or fetched
         model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
-        runtime = arguments.web and find_runtime(None if arguments.web == FETCH else Path(arguments.web))
+        runtime = None
+        if arguments.web is not None:
+            runtime = find_runtime(None if arguments.web == FETCH else Path(arguments.web))
         measurement = write_bundle(model, folder, results_of(home, model), runtime, arguments.force)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         if arguments.json:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asc.errors import InputError
+from asc.files import regular
 from asc.onnx_predictor import FRONTEND
 
 PACKAGE = "onnxruntime-web"
@@ -99,7 +100,7 @@ def read_folder(folder: Path) -> Runtime:
 def read_archive(path: Path) -> Runtime:
     """Read npm's archive, of which only three files are looked at."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(regular(path)) as archive:
 
             def read(name: str) -> bytes:
                 member = archive.getmember(f"package/{name}")
