@@ -11,8 +11,8 @@ from asc.data import SceneData
 from asc.data.lists import Clip
 from asc.data.splits import cross_validation
 from asc.report.compare import compare
-from asc.report.results import Results
 from asc.report.runs import Run
+from asc.results import Results
 
 
 def clips(*locations: tuple[str, int]) -> list[Clip]:

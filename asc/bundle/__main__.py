@@ -12,7 +12,7 @@ from asc.bundle.page import find_runtime
 from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, printable, silence_libraries
 from asc.errors import InputError
-from asc.report.results import Results, read_results
+from asc.results import Results, read_results
 
 CHECKPOINTS = ("int8.ckpt", "pruned.ckpt", "checkpoints/best.ckpt")  # of a run, the best for a device first
 FETCH = "FETCH"  # --web without a place

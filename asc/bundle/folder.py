@@ -18,7 +18,7 @@ from asc.cli import printable
 from asc.errors import InputError, WriteError
 from asc.export import export, export_frontend
 from asc.onnx_predictor import FRONTEND
-from asc.report.results import Results
+from asc.results import Results
 
 HERE = Path(__file__).parent
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.18\nsoundfile>=0.12\n"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from asc.files import regular
 from asc.report.palette import LIGHT, SERIES
 from asc.report.plot import PANEL, dress, figure_legend, without_glyph_warnings
-from asc.report.results import not_of_a_run
 from asc.report.systems import Task
+from asc.results import not_of_a_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ import numpy as np
 
 from asc.errors import printable
 from asc.files import regular
-from asc.report.results import not_of_a_run
 from asc.report.runs import Run
 from asc.report.systems import System, Task
+from asc.results import not_of_a_run
 
 SMALLEST = 5e-7  # probability: predictions.csv has six decimals
 

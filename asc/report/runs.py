@@ -13,8 +13,8 @@ import asc.nets
 from asc.complexity import nonzeros
 from asc.errors import InputError, printable
 from asc.loading import read_checkpoint
-from asc.report.results import PRECISIONS, Results, read_results
 from asc.report.settings import read_choices
+from asc.results import PRECISIONS, Results, read_results
 
 NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
 PHASES = {  # of compression, by class: what they do to the name, where the network does not show it

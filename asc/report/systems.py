@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import mean, stdev
 
-from asc.report.results import shorten
 from asc.report.runs import SAME_ZEROS, Run
 from asc.report.settings import differing
+from asc.results import shorten
 
 REPORT = {  # Pham et al. 2020, Table 3: accuracy in %, KB; by network, precision and whether half is pruned
     ("Dcase2020Baseline", "float", False): ("DCASE 2020 baseline", 87.3, 450.0),

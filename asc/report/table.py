@@ -7,8 +7,8 @@ import torch
 
 from asc.complexity import KB
 from asc.report.latency import ROUNDS
-from asc.report.results import LIMITS
 from asc.report.systems import System, Task
+from asc.results import LIMITS
 
 Column = tuple[str, str, list[str]]  # two lines of heading, cells
 

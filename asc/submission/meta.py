@@ -13,7 +13,7 @@ from asc.errors import InputError
 from asc.files import regular
 from asc.plain_yaml import read_yaml
 from asc.predictions import read_predictions
-from asc.report.results import read_results
+from asc.results import read_results
 from asc.submission.rules import DESCRIPTION, LABELS, check_authors, check_fields
 
 AUGMENTATIONS = {  # of asc.augment, in the words of the challenge's result tables
