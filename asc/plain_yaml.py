@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from asc.files import regular
+
 LARGEST, DEEPEST = 1_000_000, 50  # bytes, collections in each other
 
 
@@ -15,7 +17,7 @@ def read_yaml(path: Path) -> Any:
         OSError: the file cannot be read.
         ValueError: it is no YAML, or no such file as Hydra writes.
     """
-    if path.stat().st_size > LARGEST:
+    if regular(path).stat().st_size > LARGEST:
         raise ValueError(f"it has more than {LARGEST:,} bytes")
     text = path.read_text(encoding="utf-8")
     try:

@@ -159,7 +159,7 @@ def describe(model: SceneClassifier, run: Path) -> dict[str, Any]:
 def run_settings(run: Path) -> dict[str, Any]:
     """The settings of a run, as Hydra stored them; empty where they are lost."""
     try:
-        settings = read_yaml(regular(run / ".hydra" / "config.yaml"))
+        settings = read_yaml(run / ".hydra" / "config.yaml")
     except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
