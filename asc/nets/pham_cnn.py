@@ -1,12 +1,13 @@
 """The report's network, Table 2."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from torch import Tensor, nn
 
 from asc.errors import InputError
+from asc.nets.conv_norm_pool import conv_norm_pool, is_fusible
 from asc.nets.dropout import Dropout, scaled
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 from asc.settings import Count, Epsilon, Filters, Momentum, Scale, Share, checked
@@ -14,10 +15,24 @@ from asc.settings import Count, Epsilon, Filters, Momentum, Scale, Share, checke
 POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
 
 
-def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> nn.Sequential:
-    """Bn - Cv - ReLU - Bn - Mp - Dr; `bn_first=False` leaves the first batch norm out."""
+class Block(nn.Sequential):
+    """Bn - Cv - ReLU - Bn - Mp - Dr, or without the first batch norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Layer by layer, or in training, if that saves time, all between the first norm and dropout at once."""
+        layers: list[Any] = list(self)
+        *first, convolution, relu, norm, pool, dropout = layers
+        if not (self.training and isinstance(x, Tensor) and is_fusible(x, convolution, relu, norm, pool)):
+            return super().forward(x)
+        for layer in first:
+            x = layer(x)
+        return dropout(conv_norm_pool(x, convolution, norm, pool))
+
+
+def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> Block:
+    """A block; `bn_first=False` leaves the first batch norm out."""
     first = [nn.BatchNorm2d(n_in, **bn)] if bn_first else []
-    return nn.Sequential(
+    return Block(
         *first,
         nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2),  # an integer: 8-bit convolutions refuse 'same'
         nn.ReLU(inplace=True),

@@ -1,0 +1,258 @@
+"""Conv - ReLU - BatchNorm - MaxPool in training, a small part of the batch at a time.
+
+Of 100 clips of 128 x 428, a convolution of 32 filters makes tensors of 701 MB. Layer by layer, each of them goes to
+memory and back a dozen times in a step, which takes longer than the arithmetic. Here they exist in parts of 2 MB,
+which stay in a core's cache, and never as a whole:
+
+- Max pooling commutes with a norm of positive scale. The norm is z = scale (r - mean) / deviation + shift of
+  r = relu(y), so max(z) is that of max(r); where scale < 0 it is that of min(r) = -max(-r). Pooling so needs no
+  statistics, and the norm has no more than the pooled values to compute.
+- The backward pass needs r again, at every position, and computes it anew from the small input.
+- The convolution is a matrix product of the input's patches (positions, k + 1) and the weights (k + 1, filters). A
+  patch is what a kernel of k = inputs * height * width weights sees, and a 1, whose weight is the bias. The gradients
+  are products as well, for which oneDNN takes several times as long if the input is a single map.
+- Each thread computes parts of its own, so that none waits for the others after each operation.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+PART = 2**19  # values of the convolution's output in a part: 2 MB in float32
+
+Result = TypeVar("Result")
+
+
+def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> bool:
+    """Whether `conv_norm_pool` computes what these layers do in training, and faster.
+
+    Only plain layers without hooks, so that quantization-aware training and pruning do their work; and a single input
+    map on a CPU, where it has been measured to pay. What torch compiles is left to its compiler.
+    """
+    layers = (convolution, relu, norm, pool)
+    return (
+        [type(layer) for layer in layers] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d, nn.MaxPool2d]
+        and not any(has_hooks(layer) for layer in layers)
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
+        and x.ndim == 4
+        and x.shape[1] == convolution.in_channels == 1
+        and (convolution.stride, convolution.dilation, convolution.padding_mode) == ((1, 1), (1, 1), "zeros")
+        and not isinstance(convolution.padding, str)
+        and bool(norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None)
+        and pair(pool.stride) == pair(pool.kernel_size)
+        and (pair(pool.padding), pair(pool.dilation), pool.return_indices) == ((0, 0), (1, 1), False)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether someone else is called with the layer."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(layer, name) for name in hooks)
+
+
+def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tensor:
+    """pool(norm(relu(convolution(x)))) of x (batch, inputs, height, width); updates the norm's running statistics.
+
+    Under autocast the large tensors are of its type, but not the statistics and the gradients of the parameters.
+
+    Args:
+        x: on the CPU.
+        convolution: of stride and dilation 1, in one group, padded with a number of zeros.
+        norm: in training, with parameters, running statistics and a momentum.
+        pool: of windows side by side, without padding.
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    height, width = pair(convolution.padding)  # type: ignore[arg-type]  # no text
+    kernel, bias = convolution.weight, convolution.bias
+    if bias is None:
+        bias = kernel.new_zeros(len(kernel))
+    with torch.autocast("cpu", enabled=False):
+        padded = F.pad(x.to(dtype), (width, width, height, height))
+        z, mean, variance, count = ConvNormPool.apply(
+            padded, kernel.to(dtype), bias.to(dtype), norm.weight, norm.bias, norm.eps, pool
+        )
+    update_running_statistics(norm, mean, variance, count)
+    return z
+
+
+@torch.no_grad()
+def update_running_statistics(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
+    """As `nn.BatchNorm2d` does, by mean and biased variance (channels,) of so many values; it keeps the unbiased."""
+    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+
+
+class Part(NamedTuple):
+    """Some rows of r of some clips.
+
+    Attributes:
+        values: of a channel.
+        rows: of r.
+        x: the rows of the padded input that they are computed of, clips first.
+        z: the rows that they are pooled to, clips first.
+    """
+
+    values: int
+    rows: int
+    x: tuple[slice, slice, slice]
+    z: tuple[slice, slice, slice]
+
+
+def split(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[Part]:
+    """Parts of the padded input (batch, inputs, height, width), cut between windows of the pooling."""
+    height, width = (size - extent + 1 for size, extent in zip(x.shape[2:], kernel.shape[2:], strict=True))
+    window, _ = pair(pool.kernel_size)
+    windows = max(1, PART // (len(kernel) * width * window))
+    clips = max(1, PART // (len(kernel) * width * height))
+    starts = list(range(0, max(1, height - window + 1), windows * window))  # rows too few to be pooled join the last
+    every = slice(None)
+    return [
+        Part(
+            values=min(clips, len(x) - clip) * (stop - start) * width,
+            rows=stop - start,
+            x=(slice(clip, clip + clips), every, slice(start, stop + kernel.shape[2] - 1)),
+            z=(slice(clip, clip + clips), every, slice(start // window, -(-stop // window))),
+        )
+        for clip in range(0, len(x), clips)
+        for start, stop in zip(starts, [*starts[1:], height], strict=True)
+    ]
+
+
+class ConvNormPool(torch.autograd.Function):
+    """The arithmetic of `conv_norm_pool`: y is the convolution's output, r = relu(y), z the norm of r, pooled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float, pool: nn.MaxPool2d
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """For padded x: z (batch, filters, h, w), mean and variance (filters,) of r, and the values they are of."""
+        weights, sign = product_weights(kernel, bias), torch.where(scale < 0, -1.0, 1.0)
+        flips = bool((sign < 0).any())
+        parts = split(x, kernel, pool)
+
+        @torch.no_grad()
+        def of_part(part: Part) -> tuple[Tensor, ...]:
+            r = rectified(patches(x[part.x], kernel), weights, part)
+            mean, variance = torch.batch_norm_update_stats(r, torch.zeros_like(scale), torch.ones_like(scale), 0.0)
+            if flips:
+                r.mul_(maps(sign, r))
+            maxima, positions = F.max_pool2d(r, pool.kernel_size, ceil_mode=pool.ceil_mode, return_indices=True)
+            return maxima, positions.int(), mean, variance
+
+        maxima, positions, means, variances = zip(*in_parallel(of_part, parts), strict=True)
+        last = parts[-1].z[2].start + maxima[-1].shape[2]
+        size = (len(x), len(kernel), last, maxima[0].shape[3])
+        pooled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+        for part, values in zip(parts, maxima, strict=True):
+            pooled[part.z] = values
+        pooled *= maps(sign, x)
+
+        # of all parts: the mean of the means, and the mean of the variances plus the variance of the means
+        counts = torch.tensor([part.values for part in parts], dtype=torch.float64)
+        share, part_means = counts / counts.sum(), torch.stack(means).double()
+        mean = share @ part_means
+        variance = share @ (torch.stack(variances).double() + (part_means - mean).square())
+        inverse = (variance + eps).rsqrt().to(scale)
+        mean, variance = mean.to(scale), variance.to(scale)
+
+        ctx.save_for_backward(x, kernel, bias, scale, pooled, mean, inverse, *positions)
+        ctx.pool, ctx.count = pool, sum(part.values for part in parts)
+        ctx.mark_non_differentiable(mean, variance)
+        z = torch.addcmul(maps(shift - mean * scale * inverse, x), pooled, maps(scale * inverse, x))
+        return z, mean, variance, ctx.count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dz: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of x, kernel, bias, scale and shift.
+
+        Let xhat = (r - mean) inverse, with M values a channel, and g the gradient of scale * xhat + shift: dz where
+        a maximum was and 0 elsewhere. Batch norm has
+
+            dshift = sum(g),  dscale = sum(g xhat),  dr = scale inverse (g - dshift / M - xhat dscale / M).
+
+        The sums are over pooled values alone. The rest reaches every position, as a constant and a multiple of r:
+        dr = scale inverse g + offset + slope r. Then dy = dr where r > 0, and 0 elsewhere.
+        """
+        x, kernel, bias, scale, pooled, mean, inverse, *positions = ctx.saved_tensors
+        pool = ctx.pool
+        g = dz.to(scale)
+        dshift = g.sum((0, 2, 3))
+        dscale = inverse * (g * (pooled.to(scale) - maps(mean, g))).sum((0, 2, 3))
+        slope = -scale * inverse.square() * dscale / ctx.count
+        offset = -scale * inverse * dshift / ctx.count - slope * mean
+        g = (g * maps(scale * inverse, g)).to(x)
+        size, weights = [*pair(pool.kernel_size)], product_weights(kernel, bias)
+
+        @torch.no_grad()
+        def of_part(part: Part, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+            columns = patches(x[part.x], kernel)
+            r = rectified(columns, weights, part)
+            dy = torch.ops.aten.max_pool2d_with_indices_backward(
+                g[part.z], r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions.long()
+            )
+            dy.addcmul_(r, maps(slope, r)).add_(maps(offset, r))
+            torch.ops.aten.threshold_backward.grad_input(dy, r, 0, grad_input=dy)
+            rows = dy.permute(0, 2, 3, 1).flatten(1, 2)  # (clips, positions, filters), as they lie in memory
+            dweights = torch.bmm(columns, rows).to(scale).sum(0)
+            if not ctx.needs_input_grad[0]:
+                return dweights, None
+            dpatches = torch.bmm(weights[:-1].expand(len(rows), -1, -1), rows.transpose(1, 2))
+            return dweights, F.fold(dpatches, x[part.x].shape[2:], kernel.shape[2:])
+
+        parts = split(x, kernel, pool)
+        dweights, dx_parts = zip(*in_parallel(of_part, parts, positions), strict=True)
+        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        if dx is not None:
+            for part, values in zip(parts, dx_parts, strict=True):
+                dx[part.x] += values  # neighbouring parts share rows
+        *dkernel, dbias = torch.stack(dweights).sum(0).to(kernel)
+        return dx, torch.stack(dkernel, 1).view_as(kernel), dbias, dscale, dshift, None, None
+
+
+def in_parallel(function: Callable[..., Result], *arguments: Sequence[Any]) -> list[Result]:
+    """`function` of each of the arguments, on as many threads as torch has, and inside on one."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return list(map(function, *arguments))
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, *arguments))
+    finally:
+        torch.set_num_threads(threads)  # threads that are yet to start take the last number set
+
+
+def product_weights(kernel: Tensor, bias: Tensor) -> Tensor:
+    """(k + 1, filters): the kernel's and, last, the bias."""
+    return torch.cat([kernel.flatten(1).t(), bias.unsqueeze(0)])
+
+
+def patches(x: Tensor, kernel: Tensor) -> Tensor:
+    """Of padded x: (clips, k + 1, positions). `F.unfold` takes seven times as long."""
+    height, width = (size - extent + 1 for size, extent in zip(x.shape[2:], kernel.shape[2:], strict=True))
+    seen = x.unfold(2, height, 1).unfold(3, width, 1).reshape(len(x), -1, height * width)
+    return F.pad(seen, (0, 0, 0, 1), value=1)
+
+
+def rectified(patches: Tensor, weights: Tensor, part: Part) -> Tensor:
+    """Of patches: r (clips, filters, height, width), the filters side by side in memory."""
+    rows = torch.bmm(patches.transpose(1, 2), weights.expand(len(patches), -1, -1)).relu_()
+    return rows.unflatten(1, (part.rows, -1)).permute(0, 3, 1, 2)
+
+
+def maps(values: Tensor, like: Tensor) -> Tensor:
+    """(channels,) as (channels, 1, 1), to go with maps, and in their type."""
+    return values.view(-1, 1, 1).to(like.dtype)
+
+
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of one number or two."""
+    return (value, value) if isinstance(value, int) else value

@@ -1,0 +1,162 @@
+"""Block 1's layers at once, against the layers one by one and against finite differences."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asc.nets import PhamCNN, conv_norm_pool
+from asc.nets.conv_norm_pool import ConvNormPool, is_fusible
+from asc.nets.conv_norm_pool import conv_norm_pool as fused
+
+POOLS = {
+    "up": nn.MaxPool2d((2, 4), ceil_mode=True),
+    "down": nn.MaxPool2d((2, 4)),
+    "square": nn.MaxPool2d(3),
+    "whole": nn.MaxPool2d((9, 14)),
+}
+
+
+@pytest.fixture(params=[2**6, 2**30], ids=["many parts", "one part"], autouse=True)
+def part(request, monkeypatch):
+    """The same for all sizes of a part, down to a row of windows."""
+    monkeypatch.setattr(conv_norm_pool, "PART", request.param)
+
+
+def layers(inputs: int = 1, filters: int = 5, bias: bool = True, pool: nn.Module = POOLS["up"]) -> nn.Sequential:
+    """Layers with norms that do something: scales of both signs and zero."""
+    norm = nn.BatchNorm2d(filters, eps=1e-3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1, 1, filters) + 0.01)
+        norm.bias.uniform_(-1, 1)
+    convolution = nn.Conv2d(inputs, filters, 3, padding=1, bias=bias)
+    return nn.Sequential(convolution, nn.ReLU(inplace=True), norm, copy.deepcopy(pool))
+
+
+def results(net: nn.Sequential, x: Tensor, at_once: bool) -> dict[str, Tensor]:
+    """Output, all gradients and all statistics after a step on some weighted sum of the output."""
+    net, x = copy.deepcopy(net), x.clone().requires_grad_()
+    z = fused(x, net[0], net[2], net[3]) if at_once else net(x)
+    (z.float() * torch.linspace(-1, 2, z.numel(), device=z.device).view(z.shape)).sum().backward()
+    gradients = {name: value.grad for name, value in net.named_parameters()}
+    return {"z": z.detach(), "x": x.grad, **gradients, **dict(net.named_buffers())}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("inputs", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_computes_what_the_layers_do(pool, inputs, bias):
+    net, x = layers(inputs, bias=bias, pool=pool).double(), torch.randn(3, inputs, 9, 14, dtype=torch.float64)
+    actual, expected = results(net, x, True), results(net, x, False)
+    for name, value in expected.items():
+        assert actual[name].dtype == value.dtype
+        torch.testing.assert_close(actual[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_its_gradients_are_finite_differences():
+    net, x = layers().double(), torch.randn(2, 1, 7, 9, dtype=torch.float64, requires_grad=True)
+    padded = nn.functional.pad(x, (1, 1, 1, 1))
+
+    def z(*values: Tensor) -> Tensor:
+        return ConvNormPool.apply(*values, 1e-3, net[3])[0]
+
+    parameters = [value.detach().requires_grad_() for value in net.parameters()]
+    assert torch.autograd.gradcheck(z, (padded.detach().requires_grad_(), *parameters))
+
+
+def test_a_scale_of_zero_gives_the_shift_and_finite_gradients():
+    net, x = layers(), torch.randn(2, 1, 8, 8)
+    nn.init.zeros_(net[2].weight)
+    actual = results(net, x, True)
+    assert torch.equal(actual["z"], net[2].bias.detach().view(-1, 1, 1).expand_as(actual["z"]))
+    assert all(value.isfinite().all() for value in actual.values())
+    assert not actual["x"].any()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_it_rounds_no_worse_than_the_layers(dtype, tolerance):
+    """In float32 the layers' own sums over a batch are wrong in the fourth digit."""
+    net, x = layers(filters=32).to(memory_format=torch.channels_last), torch.randn(4, 1, 64, 96)
+    exact = results(net.double(), x.double(), False)
+    net.float()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        ours, theirs = (results(net, x, at_once) for at_once in (True, False))
+    for name, value in exact.items():
+        scale = value.double().abs().max()
+        error, other = ((result[name].double() - value).abs().max() / scale for result in (ours, theirs))
+        assert error <= max(tolerance, 1.5 * other), name
+        assert ours[name].dtype == theirs[name].dtype, name
+
+
+def test_the_number_of_threads_changes_nothing():
+    net, x = layers(), torch.randn(6, 1, 12, 16)
+    one = results(net, x, True)
+    try:
+        torch.set_num_threads(3)
+        three = results(net, x, True)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_block_1_takes_it_in_training_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr("asc.nets.pham_cnn.conv_norm_pool", lambda *given: calls.append(1) or fused(*given))
+    net, x = PhamCNN(3), torch.randn(2, 1, 32, 32)
+    net(x)
+    assert calls == [1], "of the four blocks, the first"
+    net.eval()(x)
+    assert calls == [1]
+
+
+def test_a_step_of_the_network_is_the_same(monkeypatch):
+    """Outputs, gradients, running statistics and random numbers drawn, with a kernel that is partly pruned."""
+    net, x = PhamCNN(3).double().to(memory_format=torch.channels_last), torch.randn(4, 1, 32, 48, dtype=torch.float64)
+    with torch.no_grad():
+        net.blocks[0][1].weight[::2] = 0
+        net.blocks[0][3].weight[:5] *= -1
+    found = []
+    for at_once in (True, False):
+        step = copy.deepcopy(net).train()
+        torch.manual_seed(1)
+        if not at_once:
+            monkeypatch.setattr("asc.nets.pham_cnn.is_fusible", lambda *given: False)
+        step(x).square().sum().backward()
+        found.append({**{name: value.grad for name, value in step.named_parameters()}, **dict(step.named_buffers())})
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+CHANGES = {
+    "a hook": lambda net: net[0].register_forward_hook(lambda *given: None),
+    "no statistics": lambda net: setattr(net[2], "track_running_stats", False),
+    "frozen statistics": lambda net: net[2].eval(),
+    "plain average": lambda net: setattr(net[2], "momentum", None),
+    "stride": lambda net: setattr(net[0], "stride", (2, 2)),
+    "padding with copies": lambda net: setattr(net[0], "padding_mode", "reflect"),
+    "overlapping windows": lambda net: setattr(net[3], "stride", 1),
+    "parametrized": lambda net: nn.utils.parametrizations.weight_norm(net[0]),
+    "pruned by hooks": lambda net: nn.utils.prune.l1_unstructured(net[0], "weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_other_layers_run_one_by_one(change):
+    net, x = layers(), torch.randn(2, 1, 8, 8)
+    assert is_fusible(x, *net)
+    change(net)
+    assert not is_fusible(x, *net)
+
+
+@pytest.mark.parametrize("instructions", [{"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}])
+def test_other_instructions(instructions):
+    """The processor's are chosen when torch starts."""
+    test = f"{__file__}::test_it_rounds_no_worse_than_the_layers"
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", test]
+    done = subprocess.run(command, env=os.environ | instructions, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
