@@ -126,6 +126,12 @@ def split(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[Part]:
     ]
 
 
+def pooled_size(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[int]:
+    """Height and width of z for padded x."""
+    sizes = zip(x.shape[2:], kernel.shape[2:], pair(pool.kernel_size), strict=True)
+    return [-(-(size - extent + 1) // n) if pool.ceil_mode else (size - extent + 1) // n for size, extent, n in sizes]
+
+
 class ConvNormPool(torch.autograd.Function):
     """The arithmetic of `conv_norm_pool`: y is the convolution's output, r = relu(y), z the norm of r, pooled."""
 
@@ -138,22 +144,24 @@ class ConvNormPool(torch.autograd.Function):
         flips = bool((sign < 0).any())
         parts = split(x, kernel, pool)
 
+        size = (len(x), len(kernel), *pooled_size(x, kernel, pool))
+        pooled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+        positions = torch.empty_like(pooled, dtype=torch.int32)  # in the part's rows
+
         @torch.no_grad()
-        def of_part(part: Part) -> tuple[Tensor, ...]:
+        def of_part(part: Part) -> tuple[Tensor, Tensor]:
             r = rectified(patches(x[part.x], kernel), weights, part)
             mean, variance = torch.batch_norm_update_stats(r, torch.zeros_like(scale), torch.ones_like(scale), 0.0)
             if flips:
                 r.mul_(maps(sign, r))
-            maxima, positions = F.max_pool2d(r, pool.kernel_size, ceil_mode=pool.ceil_mode, return_indices=True)
-            return maxima, positions.int(), mean, variance
+            pooled[part.z], positions[part.z] = F.max_pool2d(
+                r, pool.kernel_size, ceil_mode=pool.ceil_mode, return_indices=True
+            )
+            return mean, variance
 
-        maxima, positions, means, variances = zip(*in_parallel(of_part, parts), strict=True)
-        last = parts[-1].z[2].start + maxima[-1].shape[2]
-        size = (len(x), len(kernel), last, maxima[0].shape[3])
-        pooled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-        for part, values in zip(parts, maxima, strict=True):
-            pooled[part.z] = values
-        pooled *= maps(sign, x)
+        means, variances = zip(*in_parallel(of_part, parts), strict=True)
+        if flips:
+            pooled *= maps(sign, x)
 
         # of all parts: the mean of the means, and the mean of the variances plus the variance of the means
         counts = torch.tensor([part.values for part in parts], dtype=torch.float64)
@@ -163,7 +171,7 @@ class ConvNormPool(torch.autograd.Function):
         inverse = (variance + eps).rsqrt().to(scale)
         mean, variance = mean.to(scale), variance.to(scale)
 
-        ctx.save_for_backward(x, kernel, bias, scale, pooled, mean, inverse, *positions)
+        ctx.save_for_backward(x, kernel, bias, scale, pooled, positions, mean, inverse)
         ctx.pool, ctx.count = pool, sum(part.values for part in parts)
         ctx.mark_non_differentiable(mean, variance)
         z = torch.addcmul(maps(shift - mean * scale * inverse, x), pooled, maps(scale * inverse, x))
@@ -182,22 +190,21 @@ class ConvNormPool(torch.autograd.Function):
         The sums are over pooled values alone. The rest reaches every position, as a constant and a multiple of r:
         dr = scale inverse g + offset + slope r. Then dy = dr where r > 0, and 0 elsewhere.
         """
-        x, kernel, bias, scale, pooled, mean, inverse, *positions = ctx.saved_tensors
+        x, kernel, bias, scale, pooled, positions, mean, inverse = ctx.saved_tensors
         pool = ctx.pool
-        g = dz.to(scale)
-        dshift = g.sum((0, 2, 3))
-        dscale = inverse * (g * (pooled.to(scale) - maps(mean, g))).sum((0, 2, 3))
+        dshift = dz.sum((0, 2, 3), dtype=scale.dtype)
+        dscale = inverse * (pooled - maps(mean, pooled)).mul_(dz).sum((0, 2, 3), dtype=scale.dtype)
         slope = -scale * inverse.square() * dscale / ctx.count
         offset = -scale * inverse * dshift / ctx.count - slope * mean
-        g = (g * maps(scale * inverse, g)).to(x)
         size, weights = [*pair(pool.kernel_size)], product_weights(kernel, bias)
 
         @torch.no_grad()
-        def of_part(part: Part, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        def of_part(part: Part) -> tuple[Tensor, Tensor | None]:
             columns = patches(x[part.x], kernel)
             r = rectified(columns, weights, part)
+            g = dz[part.z] * maps(scale * inverse, dz)
             dy = torch.ops.aten.max_pool2d_with_indices_backward(
-                g[part.z], r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions.long()
+                g, r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions[part.z].long()
             )
             dy.addcmul_(r, maps(slope, r)).add_(maps(offset, r))
             torch.ops.aten.threshold_backward.grad_input(dy, r, 0, grad_input=dy)
@@ -209,7 +216,7 @@ class ConvNormPool(torch.autograd.Function):
             return dweights, F.fold(dpatches, x[part.x].shape[2:], kernel.shape[2:])
 
         parts = split(x, kernel, pool)
-        dweights, dx_parts = zip(*in_parallel(of_part, parts, positions), strict=True)
+        dweights, dx_parts = zip(*in_parallel(of_part, parts), strict=True)
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         if dx is not None:
             for part, values in zip(parts, dx_parts, strict=True):
@@ -218,14 +225,14 @@ class ConvNormPool(torch.autograd.Function):
         return dx, torch.stack(dkernel, 1).view_as(kernel), dbias, dscale, dshift, None, None
 
 
-def in_parallel(function: Callable[..., Result], *arguments: Sequence[Any]) -> list[Result]:
-    """`function` of each of the arguments, on as many threads as torch has, and inside on one."""
+def in_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`function` of each part, on as many threads as torch has, and inside on one."""
     threads = torch.get_num_threads()
     if threads == 1:
-        return list(map(function, *arguments))
+        return list(map(function, parts))
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, *arguments))
+            return list(pool.map(function, parts))
     finally:
         torch.set_num_threads(threads)  # threads that are yet to start take the last number set
 
