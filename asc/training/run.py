@@ -29,6 +29,7 @@ from asc.training.logged import LogAugmentation, close_logger, log_results, make
 from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
+from asc.training.room import CheckRoom
 
 
 def begin_run(cfg: DictConfig, checkpoint: Path, precisions: tuple[str, ...]) -> Path:
@@ -82,6 +83,7 @@ class Run:
             own.append(LogAugmentation(self.directory / "augmentation.png"))  # before the augmentation
         own += [instantiate(callback) for callback in cfg.callbacks.values()]
         own += callbacks or []
+        own.append(CheckRoom(min(data.batch_size, len(data.clips["train"]))))  # of the augmented batch
         if cfg.save_minutes:
             own.append(SaveWithinEpochs(checkpoint, cfg.save_minutes))
         own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
