@@ -11,7 +11,8 @@ which stay in a core's cache, and never as a whole:
 - The convolution is a matrix product of the input's patches (positions, k + 1) and the weights (k + 1, filters). A
   patch is what a kernel of k = inputs * height * width weights sees, and a 1, whose weight is the bias. The gradients
   are products as well, for which oneDNN takes several times as long if the input is a single map.
-- Each thread computes parts of its own, so that none waits for the others after each operation.
+- Each thread computes parts of its own. Were each operation split between threads, they would have to wait for each
+  other a hundred times a clip, and on a busy machine long.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> 
     """
     layers = (convolution, relu, norm, pool)
     return (
-        [type(layer) for layer in layers] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d, nn.MaxPool2d]
+        not torch.compiler.is_compiling()
+        and [type(layer) for layer in layers] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d, nn.MaxPool2d]
         and not any(has_hooks(layer) for layer in layers)
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
@@ -47,7 +49,6 @@ def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> 
         and bool(norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None)
         and pair(pool.stride) == pair(pool.kernel_size)
         and (pair(pool.padding), pair(pool.dilation), pool.return_indices) == ((0, 0), (1, 1), False)
-        and not torch.compiler.is_compiling()
     )
 
 
