@@ -41,19 +41,19 @@ from asc.training.room import step_memory
 keep_freed_memory()
 torch.set_num_threads(1)
 net = PhamCNN(3).to(memory_format=torch.channels_last)
-def step(n): copy.deepcopy(net)(torch.randn(n, 1, 128, 214)).sum().backward()
-estimate = 24 * step_memory(lambda: step(2), torch.device("cpu")) / 2
+def step(n): copy.deepcopy(net)(torch.randn(n, 1, 128, 428)).sum().backward()
+estimate = 40 * step_memory(lambda: step(2), torch.device("cpu")) / 2
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for _ in range(2): step(24)
+step(40)
 print(estimate / 1024 / (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in KB")
 def test_it_is_near_the_real_peak():
-    """The process's own, which includes what no one counts: within a third and three times."""
+    """The process's own, which includes what no one counts: within a factor of two."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert 0.6 < float(done.stdout) < 2, done.stdout
+    assert 0.5 < float(done.stdout) < 2, done.stdout
 
 
 def files(root: Path, content: dict[str, str]) -> Path:
