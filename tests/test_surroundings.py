@@ -10,20 +10,18 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command import call, results, rows
 
 from asc import InputError
 from asc.benchmark.growth import Stopwatch
-from asc.data import SceneData
+from asc.data import SceneData, audio
 from asc.data.cache import load_or_compute
 from asc.data.synthetic import write_scenes
 from asc.training.results import from_home
@@ -64,39 +62,32 @@ def submission(checkpoint, tiny, tmp_path) -> list[str]:
 # Worker processes
 
 
-@contextmanager
-def first_worker_killed() -> Iterator[None]:
-    """Send SIGKILL, as the system does where memory runs out, to the first process that this one starts."""
-    done = threading.Event()
+@pytest.fixture
+def killed_workers(monkeypatch) -> None:
+    """Each process that this one starts gets SIGKILL, as from a system without memory, when it decodes a clip."""
+    here, read_wave = os.getpid(), audio.read_wave
 
-    def kill() -> None:
-        while not done.wait(0.0005):
-            if workers := multiprocessing.active_children():
-                os.kill(workers[0].pid, signal.SIGKILL)
-                return
+    def read_or_die(*arguments: object) -> torch.Tensor:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_wave(*arguments)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    monkeypatch.setattr(audio, "read_wave", read_or_die)
 
 
+@pytest.mark.usefixtures("killed_workers")
 @pytest.mark.parametrize("cache", ["false", "true"])
 def test_a_worker_that_the_system_kills_is_one_sentence(quick, tmp_path, cache):
-    with first_worker_killed():
-        told = call(*quick, "data.num_workers=2", f"data.cache={cache}", f"data.cache_dir={tmp_path}/cache")
+    told = call(*quick, "data.num_workers=2", f"data.cache={cache}", f"data.cache_dir={tmp_path}/cache")
     assert told == ENDED + "free some, set data.num_workers=0 or reduce data.batch_size"
     assert not list((tmp_path / "run").rglob("*.ckpt"))
     assert len(list(tmp_path.glob("cache/*.npy"))) == (cache == "true"), "the durations"
 
 
+@pytest.mark.usefixtures("killed_workers")
 def test_in_a_command_without_hydra_too(submission, monkeypatch):
     monkeypatch.delitem(sys.modules, "hydra")  # as when it is started alone
-    with first_worker_killed():
-        assert str(call(*submission, script="asc.submission")).startswith(ENDED)
+    assert str(call(*submission, script="asc.submission")).startswith(ENDED)
 
 
 # Shared memory
@@ -172,28 +163,29 @@ def test_a_run_needs_no_standard_output(quick, tmp_path):
 # File locks
 
 
-def flock_fails(patch: pytest.MonkeyPatch, number: int) -> None:
+def locks_fail(patch: pytest.MonkeyPatch, number: int, *names: str) -> None:
     """As a network file system does it, which cannot be mounted here."""
 
-    def flock(file: int, operation: int) -> None:
+    def refused(*arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    patch.setattr("fcntl.flock", flock)
+    for name in names:
+        patch.setattr(f"fcntl.{name}", refused)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_directory_without_locks_is_named(number, quick, tmp_path, monkeypatch):
-    flock_fails(monkeypatch, number)
+    locks_fail(monkeypatch, number, "flock", "lockf")
     why = os.strerror(number)
     assert call(*quick) == f"error: {tmp_path}/run cannot be written ({why}): set another hydra.run.dir"
-    with pytest.raises(InputError, match=rf"data.cache_dir={tmp_path} cannot be written \({why}"):
+    with pytest.raises(InputError, match=rf"data.cache_dir={tmp_path} cannot be written \({why}, {tmp_path}/x"):
         load_or_compute(tmp_path / "x.npy", 3, lambda: np.zeros(3))
     with pytest.raises(InputError, match=rf"data.root={tmp_path}/scenes cannot be written \({why}"):
         write_scenes(tmp_path / "scenes")
 
 
 def test_where_the_system_knows_no_locks_a_file_is_one(quick, tmp_path, monkeypatch):
-    flock_fails(monkeypatch, errno.ENOSYS)
+    locks_fail(monkeypatch, errno.ENOSYS, "flock")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flock not supported")
         assert call(*quick) is None
