@@ -49,7 +49,8 @@ class CheckRoom(pl.Callback):
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.enable_grad():
             net = copy.deepcopy(model.net)
             with trainer.precision_plugin.forward_context():
-                clip = step_memory(lambda: net(x[:CLIPS]).float().sum().backward(), x.device) // min(CLIPS, len(x))
+                few = x[:CLIPS].detach()
+                clip = step_memory(lambda: net(few).float().sum().backward(), x.device) // len(few)
         needed = len(x) * clip
         if needed > free:
             fits = self.batch_size * free // needed
