@@ -52,9 +52,9 @@ print(estimate / (peak_memory() - before))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another system may tell the peak of this process")
 def test_it_is_near_the_real_peak():
-    """The process's own, which includes what no one counts: within a factor of two."""
+    """The process's own, which includes what no one counts: not much below, and not three times as much."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert 0.5 < float(done.stdout) < 2, done.stdout
+    assert 0.7 < float(done.stdout) < 3, done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another system may tell the peak of this process")

@@ -16,7 +16,7 @@ from asc.classifier import SceneClassifier
 from asc.errors import InputError
 
 CLIPS = 2  # that are measured
-HEAP = 1.8  # bytes of a process for a byte of tensors on a CPU: gaps between them, and oneDNN's own; PhamCNN, measured
+HEAP = 2.4  # bytes of a process for a byte of tensors on a CPU, gaps between them and oneDNN's own; at most, measured
 FILES = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 
 
