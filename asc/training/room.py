@@ -17,7 +17,10 @@ from asc.errors import InputError
 
 CLIPS = 2  # that are measured
 HEAP = 2.4  # bytes of a process for a byte of tensors on a CPU, gaps between them and oneDNN's own; at most, measured
-FILES = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+FILES = {  # limit and usage of a control group, of version 2 and of version 1
+    "": ("memory.max", "memory.current"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 
 class CheckRoom(pl.Callback):
@@ -135,9 +138,7 @@ def container_memory(root: Path) -> Iterator[int]:
         if controllers not in FILES:
             continue
         top = root / "sys/fs/cgroup" / controllers
-        limit, usage = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        )
+        limit, usage = FILES[controllers]
         group = top / path.lstrip("/")
         for folder in (group, *group.parents):
             try:
