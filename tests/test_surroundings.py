@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import call, results, rows
+from command import ENVIRONMENT, call, results, rows
+from command import run as train
 
 from asc import InputError
 from asc.benchmark.growth import Stopwatch
@@ -57,6 +59,19 @@ def submission(checkpoint, tiny, tmp_path) -> list[str]:
         *(str(checkpoint), f"{tmp_path}/evaluation", "--name", "N", "--abbreviation", "A"),
         *("--authors", f"{tmp_path}/authors.yaml", "--rehearsal", "--output", str(tmp_path)),
     ]
+
+
+# A busy machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only GNU's OpenMP tells how its threads wait")
+@pytest.mark.parametrize(("of_user", "spin"), [({}, False), ({"OMP_WAIT_POLICY": "ACTIVE"}, True)])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(of_user, spin):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in ENVIRONMENT.items() if name not in names}
+    done = train("--help", env={**environment, "OMP_DISPLAY_ENV": "VERBOSE", **of_user})
+    (count,) = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    assert (int(count) > 0) == spin
 
 
 # Worker processes
