@@ -18,3 +18,9 @@ def clerk(name: str, file: Path):
 
 def broken():
     raise ValueError("out of order")
+
+
+def expects(name: str, value: str):
+    """A contestant who breaks down unless an environment variable is what it should be."""
+    assert os.environ[name] == value
+    return lambda: None

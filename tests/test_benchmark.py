@@ -2,18 +2,20 @@
 
 import json
 import mmap
+import multiprocessing
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from command import run
-from contestants import broken, clerk
+from contestants import broken, clerk, expects
 
 from asc.benchmark import ours
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
-from asc.benchmark.contest import Contestant, contest
+from asc.benchmark.contest import Contestant, busy, contest
 from asc.benchmark.costs import costs
 from asc.benchmark.endurance import Gauge
 from asc.benchmark.repeated import write_repeated
@@ -35,6 +37,21 @@ def test_contestants_are_timed_in_turn_in_processes_of_their_own(tmp_path):
         assert len(counted) == len(timing.seconds) == 3
         assert all(outer >= inner for outer, inner in zip(timing.seconds, counted, strict=True))
         assert timing.memory > 1e6
+
+
+def test_a_contestant_has_an_environment_of_its_own(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
+    contest([Contestant("it", expects, {"name": "GOMP_SPINCOUNT", "value": "7"}, {"GOMP_SPINCOUNT": "7"})], rounds=1)
+    assert os.environ["GOMP_SPINCOUNT"] == "1"
+
+
+def test_the_processes_beside_end_with_the_measurement():
+    with busy(2):
+        others = multiprocessing.active_children()
+        assert len(others) == 2
+    for other in others:
+        other.join(60)
+        assert other.exitcode == -signal.SIGTERM
 
 
 def test_a_contestant_that_breaks_down_is_named(capfd):
@@ -91,7 +108,7 @@ def test_every_contestant_of_ours_runs_on_the_threads_it_is_given(make, settings
 
 
 @pytest.mark.parametrize(
-    "words", [["speed"], ["--rounds", "0"], ["--json", "nowhere/figures.json"], ["--device", "tpu"]]
+    "words", [["speed"], ["--rounds", "0"], ["--busy", "-1"], ["--json", "nowhere/figures.json"], ["--device", "tpu"]]
 )
 def test_wrong_arguments_get_one_sentence(words):
     with pytest.raises(SystemExit) as stop:

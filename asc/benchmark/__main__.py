@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from asc.benchmark import endurance, growth, ours, peers
-from asc.benchmark.contest import Contestant, contest
+from asc.benchmark.contest import Contestant, busy, contest
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number
@@ -145,6 +145,16 @@ class Bench:
                 rows.append(Row(f"epoch, {name}", clips, whole, None, "", [], "its bare steps", bare))
         return rows
 
+    def waiting(self) -> list[Row]:
+        """Steps on few clips, where threads wait for each other often: asleep, as asc sets it, or in a loop."""
+        batch = 16
+        settings = {"device": "cpu", "threads": self.resources["threads"], "batch": batch}
+        own = Contestant("asleep", ours.training, settings, {"OMP_WAIT_POLICY": "PASSIVE"})
+        peer = Contestant("threads that spin", ours.training, settings, {"GOMP_SPINCOUNT": "300000"})
+        scale = 3 * self.macs * batch / PRODUCT**3
+        bound = self.products({**self.resources, "device": "cpu"})
+        return self.rows(batch, {f"training, batch {batch}": own}, peer, bound, scale)
+
     def integers(self) -> list[Row]:
         """The 8-bit network on one clip and one thread, on each available engine."""
         one = {"threads": 1}
@@ -184,6 +194,7 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "training": Bench.training,
     "inference": Bench.inference,
     "epoch": Bench.epoch,
+    "waiting": Bench.waiting,
     "integers": Bench.integers,
 }
 
@@ -199,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", default=2, type=int, help="default: 2")
     parser.add_argument("--batch", default=100, type=int, help="clips in a batch, default: 100")
     parser.add_argument("--rounds", default=5, type=int, help="timed rounds, default: 5")
+    parser.add_argument("--busy", default=0, type=int, metavar="N", help="processes that compute beside, default: 0")
     parser.add_argument("--json", default=Path("benchmark.json"), type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
     silence_libraries()
@@ -217,6 +229,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"unknown part={part}: choose from {', '.join(PARTS)}, growth, endurance")
     for name in ("threads", "batch", "rounds"):
         check_number(f"--{name}", getattr(arguments, name), int, 1)
+    check_number("--busy", arguments.busy, int, 0, 1000)
     if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not torch.cuda.is_available()):
         raise InputError(f"invalid --device={arguments.device}: expected cpu, or cuda on a machine with a GPU")
     if not Path("conf/train.yaml").exists():
@@ -224,15 +237,17 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.json.parent.is_dir():
         raise InputError(f"--json={arguments.json} cannot be written: create its directory first")
     machine = {"processor": processor(), "torch": torch.__version__, **vars(arguments), "json": str(arguments.json)}
-    print(f"{machine['processor']}, {arguments.threads} threads, torch {torch.__version__}\n", flush=True)
+    beside = f", beside {arguments.busy} busy processes" if arguments.busy else ""
+    print(f"{machine['processor']}, {arguments.threads} threads, torch {torch.__version__}{beside}\n", flush=True)
     results: dict[str, Any] = {}
     parts = [part for part in PARTS if part in arguments.part or not arguments.part]
     if parts:
         bench = Bench(arguments.device, arguments.threads, arguments.batch, arguments.rounds)
         rows = []
-        for part in parts:
-            print(f"measuring: {part}", flush=True)
-            rows += PARTS[part](bench)
+        with busy(arguments.busy):
+            for part in parts:
+                print(f"measuring: {part}", flush=True)
+                rows += PARTS[part](bench)
         print("\n" + timing_table(rows) + "\n")
         results["rows"] = [asdict(row) for row in rows]
     if "growth" in arguments.part:

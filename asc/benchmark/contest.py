@@ -1,12 +1,14 @@
 """Time contestants in turn, each in its own process, so that background load affects all of them alike."""
 
 import multiprocessing
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest import mock
 
 from asc.training.memory import peak_memory
 
@@ -19,11 +21,13 @@ class Contestant:
         name: key of its result.
         make: module-level function that does the set-up, in the contestant's process, and returns the function to time.
         settings: arguments of `make`.
+        environment: variables to set for its process.
     """
 
     name: str
     make: Callable[..., Callable[[], None]]
     settings: dict[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]
         for contestant in contestants:
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=serve, args=(theirs, contestant), daemon=False)
-            process.start()
+            with mock.patch.dict(os.environ, contestant.environment):  # which the process inherits
+                process.start()
             theirs.close()
             stack.callback(process.join)
             stack.callback(ours.close)  # which ends the process
@@ -64,6 +69,26 @@ def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]
             connection.send("memory")
             memory[name] = receive(connection, name)
     return {name: Timing(seconds[name][1:], memory[name]) for name in connections}
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """A machine on which so many other processes compute all the time."""
+    spawn = multiprocessing.get_context("spawn")
+    others = [spawn.Process(target=compute, daemon=True) for _ in range(processes)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.terminate()
+
+
+def compute() -> None:
+    """Keep a core busy."""
+    while True:
+        pass
 
 
 def receive(connection: Connection, name: str) -> Any:
