@@ -1,21 +1,21 @@
 """Compress a trained scene classifier, test it and write the results: python compress.py --help."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from asc import InputError, SceneClassifier
 from asc.cli import silence_libraries
-from asc.compress.phase import refuse_unfinished
-from asc.data import SceneData, scene_data
-from asc.loading import read_checkpoint
+from asc.errors import InputError
 from asc.training.directory import alone_in_directory
 from asc.training.memory import keep_freed_memory
-from asc.training.run import Run, begin_run
 from asc.training.sweep import check_search, check_size, run_job, sweep_summary
+
+if TYPE_CHECKING:
+    from asc import SceneClassifier
+    from asc.data import SceneData
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="compress")
@@ -29,6 +29,10 @@ def main(cfg: DictConfig) -> float | None:
 @alone_in_directory
 def compress(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the compressed classifier on validation clips; None without validation."""
+    from asc.classifier import SceneClassifier  # after --help and wrong settings, since torch takes seconds
+    from asc.compress.phase import refuse_unfinished
+    from asc.training.run import Run, begin_run
+
     phase = instantiate(cfg.phase)
     last = Path(cfg.run_dir) / phase.checkpoint
     directory = begin_run(cfg, last, precisions=("32-true", "32"))
@@ -44,7 +48,7 @@ def compress(cfg: DictConfig) -> float | None:
     source, *others = [SceneClassifier.load_from_checkpoint(path, trusted=trusted, **training) for path in checkpoints]
     model = phase.begin(source, *others)
     data = training_data(cfg, checkpoints[0], model)
-    check_search(data)
+    check_search(data.clips["val"])
     run = Run(cfg, model.train(), data, last, callbacks=[phase])
     run.prepare(fit_frontend=False, resume=cfg.resume)
     if not run.fit(cfg.resume):
@@ -56,12 +60,15 @@ def compress(cfg: DictConfig) -> float | None:
     return objective
 
 
-def training_data(cfg: DictConfig, checkpoint: str, model: SceneClassifier) -> SceneData:
+def training_data(cfg: DictConfig, checkpoint: str, model: "SceneClassifier") -> "SceneData":
     """The data that the checkpoint was trained on, with the overrides in `cfg`.
 
     Raises:
         InputError: the checkpoint does not name its data, or the labels differ from the model's.
     """
+    from asc.data import scene_data
+    from asc.loading import read_checkpoint
+
     node: Any = OmegaConf.to_container(cfg.data, resolve=True)
     overrides = {name: value for name, value in node.items() if value is not None and name != "_target_"}
     saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})

@@ -6,12 +6,10 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from asc import InputError, SceneClassifier
 from asc.cli import silence_libraries
-from asc.complexity import KB
+from asc.errors import InputError
 from asc.training.directory import alone_in_directory
 from asc.training.memory import keep_freed_memory
-from asc.training.run import Run, begin_run
 from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
@@ -26,6 +24,10 @@ def main(cfg: DictConfig) -> float | None:
 @alone_in_directory
 def train(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the best checkpoint on validation clips; None without validation."""
+    from asc.classifier import SceneClassifier  # after --help and wrong settings, since torch takes seconds
+    from asc.complexity import KB
+    from asc.training.run import Run, begin_run
+
     checkpoints = Path(cfg.run_dir) / "checkpoints"
     best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
     begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16"))
@@ -35,7 +37,7 @@ def train(cfg: DictConfig) -> float | None:
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
-    check_search(data)
+    check_search(data.clips["val"])
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
     check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # untrained biases are zeros
     instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings

@@ -95,7 +95,6 @@ def settings_fault(error: Exception) -> str | None:
     if "hydra" not in sys.modules:  # a command that takes plain arguments
         return None
     from hydra.errors import HydraException, InstantiationException, OverrideParseException
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     if isinstance(error, InstantiationException):
@@ -108,9 +107,18 @@ def settings_fault(error: Exception) -> str | None:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
     is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")
-    if is_null_group or isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
+    if is_null_group or isinstance(error, HydraException | OmegaConfBaseException) or is_misconfiguration(error):
         return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
     return None
+
+
+def is_misconfiguration(error: Exception) -> bool:
+    """Whether Lightning refuses a setting; it is not loaded for this, since torch takes seconds."""
+    if "lightning_fabric" not in sys.modules:
+        return False
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    return isinstance(error, MisconfigurationException)
 
 
 def resume_hint(last: Path, run_dir: Path, setting: str) -> str:

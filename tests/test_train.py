@@ -118,6 +118,25 @@ def test_help_names_the_groups_and_cfg_prints_the_settings(capsys):
     assert "max_epochs: 100" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.py", "--help"],
+        ["train.py", "optimizer.learning_rate=1"],
+        ["compress.py", "phase=prone"],
+        ["-m", "asc.report", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_mistyped_settings_come_without_torch(words):
+    """Which takes seconds to import."""
+    done = run("importtime", *words, script="-X")
+    assert bool(done.stdout) == ("--help" in words) != ("error: " in done.stderr)
+    imported = re.findall(r"^import time: .*\| +(\S+)$", done.stderr, flags=re.MULTILINE)
+    assert "argparse" in imported
+    assert "torch" not in imported
+
+
 def damage(root: Path, fault: str) -> list[str]:
     """Spoil the dataset at `root` in one way; return the arguments that this takes."""
     train = root / "evaluation_setup/fold1_train.csv"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
 from asc.errors import InputError, WriteError
 from asc.files import written_whole
@@ -22,6 +21,8 @@ def alone_in_directory(job: Callable[[DictConfig], float | None]) -> Callable[[D
     @functools.wraps(job)
     def locked_job(cfg: DictConfig) -> float | None:
         check_settings(cfg)
+        from pytorch_lightning.utilities import rank_zero_only  # after wrong settings, since torch takes seconds
+
         if getattr(rank_zero_only, "rank", 0):  # distributed training: the first process holds the lock
             return job(cfg)
         with locked(Path(cfg.run_dir)):

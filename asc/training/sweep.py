@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
 from asc.cli import exit_on_input_error, input_fault, one_line
-from asc.data import SceneData
 from asc.errors import InputError, SweepError, TooLargeError, printable
 from asc.files import written_whole
 from asc.training.directory import refuse_other_run_early, save_settings
@@ -81,6 +79,8 @@ def sweep_summary() -> Iterator[None]:
 
 def is_main_process() -> bool:
     """Whether this is the only process of a run, or the first of several."""
+    from pytorch_lightning.utilities import rank_zero_only  # after --help, since torch takes seconds
+
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -143,15 +143,18 @@ def run_and_record(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -
     return WORST if record["status"] == "failed" else record["objective"]
 
 
-def check_search(data: SceneData) -> None:
+def check_search(held_out: Sequence[Any]) -> None:
     """Refuse a search, which chooses by the objective, without validation clips: it would choose by the test.
+
+    Args:
+        held_out: the validation clips.
 
     Raises:
         SweepError: says how to get validation clips.
     """
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     is_search = hydra and hydra.mode == RunMode.MULTIRUN and "BasicSweeper" not in hydra.sweeper._target_
-    if is_search and not data.clips["val"]:
+    if is_search and not held_out:
         raise SweepError(
             "a search chooses by validation accuracy, but no clips are held out: set data.val_fraction=0.25, "
             "and for compress.py train its checkpoint so"
