@@ -89,19 +89,25 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(job, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["callbacks=[mixup,average]", "data.val_fraction=0.25"],
-        ["data.cache=false", "data.num_workers=2"],
-        ["+trainer.accumulate_grad_batches=2"],
-    ],
-    ids=["augmented", "decoded by workers", "accumulated"],
-)
+RESUMED = {
+    "augmented": ["callbacks=[mixup,average]", "data.val_fraction=0.25"],
+    "decoded by workers": ["data.cache=false", "data.num_workers=2"],
+    "accumulated": ["+trainer.accumulate_grad_batches=2"],
+}
+
+
+@pytest.fixture(scope="module", params=RESUMED.values(), ids=RESUMED)
+def straight(request, job, tmp_path_factory) -> tuple[list[str], Path]:
+    """Settings, and the directory of a run with them that was not stopped."""
+    settings = [*request.param, "trainer.max_epochs=3"]
+    directory = tmp_path_factory.mktemp("straight")
+    assert train(job, directory, *settings) is None
+    return settings, directory
+
+
 @pytest.mark.parametrize("within", [True, False], ids=["within an epoch", "after an epoch"])
-def test_a_resumed_run_ends_as_one_that_was_not_stopped(job, tmp_path, settings, within):
-    settings = [*settings, "trainer.max_epochs=3"]
-    assert train(job, tmp_path / "whole", *settings) is None
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(job, tmp_path, straight, within):
+    settings, whole_run = straight
     saving = ["save_minutes=1e-9"] if within else []
     assert "checkpoint=" in str(train(job, tmp_path / "cut", *settings, *saving, *ctrl_c(1, batch=3)))
     last = tmp_path / "cut/checkpoints/last.ckpt"
@@ -109,9 +115,9 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(job, tmp_path, settings,
     assert (state["epoch"], "within_epoch" in state) == (int(within), within)
     assert train(job, tmp_path / "cut", *settings, f"checkpoint={last}") is None
     for name in ("last.ckpt", "best.ckpt"):
-        whole, cut = (weights(tmp_path / run / "checkpoints" / name) for run in ("whole", "cut"))
+        whole, cut = (weights(run / "checkpoints" / name) for run in (whole_run, tmp_path / "cut"))
         assert all(torch.equal(whole[key], cut[key]) for key in whole), name
-    whole, cut = (rows(tmp_path / run / "metrics.csv") for run in ("whole", "cut"))
+    whole, cut = (rows(run / "metrics.csv") for run in (whole_run, tmp_path / "cut"))
     measured = ("seconds", "clips_per_second")
     assert [{k: v for k, v in row.items() if k not in measured} for row in whole] == [
         {k: v for k, v in row.items() if k not in measured} for row in cut

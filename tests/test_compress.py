@@ -1,5 +1,6 @@
 """The real command line of compression, in processes of its own and in this one."""
 
+import functools
 import os
 import re
 import shlex
@@ -177,14 +178,27 @@ PHASES = {  # the words of each, and the files that it leaves while it runs and 
 }
 
 
+@pytest.fixture(scope="module")
+def straight(source, tmp_path_factory):
+    """The words of a phase and the directory of its run without a stop, once for each phase."""
+
+    @functools.cache
+    def run_of(phase: str) -> tuple[list[str], Path]:
+        checkpoints = f"[{source},{source}]" if phase == "distill" else source
+        words = [f"checkpoint={checkpoints}", f"phase={phase}", *PHASES[phase][0], *FEW]
+        directory = tmp_path_factory.mktemp(f"straight-{phase}")
+        assert compress(*words, f"hydra.run.dir={directory}") is None
+        return words, directory
+
+    return run_of
+
+
 @pytest.mark.parametrize(("phase", "within"), [*((phase, False) for phase in PHASES), ("qat", True), ("prune", True)])
-def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(phase, within, source, tmp_path):
+def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(phase, within, straight, tmp_path):
     """After an epoch, or within the next."""
-    words, last, end = PHASES[phase]
-    checkpoints = f"[{source},{source}]" if phase == "distill" else source
-    saving = ["save_minutes=1e-9"] if within else []
-    words = [f"checkpoint={checkpoints}", f"phase={phase}", *words, *FEW, *saving]
-    assert compress(*words, f"hydra.run.dir={tmp_path}/straight") is None
+    words, whole = straight(phase)
+    _, last, end = PHASES[phase]
+    words = [*words, *(["save_minutes=1e-9"] if within else [])]
     there = f"hydra.run.dir={tmp_path}/stopped"
     said = str(compress(*words, *ctrl_c(1), there))
     unfinished = tmp_path / "stopped" / last
@@ -194,12 +208,13 @@ def test_an_interrupted_phase_resumes_as_if_it_had_not_stopped(phase, within, so
     assert f"resume={unfinished}" in str(compress(*words, there)), "no run begins over it"
 
     assert compress(*words, f"resume={unfinished}", there) is None
-    straight, resumed = (weights(tmp_path / run / last) for run in ("straight", "stopped"))
-    assert straight.keys() == resumed.keys()
-    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
-    assert len({digest(tmp_path / run / "model.onnx") for run in ("straight", "stopped")}) == 1
-    assert results(tmp_path / "straight")["test"] == results(tmp_path / "stopped")["test"]
-    logs = [rows(tmp_path / run / "metrics.csv") for run in ("straight", "stopped")]
+    runs = (whole, tmp_path / "stopped")
+    expected, resumed = (weights(run / last) for run in runs)
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
+    assert digest(whole / "model.onnx") == digest(tmp_path / "stopped/model.onnx")
+    assert results(whole)["test"] == results(tmp_path / "stopped")["test"]
+    logs = [rows(run / "metrics.csv") for run in runs]
     assert without_times(logs[0]) == without_times(logs[1])
 
 
