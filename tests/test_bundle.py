@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import soundfile
 import torch
 from browser import browser, console_errors, show_at
 from classifiers import classifier, lived_in, logits, observed, save
-from command import results, run
+from command import call, results
 from tiny import RATE, sound
 
 import asc.bundle.folder
@@ -72,9 +73,9 @@ def _few_rounds(monkeypatch):
 def bundle(trained, tmp_path_factory) -> Path:
     """The bundle of a run on the tiny dataset, by the command line."""
     folder = tmp_path_factory.mktemp("bundle") / "mine"
-    done = run("asc.bundle", str(trained[0]), str(folder), "--json", script="-m")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    with redirect_stdout(io.StringIO()) as out:
+        assert call(str(trained[0]), str(folder), "--json", script="asc.bundle") is None
+    told = json.loads(out.getvalue())
     assert told["files"] == {path.name: path.stat().st_size for path in folder.iterdir()}
     assert sorted(told["files"]) == FILES
     assert told["checkpoint"].endswith("checkpoints/best.ckpt")
