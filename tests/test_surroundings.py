@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import ENVIRONMENT, call, results, rows
-from command import run as train
+from command import ENVIRONMENT, call, results, rows, run
 
 from asc import InputError
 from asc.benchmark.growth import Stopwatch
@@ -40,9 +39,9 @@ def quick(job, tmp_path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(job, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("short") / "run"
-    assert call(*job, "trainer.max_epochs=1", "net.filters=[4,4,4,4]", f"hydra.run.dir={run}") is None
-    return run / "checkpoints/best.ckpt"
+    directory = tmp_path_factory.mktemp("short")
+    assert call(*job, "trainer.max_epochs=1", "net.filters=[4,4,4,4]", f"hydra.run.dir={directory}") is None
+    return directory / "checkpoints/best.ckpt"
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def submission(checkpoint, tiny, tmp_path) -> list[str]:
 def test_threads_wait_asleep_unless_the_user_says_otherwise(of_user, spin):
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     environment = {name: value for name, value in ENVIRONMENT.items() if name not in names}
-    done = train("--help", env={**environment, "OMP_DISPLAY_ENV": "VERBOSE", **of_user})
+    done = run("import asc, torch", script="-c", env={**environment, "OMP_DISPLAY_ENV": "VERBOSE", **of_user})
     (count,) = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
     assert (int(count) > 0) == spin
 
