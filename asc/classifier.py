@@ -74,9 +74,10 @@ class SceneClassifier(pl.LightningModule):
             self.net = prepare(self.net, **quantization)
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
-        self.confusion = MulticlassConfusionMatrix(len(labels))
+        self.confusion = MulticlassConfusionMatrix(len(labels), validate_args=False)
         self.temperature = 1.0  # of the logits in the loss; a phase may raise it
-        self.losses = CatMetric(nan_strategy="disable")  # of each clip; both metrics sync across processes
+        self.losses = CatMetric(nan_strategy="disable")  # of each clip; the metrics sync across processes
+        self.train_losses = CatMetric(nan_strategy="disable")  # since the epoch began
 
     @property
     def sample_rate(self) -> int:
@@ -155,8 +156,11 @@ class SceneClassifier(pl.LightningModule):
             target = F.one_hot(target, len(self.labels))
         log_probs = F.log_softmax(self.net(x) / self.temperature, dim=-1)
         loss = self.temperature**2 * F.kl_div(log_probs, target.to(log_probs), reduction="batchmean")
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(x), sync_dist=True)
+        self.train_losses.update(loss.detach().expand(len(x)))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.train_losses.reset()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Update the metrics and return the logits; targets are class indices, since there is no mixup here."""

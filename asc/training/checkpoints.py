@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torchmetrics import Metric
 
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, unfinished_phase
@@ -138,27 +137,21 @@ class ExactResume(pl.Callback):
         """Seed torch, from which dropout and augmentation draw, for this epoch and process."""
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Within an epoch, save torch's random numbers and the sums of the metrics, which Lightning leaves out."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, model: SceneClassifier, checkpoint: dict[str, Any]) -> None:
+        """Within an epoch, save torch's random numbers and the losses so far, which Lightning leaves out."""
         if next_batch(trainer)[1]:
-            metrics = {name: metric.metric_state for name, metric in metrics_of(trainer).items()}
             random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-            checkpoint["within_epoch"] = {"random": random, "metrics": metrics}
+            checkpoint["within_epoch"] = {"random": random, "losses": model.train_losses.value}
 
-    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
         """Go on within an epoch, of whose start Lightning does not tell the callbacks again."""
         if self.within_epoch:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_train_epoch_start(trainer, model)
             torch.set_rng_state(self.within_epoch["random"]["cpu"])
             torch.cuda.set_rng_state_all(self.within_epoch["random"]["cuda"])
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Add the sums of the metrics to those of the first batch."""
-        for name, sums in (self.within_epoch or {}).get("metrics", {}).items():
-            metric = metrics_of(trainer)[name]
-            for part, value in sums.items():
-                setattr(metric, part, value.to(metric.device) + getattr(metric, part))
+            for losses in self.within_epoch.get("losses", []):  # not in files of version 0.1.0
+                model.train_losses.update(losses.to(model.device))
         self.within_epoch = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -175,11 +168,6 @@ class ExactResume(pl.Callback):
                     f"the checkpoint's learning rate is laid out for {scheduler['total_steps']} steps, not {steps}: "
                     "use the trainer settings of its run, above all trainer.max_epochs"
                 )
-
-
-def metrics_of(trainer: pl.Trainer) -> dict[str, Metric]:
-    """The metrics that are averaged over the current epoch, by name."""
-    return trainer._results or {}  # Lightning has no public name for them
 
 
 def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:

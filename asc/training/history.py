@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
+from asc.classifier import SceneClassifier
 from asc.errors import InputError
 from asc.files import written_whole
 
@@ -30,21 +32,31 @@ class History(pl.Callback):
         self.clips = 0  # of this process; fewer than all in an epoch that was resumed or limited
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, batch: list, *_: Any
+        self, trainer: pl.Trainer, model: SceneClassifier, outputs: Any, batch: list, *_: Any
     ) -> None:
         self.clips += len(batch[1])
+        if trainer.loggers:  # otherwise not, since Lightning takes milliseconds and waits for the GPU
+            model.log("train/loss_step", model.train_losses.value[-1].mean(), sync_dist=True)
 
     def on_validation_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Stop the clock: clips/s counts training only."""
-        self.seconds = time.perf_counter() - self.started
+        self.seconds = self.elapsed(model)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Append the epoch's row and write all rows.
+    def elapsed(self, model: pl.LightningModule) -> float:
+        """Seconds since the epoch began until its last step, which a GPU may still be at."""
+        torch.get_device_module(model.device).synchronize()
+        return time.perf_counter() - self.started
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
+        """Log the training loss, append the epoch's row and write all rows. Callbacks after this one see the loss.
 
         Raises:
             InputError: the loss is not finite; raised before this epoch overwrites a good checkpoint.
         """
-        seconds = self.seconds or time.perf_counter() - self.started
+        seconds = self.seconds or self.elapsed(model)
+        loss = model.train_losses.compute().mean()
+        model.log("train/loss", loss, logger=False)
+        model.log("train/loss_epoch", loss)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         for key in ("train/loss", "val/loss", "val/acc"):
             if key in trainer.callback_metrics:

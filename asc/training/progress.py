@@ -1,14 +1,19 @@
 """Progress bar of a run."""
 
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from asc.classifier import SceneClassifier
+
 
 class ClipsProgressBar(TQDMProgressBar):
     """Lightning's bar, counting clips; without a terminal it prints a line for each epoch instead."""
+
+    shown = 0.0  # when, in seconds of a clock that only goes forward
 
     def setup(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, model, stage)
@@ -39,8 +44,17 @@ class ClipsProgressBar(TQDMProgressBar):
         bar.leave = False  # clear the bar when done
         return bar
 
-    def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
+    def _should_update(self, current: int, total: int) -> bool:
+        """Show it ten times a second at most: the loss that is shown must be waited for, if a GPU computes it."""
+        is_due = current == total or time.monotonic() - self.shown >= 0.1
+        if not (is_due and super()._should_update(current, total)):
+            return False
+        self.shown = time.monotonic()
+        return True
+
+    def get_metrics(self, trainer: pl.Trainer, model: SceneClassifier) -> dict[str, Any]:
         """The metrics to show, with short names."""
         metrics = super().get_metrics(trainer, model)
-        names = {"train/loss_step": "loss", "val/acc": "val_acc"}
-        return {names[key]: value for key, value in metrics.items() if key in names}
+        shown = {"val_acc": metrics["val/acc"]} if "val/acc" in metrics else {}
+        losses = model.train_losses.value  # of each batch
+        return {"loss": losses[-1].mean().item(), **shown} if losses else shown
