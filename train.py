@@ -46,7 +46,8 @@ def train(cfg: DictConfig) -> float | None:
     run = Run(cfg, model, data, last)
     run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
     if cfg.compile:
-        model.net.compile(mode=cfg.compile)  # takes effect at the first step
+        # takes effect at the first step; a smaller last batch gets code of its own, and the others keep theirs
+        model.net.compile(mode=cfg.compile, dynamic=False)
     if not run.fit(resume=cfg.checkpoint):
         return None  # only the main process tests; Hydra uses its return value
 

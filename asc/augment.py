@@ -106,6 +106,13 @@ def soft_labels(target: Tensor, model: SceneClassifier) -> Tensor:
     return F.one_hot(target, len(model.labels)) if target.ndim == 1 else target
 
 
+def draw_beta(alpha: float, x: Tensor) -> Tensor:
+    """A number from Beta(alpha, alpha) for each example of x (batch, ...), drawn where x is."""
+    concentration = torch.full((len(x),), alpha, device=x.device)
+    # a check of the arguments would wait for the GPU
+    return torch.distributions.Beta(concentration, concentration, validate_args=False).sample().to(x)
+
+
 def nats_per_db(model: SceneClassifier) -> float:
     """One decibel in the units of the model's features, natural logarithms of a power of the magnitude."""
     return model.frontend.power * math.log(10) / 20
@@ -121,12 +128,11 @@ class Mixup(pl.Callback):
 
     @checked("callbacks.mixup")
     def __init__(self, alpha: Alpha = 0.4, keep_originals: bool = False):
-        self.beta = torch.distributions.Beta(alpha, alpha)
-        self.keep_originals = keep_originals
+        self.alpha, self.keep_originals = alpha, keep_originals
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
-        lam = self.beta.sample((len(x),)).to(x)
+        lam = draw_beta(self.alpha, x)
         mixed = mixup(x, target, lam, torch.randperm(len(x), device=x.device))
         batch[:] = [torch.cat(pair) for pair in zip((x, target), mixed, strict=True)] if self.keep_originals else mixed
 
@@ -140,11 +146,11 @@ class BetweenClass(pl.Callback):
 
     @checked("callbacks.between_class")
     def __init__(self, alpha: Alpha = 1.0):
-        self.beta = torch.distributions.Beta(alpha, alpha)
+        self.alpha = alpha
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
-        lam = self.beta.sample((len(x),)).to(x)
+        lam = draw_beta(self.alpha, x)
         batch[:] = between_class(x, target, lam, torch.randperm(len(x), device=x.device))
 
 
@@ -158,12 +164,12 @@ class FreqMixStyle(pl.Callback):
 
     @checked("callbacks.freq_mixstyle")
     def __init__(self, p: Fraction = 0.4, alpha: Alpha = 0.3):
-        self.p, self.beta = p, torch.distributions.Beta(alpha, alpha)
+        self.p, self.alpha = p, alpha
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         x = batch[0]
         if torch.rand(()) < self.p:
-            batch[0] = freq_mixstyle(x, self.beta.sample((len(x),)).to(x), torch.randperm(len(x), device=x.device))
+            batch[0] = freq_mixstyle(x, draw_beta(self.alpha, x), torch.randperm(len(x), device=x.device))
 
 
 class BandGain(pl.Callback):

@@ -150,11 +150,11 @@ class Spectrogram(Frontend):
             )
             self.stft.register_buffer("window_mask", self.stft.window_mask, persistent=False)  # for the inverse only
         else:
-            self.register_buffer("window", torch.from_numpy(taps).float(), persistent=False)
+            self.register_buffer("window", torch.as_tensor(taps, dtype=torch.float32), persistent=False)
 
         weights = None
         if filterbank == "gammatone":
-            weights = torch.from_numpy(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max)).float()
+            weights = torch.as_tensor(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max), dtype=torch.float32)
         elif filterbank == "mel":
             weights = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
         elif n_bins != n_fft // 2 + 1:
@@ -220,7 +220,7 @@ class Spectrogram(Frontend):
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Compute the mean and standard deviation of each band from batches of `spectrogram`'s output."""
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        count, (total, squares) = 0, torch.zeros(2, device="cpu")
         for spectrogram in batches:
             bands = spectrogram.cpu().double().transpose(0, 2).flatten(1)  # (n_bins, batch * frames)
             count += bands.shape[1]

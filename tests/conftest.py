@@ -1,11 +1,14 @@
 """What several tests share."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from command import run
+from emulated import Emulation
 from tiny import SETTINGS, write_tiny
 
 importlib.import_module("matplotlib.font_manager")  # the first import takes seconds, and tells so on stderr
@@ -19,6 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seed", type=int, default=0, help="that chooses them, and instants")
     parser.addoption("--rooms", type=int, default=1, help="sizes of a full disk for each command in test_full_disk.py")
     parser.addoption("--kills", type=int, default=0, help="signals at random instants for each test in test_kills.py")
+    parser.addoption("--emulated", action="store_true", help="tests of devices on that of emulated.py, too")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of devices on the CPU and, if there is one, on the GPU: `pytest -k cuda`."""
+    if "device" in metafunc.fixturenames:
+        other = ["cuda"] if torch.cuda.is_available() else ["emulated"] * metafunc.config.getoption("--emulated")
+        metafunc.parametrize("device", ["cpu", *other], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +51,14 @@ def shared() -> Path:
 def seed() -> None:
     """The same random numbers in each test, whichever others run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def device(request, monkeypatch) -> Iterator[torch.device]:
+    """The device on which the test makes its tensors."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose products have 10 bits
+    with Emulation() if request.param == "emulated" else nullcontext(), torch.device(request.param) as device:
+        yield device
 
 
 @pytest.fixture(scope="session")

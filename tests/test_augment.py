@@ -24,6 +24,8 @@ from asc.augment import (
 )
 from asc.frontend import Spectrogram
 
+pytestmark = pytest.mark.usefixtures("device")
+
 MODEL = SimpleNamespace(labels=["indoor", "outdoor", "transportation"], frontend=SimpleNamespace(power=1))
 
 

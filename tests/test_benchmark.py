@@ -13,7 +13,7 @@ import torch
 from command import run
 from contestants import broken, clerk, expects
 
-from asc.benchmark import ours
+from asc.benchmark import ours, table3
 from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, busy, contest
 from asc.benchmark.costs import costs
@@ -147,3 +147,13 @@ def test_what_a_clip_costs(tmp_path):
     assert found["features, bytes"] == 128 * 428 * 2 + 4  # float16, and a checksum
     assert found["frontend, ms"] > 10 * found["check of the features, ms"] > 0
     assert all(cost > 0 for cost in found.values())
+
+
+@pytest.mark.slow
+def test_the_reports_recipe_by_the_plain_command():
+    (row,) = table3.table3("cpu", threads=1, clips=24, epochs=1)
+    assert all(row[f"{part}_seconds"] > 0 for part in ("set_up", "training", "test"))
+    assert row["clips_per_second"] == pytest.approx(17 / row["training_seconds"])  # 24 * 9185 / 13370
+    assert 0 < row["arithmetic"] < 2  # an estimate: parts that are not products, and a machine that others use
+    assert row["memory"] > 1e8
+    assert table3.table([row]).splitlines()[-1].split()[0] == "float32"

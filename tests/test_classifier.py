@@ -62,12 +62,14 @@ def test_weight_decay_is_the_reports_l2():
     assert sum(p.numel() for p in optimizer.param_groups[0]["params"]) == 62_341  # all of theta, batch norm too
 
 
+@pytest.mark.usefixtures("device")
 def test_forward_is_frontend_then_net():
     model = classifier().eval()
     wave = torch.randn(2, 2 * RATE) * 0.1
     torch.testing.assert_close(model(wave), model.net(model.frontend(wave)))
 
 
+@pytest.mark.usefixtures("device")
 def test_folded_for_inference_it_gives_the_same_logits_with_fewer_layers():
     model = classifier()
     lived_in(model.net)

@@ -51,17 +51,20 @@ def test_costs_of_the_clips_of_this_project():
     assert cost.dcase2020_size_kb == (61_148 - 2 * 1_354) * 4 / 1024
 
 
+@pytest.mark.usefixtures("device")
 def test_blocks_add_where_the_width_stays():
     graph = layer_graph(CPMobile(10))
     assert sum(isinstance(layer, Add) for layer in graph) == 4
     assert sum(isinstance(layer, nn.AvgPool2d) for layer in graph) == 1  # the shortcut of stride 1 x 2
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("shape", [(1, 1), (40, 25), (128, 428)])
 def test_clips_of_any_length(shape):
     assert CPMobile(10).eval()(torch.randn(2, 1, *shape)).shape == (2, 10)
 
 
+@pytest.mark.usefixtures("device")
 def test_every_parameter_learns():
     net = CPMobile(3)
     net(torch.randn(4, 1, 32, 44)).square().sum().backward()

@@ -20,6 +20,7 @@ def batches(clips: int = 8) -> DataLoader:
     return DataLoader([[torch.randn(clips, 1, 32, 32), torch.zeros(clips, dtype=torch.long)]], batch_size=None)
 
 
+@pytest.mark.usefixtures("device")
 def test_targets_are_the_mean_of_the_teachers_softened_answers():
     first, second = classifier(), classifier()
     phase = Distill(temperature=3.0)

@@ -6,6 +6,8 @@ from asc.errors import InputError
 from asc.nets import Dcase2020Baseline, PhamCNN
 from asc.nets.dropout import Dropout
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def trained(net: nn.Module, *kinds: type[nn.Module]) -> list[int]:
     """Trained values of each layer of these kinds, in order."""

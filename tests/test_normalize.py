@@ -10,6 +10,8 @@ from asc import InputError
 from asc.export import export
 from asc.frontend import Spectrogram
 
+pytestmark = pytest.mark.usefixtures("device")
+
 KINDS = ["level", "clip", "band"]
 
 
@@ -72,8 +74,8 @@ def test_onnx_runtime_hears_the_same(kind, power, wave, tmp_path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for sound in (wave, 1e-3 * wave, torch.zeros_like(wave)):
         with torch.inference_mode():
-            expected = model(sound).softmax(-1).numpy()
-        np.testing.assert_allclose(session.run(None, {"wave": sound.numpy()})[0], expected, atol=1e-4)
+            expected = model(sound).softmax(-1).cpu().numpy()
+        np.testing.assert_allclose(session.run(None, {"wave": sound.cpu().numpy()})[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,8 +86,8 @@ def test_without_logarithms_they_are_taken_back(kind, wave, tmp_path):
     model = classifier(frontend={"normalize": kind, "log": False})
     session = onnxruntime.InferenceSession(str(export(model, tmp_path / "model.onnx", with_frontend=True)))
     with torch.inference_mode():
-        expected = model(wave).softmax(-1).numpy()
-    np.testing.assert_allclose(session.run(None, {"wave": wave.numpy()})[0], expected, atol=1e-4)
+        expected = model(wave).softmax(-1).cpu().numpy()
+    np.testing.assert_allclose(session.run(None, {"wave": wave.cpu().numpy()})[0], expected, atol=1e-4)
 
 
 def test_what_makes_no_sense_is_refused():

@@ -15,6 +15,7 @@ from asc.rewrite.fold import fold, unfoldable_norms
 OURS = ["average", "mean_std"]
 
 
+@pytest.mark.usefixtures("device")
 def test_each_pooling_is_what_its_name_says():
     x = torch.randn(2, 3, 6, 5)
     torch.testing.assert_close(MaxPoolOverTime()(x), x.amax((2, 3), keepdim=True))
@@ -40,6 +41,7 @@ def test_the_default_is_the_reports():
         PhamCNN(3, pooling="median")
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("pooling", "columns"), [("average", 256), ("mean_std", 512)])
 def test_sizes_and_any_clip_length(pooling, columns):
     net = PhamCNN(3, pooling=pooling)
@@ -50,6 +52,7 @@ def test_sizes_and_any_clip_length(pooling, columns):
     assert all(value.grad.isfinite().all() for value in net.parameters())
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("pooling", "left"), [("average", []), ("mean_std", [21])])
 def test_folding_changes_no_logit(pooling, left):
     net = lived_in(PhamCNN(3, pooling=pooling)).double()

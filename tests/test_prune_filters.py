@@ -8,6 +8,7 @@ from asc.compress.prune_filters import strongest_filters
 from asc.rewrite.quantize import kernels
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("net", "filters"), [({}, [24, 48, 96, 192]), (BASELINE, [24, 48])], ids=["cnn", "baseline"])
 def test_without_filters_the_network_computes_what_the_rest_did(net, filters):
     """The maps of the removed filters, taken out of the old network by zeros where the next layer reads them."""
@@ -29,6 +30,7 @@ def test_without_filters_the_network_computes_what_the_rest_did(net, filters):
         torch.testing.assert_close(smaller.net(x), model.net(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("device")
 def test_the_filters_of_smallest_norm_go_and_the_network_is_smaller():
     model = classifier()
     norms = [kernel.detach().abs().flatten(1).sum(1) for kernel in kernels(model.net)][:4]

@@ -90,6 +90,7 @@ def test_a_chain_has_the_names_that_its_checkpoints_have(make):
     assert [layer for layer in graph if not isinstance(layer, nn.Flatten)] == leaves
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_computes_what_the_network_does(name):
     net = lived_in(NETS[name](3))
@@ -113,6 +114,7 @@ def test_values_are_freed_after_their_last_use():
 # Folding
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("name", "left"), [("residual", 0), ("sums", 2)])
 def test_folding_changes_no_logit(name, left):
     net = lived_in(NETS[name](3)).double()

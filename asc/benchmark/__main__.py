@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from asc.benchmark import endurance, growth, ours, peers
+from asc.benchmark import endurance, growth, ours, peers, table3
 from asc.benchmark.contest import Contestant, busy, contest
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
@@ -34,7 +34,7 @@ class Row:
         seconds: of each round, for this package.
         peer, peer_seconds: name and seconds of the alternative, if it is installed.
         bound, bound_seconds: name and seconds of the lower bound on `seconds`.
-        memory: peak memory of this package, bytes.
+        memory: peak memory of this package, bytes; on the GPU, if it computes there.
     """
 
     what: str
@@ -97,7 +97,7 @@ class Bench:
 
     def frontend(self) -> list[Row]:
         """Features of 10 s at 44.1 kHz."""
-        clips = 10
+        clips = 10 if self.resources["device"] == "cpu" else self.batch  # fewer do not fill a GPU
         settings = {**self.resources, "clips": clips}
         own = {"frontend, 10 s": Contestant("frontend", ours.frontend, settings)}
         peer = Contestant("gammatone", peers.gammatone, {"clips": clips}) if peers.has("gammatone") else None
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m asc.benchmark",
         description="Time this package against its peers (pip install -e '.[peers]') and its bounds.",
     )
-    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all of these); or growth, endurance")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all); or growth, table3, endurance")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--threads", default=2, type=int, help="default: 2")
     parser.add_argument("--batch", default=100, type=int, help="clips in a batch, default: 100")
@@ -225,8 +225,8 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: an argument is invalid.
     """
     for part in arguments.part:
-        if part not in (*PARTS, "growth", "endurance"):
-            raise InputError(f"unknown part={part}: choose from {', '.join(PARTS)}, growth, endurance")
+        if part not in (*PARTS, "growth", "table3", "endurance"):
+            raise InputError(f"unknown part={part}: choose from {', '.join(PARTS)}, growth, table3, endurance")
     for name in ("threads", "batch", "rounds"):
         check_number(f"--{name}", getattr(arguments, name), int, 1)
     check_number("--busy", arguments.busy, int, 0, 1000)
@@ -253,6 +253,9 @@ def run(arguments: argparse.Namespace) -> None:
     if "growth" in arguments.part:
         results["growth"] = growth.growth()
         print("\n" + growth.growth_table(results["growth"]) + "\n")
+    if "table3" in arguments.part:
+        results["table3"] = table3.table3(arguments.device, arguments.threads)
+        print("\n" + table3.table(results["table3"]) + "\n")
     if "endurance" in arguments.part:
         print(f"measuring: {endurance.EPOCHS:,} epochs", flush=True)
         results["endurance"] = endurance.endurance()

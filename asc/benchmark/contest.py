@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest import mock
 
-from asc.training.memory import peak_memory
+from asc.training.memory import peak_gpu_memory, peak_memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each round, and peak memory in bytes."""
+    """Seconds of each round, and peak memory in bytes, of the GPU if it was used."""
 
     seconds: list[float]
     memory: int | None
@@ -109,7 +109,7 @@ def serve(connection: Connection, contestant: Contestant) -> None:
         except EOFError:
             return
         if request == "memory":
-            connection.send(peak_memory())
+            connection.send(peak_gpu_memory() or peak_memory())
             continue
         run()
         start = time.perf_counter()

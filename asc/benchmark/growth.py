@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.errors import InputError
-from asc.training.memory import peak_memory
+from asc.training.memory import peak_gpu_memory, peak_memory
 
 SIZES = (200, 2_000, 13_370)  # clips; the last is the size of TAU Urban Acoustic Scenes 2020 3Class
 
@@ -35,7 +36,9 @@ class Stopwatch(pl.Callback):
         self.first = self.first or time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self.file.write_text(json.dumps({"first": self.first, "last": time.monotonic(), "memory": peak_memory()}))
+        torch.get_device_module(model.device).synchronize()
+        peaks = {"memory": peak_memory(), "gpu_memory": peak_gpu_memory()}
+        self.file.write_text(json.dumps({"first": self.first, "last": time.monotonic(), **peaks}))
 
 
 def growth() -> list[dict[str, float]]:
@@ -61,8 +64,8 @@ def growth() -> list[dict[str, float]]:
     return rows
 
 
-def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
-    """Run one epoch of train.py in a new process."""
+def timed(root: Path, folder: Path, name: str, *overrides: str) -> dict[str, float]:
+    """Run train.py in a new process, one epoch unless `overrides` say otherwise: moments in seconds, peaks in bytes."""
     file = folder / f"{name}.json"
     settings = [
         "data=dcase",
@@ -72,12 +75,13 @@ def timed(root: Path, folder: Path, name: str) -> dict[str, float]:
         f"hydra.run.dir={folder}/{name}",
         "+callbacks.stopwatch._target_=asc.benchmark.growth.Stopwatch",
         f"+callbacks.stopwatch.file={file}",
+        *overrides,
     ]
     start = time.monotonic()
     done = subprocess.run([sys.executable, "train.py", *settings], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
-    return {"start": start, **json.loads(file.read_text())}
+    return {"start": start, **json.loads(file.read_text()), "end": time.monotonic()}
 
 
 def growth_table(rows: list[dict[str, float]]) -> str:

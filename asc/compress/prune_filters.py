@@ -70,7 +70,7 @@ def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
         if isinstance(layer, nn.Conv2d):
             removed = min(round(amount * layer.out_channels), layer.out_channels - 1)
             mask = prune.LnStructured(removed, n=1, dim=0).compute_mask(layer.weight, torch.ones_like(layer.weight))
-            kept.append(mask.flatten(1)[:, 0].nonzero().flatten())
+            kept.append(mask.flatten(1)[:, 0].nonzero().flatten().cpu())
     return kept
 
 
@@ -98,5 +98,5 @@ def select(layer: nn.Module, name: str, indices: Tensor, dim: int = 0) -> None:
     """Leave only `indices` of an array of the layer."""
     array = getattr(layer, name)
     if array is not None:
-        kept = array.detach().index_select(dim, indices)
+        kept = array.detach().index_select(dim, indices.to(array.device))
         setattr(layer, name, nn.Parameter(kept) if isinstance(array, nn.Parameter) else kept)

@@ -104,21 +104,24 @@ class FeatureDataset(Dataset):
     def __init__(
         self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Clip, int]
     ):
-        self.features, self.targets = features, class_indices(clips, labels)
-        self.rows = torch.tensor([rows[clip] for clip in clips])
+        # on a GPU all is there, and a batch crosses over as its indices alone
+        self.device = features.device if isinstance(features, Tensor) else torch.device("cpu")
+        self.features, self.targets = features, class_indices(clips, labels).to(self.device)
+        self.rows = torch.tensor([rows[clip] for clip in clips], device=self.device)
         self.clip_bytes = features[0].nbytes
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        rows = self.rows[indices]
+        index = torch.tensor(indices).to(self.device, non_blocking=True)
+        rows = self.rows[index]
         if isinstance(self.features, Tensor):
-            x = self.features[rows.to(self.features.device)]
+            x = self.features[rows]
         else:
             x = torch.from_numpy(np.asarray(self.features[rows.numpy()]))
             drop_pages(self.features)
-        return x.unsqueeze(1), self.targets[indices]
+        return x.unsqueeze(1), self.targets[index]
 
 
 def drop_pages(array: np.ndarray) -> None:

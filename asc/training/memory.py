@@ -4,6 +4,8 @@ import ctypes
 import os
 from pathlib import Path
 
+import torch
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -36,3 +38,8 @@ def peak_memory() -> int | None:
         return None
     unit = 1 if os.uname().sysname == "Darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_gpu_memory() -> int | None:
+    """Peak memory of this process's tensors on its GPU in bytes, in training; None if it has used none."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None

@@ -14,7 +14,7 @@ from asc.data import SceneData
 from asc.files import written_whole
 from asc.plot import plot_confusion_matrix
 from asc.predictions import write_predictions
-from asc.training.memory import peak_memory
+from asc.training.memory import peak_gpu_memory, peak_memory
 
 
 def write_results(
@@ -113,5 +113,6 @@ def results_table(results: dict[str, Any]) -> str:
         f"{training['clips_per_second']:.0f} clips/s",
     ]
     if memory := peak_memory():
-        lines.append(f"memory {memory / 1e9:.1f} GB peak")
+        on_gpu = peak_gpu_memory()
+        lines.append(f"memory {memory / 1e9:.1f} GB peak" + (f", {on_gpu / 1e9:.1f} GB on the GPU" if on_gpu else ""))
     return "\n".join(lines)

@@ -1,0 +1,232 @@
+"""The whole chain on the GPU, and on machines without one on a device that is emulated: see emulated.py."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from classifiers import BASELINE, classifier
+from command import results, run
+from emulated import EmulatedAccelerator, Emulation
+from hydra.utils import instantiate
+from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from test_conf import choices, settings
+
+from asc import SceneClassifier
+from asc.compress import QAT, Distill, Prune, PruneFilters
+from asc.compress.prune_filters import strongest_filters, without_filters
+from asc.data import SceneData, datamodule
+from asc.export import export
+from asc.training.averaging import AverageLastEpochs
+from asc.training.checkpoints import ExactResume
+from asc.training.history import History
+from asc.training.norms import refresh_batch_norms
+from asc.training.progress import ClipsProgressBar
+from asc.training.room import available_memory, step_memory
+
+HERE = "cuda" if torch.cuda.is_available() else "emulated"
+STEP, END = "a step", "an epoch's end"
+NETS = {
+    "pham_cnn": {"dropout_scale": 0},  # dropout draws its own numbers on a CPU
+    "mean_std": {"dropout_scale": 0, "pooling": "mean_std"},
+    "baseline": {**BASELINE, "dropout_scale": 0},
+    "cp_mobile": {"_target_": "asc.nets.CPMobile", "base_channels": 8},
+}
+AUGMENTATION = sorted({choice.split("=")[1] for choice in choices("callbacks")} - {"average"})
+
+
+@pytest.fixture(params=[HERE])
+def there(request, monkeypatch):
+    """The device, and a list of what makes a program wait for it, for which a GPU raises errors instead."""
+    if request.param == "cuda":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose products have 10 bits
+        yield torch.device("cuda", 0), []
+    else:
+        with Emulation() as emulation:
+            yield emulation.device, emulation.waits
+
+
+@pytest.fixture
+def data(tiny, tmp_path, monkeypatch) -> SceneData:
+    monkeypatch.setattr(datamodule, "fits_on", lambda device, size: device.type != "cpu")
+    data = SceneData(
+        str(tiny), sample_rate=8000, clip_seconds=0.5, num_workers=0, batch_size=5, val_fraction=0.25,
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    data.setup()
+    return data
+
+
+class Marks(pl.Callback):
+    """Notes where steps begin and end among what they wait for.
+
+    Args:
+        waits: of `there`.
+        strict: whether a GPU raises an error where a step waits.
+    """
+
+    def __init__(self, waits: list[str], strict: bool = True):
+        self.waits, self.strict = waits, strict
+
+    def on_train_batch_start(self, *_: object) -> None:
+        self.waits.append(STEP)
+        if HERE == "cuda" and self.strict:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        self.waits.append(END)
+        if HERE == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+    on_validation_start = on_exception = on_train_epoch_end
+
+
+def fit(model: SceneClassifier, data: SceneData, marks: Marks, callbacks: list, device: torch.device) -> History:
+    """Train for two epochs; the history."""
+    data.features = None
+    data.cache_features(model.hparams["frontend"], model.frontend, device)
+    history = History(data.cache_dir)
+    accelerator = CUDAAccelerator() if device.type == "cuda" else EmulatedAccelerator()
+    trainer = pl.Trainer(
+        max_epochs=2, strategy=SingleDeviceStrategy(device, accelerator), logger=False, enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
+        callbacks=[marks, history, ClipsProgressBar(), ExactResume(0), *callbacks],
+    )  # fmt: skip
+    trainer.fit(model.train(), data)
+    return history
+
+
+def within_steps(waits: list[str]) -> list[str]:
+    """What was waited for between the start of a step and that of the next."""
+    found, inside = [], False
+    for wait in waits:
+        if wait in (STEP, END):
+            inside = wait == STEP
+        elif inside:
+            found.append(wait)
+    return found
+
+
+def test_the_emulated_device_refuses_tensors_of_the_cpu_and_counts_what_it_waits_for(there):
+    device, waits = there
+    if device.type == "cuda":
+        pytest.skip("torch takes one kind of accelerator in a process")
+    x = torch.arange(3.0, device=device)
+    assert x.device == device
+    with pytest.raises(RuntimeError, match="two devices"):
+        x + torch.ones(3)
+    assert not waits
+    assert (x.cpu() + 1).tolist() == [1, 2, 3]
+    assert x[x > 0].sum().item() == 3
+    x.to("cpu", non_blocking=True)
+    assert [wait.split()[0] for wait in waits] == ["_to_copy", "index", "_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("normalize", [None, "level", "clip", "band"])
+@pytest.mark.parametrize("choice", choices("frontend"))
+def test_features_are_those_of_the_cpu(choice, normalize, there):
+    device, waits = there
+    frontend = instantiate(settings(choice).frontend, sample_rate=44100, normalize=normalize)
+    wave = 0.1 * torch.randn(2, 22050)
+    expected = frontend(wave)
+    features = frontend.to(device)(wave.to(device))
+    assert features.device == device
+    assert not [wait for wait in waits if "frontend.py" in wait]
+    torch.testing.assert_close(features.cpu(), expected, atol=1e-3, rtol=1e-4)  # of logarithms
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_training_is_that_of_the_cpu(net, there, data):
+    """On features that stay there, with batch norms measured again; and no step waits."""
+    histories = []
+    for device in (torch.device("cpu"), there[0]):
+        torch.manual_seed(0)
+        model = classifier(NETS[net])
+        histories.append(fit(model, data, Marks(there[1]), [], device).rows)
+        assert data.features.device == device if device.type != "cpu" else isinstance(data.features, np.ndarray)
+    for row, expected in zip(*histories, strict=True):
+        for name in ("train/loss", "val/loss"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-2), name
+    assert there[1].count(STEP) == 2 * 2 * 4
+    assert not within_steps(there[1])
+    measured = [copy.deepcopy(model).to(device) for device in ("cpu", there[0])]
+    for model in measured:
+        refresh_batch_norms(model, data)
+    expected, found = (model.cpu().state_dict() for model in measured)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("choice", AUGMENTATION)
+def test_no_step_waits_for_augmentation(choice, there, data):
+    callbacks = settings(f"callbacks={choice}").callbacks
+    callbacks = [instantiate(node) for name, node in callbacks.items() if name != "checkpoint"]
+    history = fit(classifier(), data, Marks(there[1]), callbacks, there[0])
+    assert all(np.isfinite(row["train/loss"]) for row in history.rows)
+    assert there[1].count(STEP) == 2 * 4
+    assert not within_steps(there[1])
+
+
+def test_weights_are_averaged(there, data):
+    fit(classifier(), data, Marks(there[1]), [AverageLastEpochs(1.0)], there[0])
+    assert not within_steps(there[1])
+
+
+@pytest.mark.parametrize(
+    "phase", [Prune(), PruneFilters(), Distill(), QAT(), QAT(fold=False)], ids=lambda phase: type(phase).__name__
+)
+def test_a_network_is_fine_tuned_there_and_tested_on_the_cpu(phase, there, data, tmp_path):
+    """In fake quantization torch itself waits."""
+    is_qat = isinstance(phase, QAT)
+    model = phase.begin(classifier())
+    fit(model, data, Marks(there[1], strict=not is_qat), [phase], there[0])
+    assert is_qat or not within_steps(there[1])
+    model = phase.finish(model)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.test(model, data, verbose=False)
+    assert len(model.test_probabilities) == 12
+    assert export(model, tmp_path / "model.onnx").exists()
+
+
+def test_a_classifier_there_is_used_like_any_other(there, tiny, tmp_path):
+    model = classifier()
+    clip = min((tiny / "audio").iterdir())
+    expected, cost = model.classify(clip), model.complexity()
+    model.to(there[0])
+    assert model.classify(clip) == pytest.approx(expected, abs=1e-4)
+    assert model.folded().classify(clip) == pytest.approx(expected, abs=1e-4)
+    assert model.complexity() == cost
+    assert export(model, tmp_path / "model.onnx").exists()
+    smaller = without_filters(model.net, strongest_filters(model.net, 0.5))
+    assert {value.device for value in smaller.parameters()} == {there[0]}
+
+
+@pytest.mark.skipif(HERE != "cuda", reason="there is no GPU")
+@pytest.mark.parametrize("compile", ["null", "reduce-overhead"])
+def test_the_commands_cuda(compile, job, tmp_path):
+    """Trained in bfloat16 on features that stay there, then compressed."""
+    words = ["trainer.accelerator=gpu", "trainer.precision=bf16-mixed", f"compile={compile}", "callbacks=[mixup]"]
+    done = run(*job, *words, "trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={tmp_path}/float")
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert re.search(r"^memory .* peak, .* on the GPU$", done.stdout, re.M)
+    assert results(tmp_path / "float")["test"]["accuracy"] > 0.6
+    best = f"checkpoint={tmp_path}/float/checkpoints/best.ckpt"
+    for phase in ("qat", "prune"):
+        words = [best, f"phase={phase}", "trainer.accelerator=gpu", f"hydra.run.dir={tmp_path}/{phase}"]
+        done = run(*words, "trainer.max_epochs=5", script="compress.py")
+        assert done.returncode == 0, done.stderr
+        assert results(tmp_path / phase)["test"]["accuracy"] > 0.6
+
+
+@pytest.mark.skipif(HERE != "cuda", reason="there is no GPU")
+def test_a_batch_that_no_gpu_holds_is_refused_cuda():
+    net, device = classifier().net.to("cuda"), torch.device("cuda")
+    x = torch.randn(200, 1, 128, 428, device=device)
+    clip = step_memory(lambda: net(x[:2]).sum().backward(), device) / 2
+    real = step_memory(lambda: net(x).sum().backward(), device) / 200
+    assert 0.7 < clip / real < 3
+    assert 0 < available_memory(device) <= torch.cuda.get_device_properties(device).total_memory
