@@ -21,7 +21,8 @@ if not os.access(Path("~").expanduser(), os.W_OK):  # of which libraries would c
     os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
 CACHE = tempfile.TemporaryDirectory(prefix="asc-cache-")  # removed with this process
 os.environ["ASC_CACHE"] = CACHE.name  # instead of the user's
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}  # for the classes in tiny.py
+# with the classes in tiny.py, and on the CPU, where a run can be repeated bit for bit
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def start(*arguments: str, script: str = "train.py", **settings) -> subprocess.Popen:

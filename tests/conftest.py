@@ -9,6 +9,7 @@ import pytest
 import torch
 from command import run
 from emulated import Emulation
+from pytorch_lightning.accelerators import CUDAAccelerator
 from tiny import SETTINGS, write_tiny
 
 importlib.import_module("matplotlib.font_manager")  # the first import takes seconds, and tells so on stderr
@@ -22,18 +23,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seed", type=int, default=0, help="that chooses them, and instants")
     parser.addoption("--rooms", type=int, default=1, help="sizes of a full disk for each command in test_full_disk.py")
     parser.addoption("--kills", type=int, default=0, help="signals at random instants for each test in test_kills.py")
-    parser.addoption("--emulated", action="store_true", help="tests of devices on that of emulated.py, too")
+    parser.addoption("--emulated", action="store_true", help="tests of devices on that of emulated.py, without a GPU")
+
+
+def other_devices(config: pytest.Config) -> list[str]:
+    """Besides the CPU: the GPU, for `pytest -k cuda`, or what stands in for it."""
+    return ["cuda"] if torch.cuda.is_available() else ["emulated"] * config.getoption("--emulated")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of devices on the CPU and, if there is one, on the GPU: `pytest -k cuda`."""
-    if "device" in metafunc.fixturenames:
-        other = ["cuda"] if torch.cuda.is_available() else ["emulated"] * metafunc.config.getoption("--emulated")
-        metafunc.parametrize("device", ["cpu", *other], indirect=True)
+    for fixture, devices in (("device", ["cpu"]), ("there", [])):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, [*devices, *other_devices(metafunc.config)], indirect=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with long trainings first, so that no process is left alone with one in the end."""
+    if not other_devices(config):
+        items[:] = [item for item in items if "there" not in item.fixturenames]  # type: ignore[attr-defined]
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in long, "synthetic" not in item.path.name))
 
@@ -51,6 +58,12 @@ def shared() -> Path:
 def seed() -> None:
     """The same random numbers in each test, whichever others run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def trainers_choose_the_cpu(monkeypatch) -> None:
+    """As in processes that tests start: unless told otherwise, whatever the machine."""
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: False))
 
 
 @pytest.fixture

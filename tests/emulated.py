@@ -42,6 +42,14 @@ class OnDevice(torch.Tensor):
         tensor.inner = inner
         return tensor
 
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        """By which torch knows that a module's parameter cannot change its values alone."""
+        return ["inner"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], *_: object) -> "OnDevice":
+        return OnDevice(inner["inner"])
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 

@@ -1,14 +1,17 @@
-"""The whole chain on the GPU, and on machines without one on a device that is emulated: see emulated.py."""
+"""The whole chain on the GPU, or on machines without one on a device that is emulated: see emulated.py."""
 
 import copy
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from classifiers import BASELINE, classifier
-from command import results, run
+from command import ENVIRONMENT, REPOSITORY, results, run
 from emulated import EmulatedAccelerator, Emulation
 from hydra.utils import instantiate
 from pytorch_lightning.accelerators import CUDAAccelerator
@@ -38,7 +41,19 @@ NETS = {
 AUGMENTATION = sorted({choice.split("=")[1] for choice in choices("callbacks")} - {"average"})
 
 
-@pytest.fixture(params=[HERE])
+@pytest.mark.slow
+@pytest.mark.skipif(HERE == "cuda", reason="there is a GPU")
+def test_on_an_emulated_device(request):
+    """In a process of its own: torch then has an accelerator, and must have it before its first gradient."""
+    if request.config.getoption("--emulated"):
+        pytest.skip("this is it")
+    words = ["-m", "pytest", __file__, "--emulated", "-n0", "-q"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+
+
+@pytest.fixture
 def there(request, monkeypatch):
     """The device, and a list of what makes a program wait for it, for which a GPU raises errors instead."""
     if request.param == "cuda":
@@ -204,27 +219,32 @@ def test_a_classifier_there_is_used_like_any_other(there, tiny, tmp_path):
     assert {value.device for value in smaller.parameters()} == {there[0]}
 
 
-@pytest.mark.skipif(HERE != "cuda", reason="there is no GPU")
 @pytest.mark.parametrize("compile", ["null", "reduce-overhead"])
-def test_the_commands_cuda(compile, job, tmp_path):
+def test_the_commands(compile, there, job, tmp_path):
     """Trained in bfloat16 on features that stay there, then compressed."""
+    if HERE != "cuda":
+        pytest.skip("a command finds no emulated device")
+    visible = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
     words = ["trainer.accelerator=gpu", "trainer.precision=bf16-mixed", f"compile={compile}", "callbacks=[mixup]"]
-    done = run(*job, *words, "trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={tmp_path}/float")
+    words += ["trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={tmp_path}/float"]
+    done = run(*job, *words, env=visible)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert compile != "null" or not done.stderr
     assert re.search(r"^memory .* peak, .* on the GPU$", done.stdout, re.M)
     assert results(tmp_path / "float")["test"]["accuracy"] > 0.6
     best = f"checkpoint={tmp_path}/float/checkpoints/best.ckpt"
     for phase in ("qat", "prune"):
         words = [best, f"phase={phase}", "trainer.accelerator=gpu", f"hydra.run.dir={tmp_path}/{phase}"]
-        done = run(*words, "trainer.max_epochs=5", script="compress.py")
+        done = run(*words, "trainer.max_epochs=5", script="compress.py", env=visible)
         assert done.returncode == 0, done.stderr
         assert results(tmp_path / phase)["test"]["accuracy"] > 0.6
 
 
-@pytest.mark.skipif(HERE != "cuda", reason="there is no GPU")
-def test_a_batch_that_no_gpu_holds_is_refused_cuda():
-    net, device = classifier().net.to("cuda"), torch.device("cuda")
+def test_a_steps_memory_is_estimated(there):
+    if HERE != "cuda":
+        pytest.skip("an emulated device has no memory of its own")
+    device, _ = there
+    net = classifier().net.to(device)
     x = torch.randn(200, 1, 128, 428, device=device)
     clip = step_memory(lambda: net(x[:2]).sum().backward(), device) / 2
     real = step_memory(lambda: net(x).sum().backward(), device) / 200

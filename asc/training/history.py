@@ -55,8 +55,8 @@ class History(pl.Callback):
         """
         seconds = self.seconds or self.elapsed(model)
         loss = model.train_losses.compute().mean()
-        model.log("train/loss", loss, logger=False)
-        model.log("train/loss_epoch", loss)
+        model.log("train/loss", loss, logger=False, sync_dist=True)
+        model.log("train/loss_epoch", loss, sync_dist=True)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         for key in ("train/loss", "val/loss", "val/acc"):
             if key in trainer.callback_metrics:

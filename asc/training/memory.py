@@ -4,8 +4,6 @@ import ctypes
 import os
 from pathlib import Path
 
-import torch
-
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -42,4 +40,6 @@ def peak_memory() -> int | None:
 
 def peak_gpu_memory() -> int | None:
     """Peak memory of this process's tensors on its GPU in bytes, in training; None if it has used none."""
+    import torch  # which takes more memory than all else here
+
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
