@@ -18,6 +18,7 @@ from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
 from asc.benchmark.contest import Contestant, busy, contest
 from asc.benchmark.costs import costs
 from asc.benchmark.endurance import Gauge
+from asc.benchmark.products import products
 from asc.benchmark.repeated import write_repeated
 from asc.data import SceneData
 
@@ -88,7 +89,7 @@ def test_the_command_prints_a_table_and_writes_its_figures(tmp_path):
 MAKERS = {
     "frontend": (ours.frontend, {"device": "cpu", "clips": 1}),
     "fourier": (ours.fourier, {"device": "cpu", "clips": 1}),
-    "products": (ours.products, {"device": "cpu", "size": 64}),
+    "products": (products, {"device": "cpu", "size": 64}),
     "training": (ours.training, {"device": "cpu", "batch": 2}),
     "inference": (ours.inference, {"device": "cpu", "batch": 2}),
     "8 bits, PyTorch": (ours.pytorch_integers, {}),

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,6 +220,6 @@ def test_durations_do_not_depend_on_a_clock_that_is_set(quick, tmp_path, monkeyp
     assert 0 < float(row["clips_per_second"]) < math.inf
     watch = Stopwatch(str(tmp_path / "watch.json"))
     watch.on_train_batch_start(None, None, [], 0)
-    watch.on_train_end(None, None)
+    watch.on_train_end(None, SimpleNamespace(device=torch.device("cpu")))
     watched = json.loads((tmp_path / "watch.json").read_text())
     assert watched["first"] <= watched["last"]

@@ -15,6 +15,7 @@ import torch
 
 from asc.benchmark import endurance, growth, ours, peers, table3
 from asc.benchmark.contest import Contestant, busy, contest
+from asc.benchmark.products import products
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number
@@ -93,7 +94,7 @@ class Bench:
 
     def products(self, resources: dict[str, Any]) -> Contestant:
         """The bound on arithmetic."""
-        return Contestant("matrix products", ours.products, {**resources, "size": PRODUCT})
+        return Contestant("matrix products", products, {**resources, "size": PRODUCT})
 
     def frontend(self) -> list[Row]:
         """Features of 10 s at 44.1 kHz."""

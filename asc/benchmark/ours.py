@@ -16,22 +16,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from asc.benchmark.products import use
 from asc.classifier import SceneClassifier
 from asc.cli import silence_libraries
 from asc.compress import QAT
 from asc.export import export
 from asc.frontend import Spectrogram
-from asc.training.memory import keep_freed_memory
 from asc.training.run import Run
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
-
-
-def use(device: str, threads: int) -> Callable[[], None]:
-    """Set the number of threads; return the function that waits for the device."""
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def classifier() -> SceneClassifier:
@@ -69,18 +62,6 @@ def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
             torch.fft.rfft(frames)
-        wait()
-
-    return run
-
-
-def products(device: str, threads: int, size: int) -> Callable[[], None]:
-    """The bound on arithmetic: a product of two matrices, size^3 multiply-accumulates."""
-    wait = use(device, threads)
-    left, right = torch.randn(2, size, size, device=device)
-
-    def run() -> None:
-        left @ right
         wait()
 
     return run

@@ -8,6 +8,7 @@ from statistics import median
 from asc.benchmark import ours
 from asc.benchmark.contest import Contestant, contest
 from asc.benchmark.growth import SIZES, timed
+from asc.benchmark.products import products
 from asc.benchmark.repeated import TRAIN, write_repeated
 
 EPOCHS = 100
@@ -28,7 +29,7 @@ def table3(device: str, threads: int, clips: int = SIZES[-1], epochs: int = EPOC
         clips: of the dataset, those for the test included.
         epochs: of training.
     """
-    product = Contestant("products", ours.products, {"device": device, "threads": threads, "size": SIZE})
+    product = Contestant("products", products, {"device": device, "threads": threads, "size": SIZE})
     seconds_per_mac = median(contest([product], 5)["products"].seconds) / SIZE**3
     heard = math.ceil(TRAIN * clips) * epochs
     arithmetic = 3 * ours.classifier().complexity().macs * heard * seconds_per_mac  # forward, and two gradients
