@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["InputError", "SceneClassifier"]
 
 # OpenMP's threads wait for each other after every operation. By default they wait in a loop, which on a busy machine
-# takes the core from the thread they wait for: training is then 2.5 times as slow. OpenMP reads this once, when torch
-# is imported.
+# takes the core from the thread they wait for. OpenMP reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
