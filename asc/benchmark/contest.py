@@ -72,14 +72,14 @@ def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]
 
 
 @contextmanager
-def busy(processes: int) -> Iterator[None]:
-    """A machine on which so many other processes compute all the time."""
+def busy(processes: int) -> Iterator[list]:
+    """A machine on which so many other processes, which it yields, compute all the time."""
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=compute, daemon=True) for _ in range(processes)]
     for other in others:
         other.start()
     try:
-        yield
+        yield others
     finally:
         for other in others:
             other.terminate()

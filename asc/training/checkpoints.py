@@ -150,7 +150,7 @@ class ExactResume(pl.Callback):
                 callback.on_train_epoch_start(trainer, model)
             torch.set_rng_state(self.within_epoch["random"]["cpu"])
             torch.cuda.set_rng_state_all(self.within_epoch["random"]["cuda"])
-            for losses in self.within_epoch.get("losses", []):  # not in files of version 0.1.0
+            for losses in self.within_epoch.get("losses", []):  # earlier files have none
                 model.train_losses.update(losses.to(model.device))
         self.within_epoch = None
 
