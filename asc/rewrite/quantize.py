@@ -11,9 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.ao import quantization as tq
+from torch.ao.nn.intrinsic import qat as nniqat
 
 from asc.errors import InputError
 from asc.nets.pool import AvgPoolOverTime, MeanStdPoolOverTime
+from asc.rewrite.columns import PairedConvReLU2d
 from asc.rewrite.fold import ConstantPad, fold
 from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
@@ -191,7 +193,8 @@ def fusible(graph: LayerGraph) -> list[list[str]]:
 def convert(prepared: nn.Module, engine: str) -> nn.Module:
     """The 8-bit network, for the CPU, of a fine-tuned one from `prepare`."""
     with without_deprecation_notices(), running_on(engine):
-        return tq.convert(copy.deepcopy(prepared).cpu().eval())
+        mapping = {**tq.get_default_static_quant_module_mappings(), nniqat.ConvReLU2d: PairedConvReLU2d}
+        return tq.convert(copy.deepcopy(prepared).cpu().eval(), mapping)
 
 
 def kernels(net: nn.Module) -> Iterator[Tensor]:
