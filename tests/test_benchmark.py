@@ -13,7 +13,8 @@ from command import run
 from contestants import broken, clerk, expects
 
 from asc.benchmark import ours, table3
-from asc.benchmark.__main__ import Row, has_bfloat16, main, timing_table
+from asc.benchmark.__main__ import main
+from asc.benchmark.bench import Row, has_bfloat16, timing_table
 from asc.benchmark.contest import Contestant, busy, contest
 from asc.benchmark.costs import costs
 from asc.benchmark.endurance import Gauge

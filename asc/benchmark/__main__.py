@@ -2,202 +2,18 @@
 
 import argparse
 import json
-import multiprocessing
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-
-from asc.benchmark import endurance, growth, ours, peers, table3
-from asc.benchmark.contest import Contestant, busy, contest
-from asc.benchmark.products import products
-from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number
 from asc.files import written_whole
 from asc.machine import processor
 
-PRODUCT = 2048  # size of the square matrices whose product bounds the arithmetic
-
-
-@dataclass
-class Row:
-    """A row of the table.
-
-    Attributes:
-        what: what was measured.
-        clips: processed in each round.
-        seconds: of each round, for this package.
-        peer, peer_seconds: name and seconds of the alternative, if it is installed.
-        bound, bound_seconds: name and seconds of the lower bound on `seconds`.
-        memory: peak memory of this package, bytes; on the GPU, if it computes there.
-    """
-
-    what: str
-    clips: int
-    seconds: list[float]
-    memory: int | None
-    peer: str
-    peer_seconds: list[float]
-    bound: str
-    bound_seconds: list[float]
-
-    def ratios(self, others: list[float]) -> list[float]:
-        """Speed-up over `others` in each round."""
-        return [other / own for other, own in zip(others, self.seconds, strict=True)]
-
-
-class Bench:
-    """The measurements.
-
-    Args:
-        device: "cpu" or "cuda"; peers run on the CPU only.
-        threads: for all but the 8-bit networks, which use one.
-        batch: clips in a training or inference batch.
-        rounds: number of timed rounds.
-    """
-
-    def __init__(self, device: str, threads: int, batch: int, rounds: int):
-        self.batch, self.rounds = batch, rounds
-        self.resources: dict[str, Any] = {"device": device, "threads": threads}
-        self.macs = ours.classifier().complexity().macs
-        self.keras = device == "cpu" and peers.has("tensorflow") and peers.has("tf_keras")
-
-    def rows(
-        self, clips: int, ours: dict[str, Contestant], peer: Contestant | None, bound: Contestant, scale: float = 1
-    ) -> list[Row]:
-        """Time contestants that process `clips` each; their arithmetic is `scale` times that of `bound`."""
-        timings = contest([*ours.values(), *([peer] if peer else []), bound], self.rounds)
-        bound_seconds = [scale * seconds for seconds in timings[bound.name].seconds]
-        peer_seconds = timings[peer.name].seconds if peer else []
-        rows = []
-        for what, own in ours.items():
-            timing = timings[own.name]
-            rows.append(
-                Row(
-                    what,
-                    clips,
-                    timing.seconds,
-                    timing.memory,
-                    peer.name if peer else "",
-                    peer_seconds,
-                    bound.name,
-                    bound_seconds,
-                )
-            )
-        return rows
-
-    def products(self, resources: dict[str, Any]) -> Contestant:
-        """The bound on arithmetic."""
-        return Contestant("matrix products", products, {**resources, "size": PRODUCT})
-
-    def frontend(self) -> list[Row]:
-        """Features of 10 s at 44.1 kHz."""
-        clips = 10 if self.resources["device"] == "cpu" else self.batch  # fewer do not fill a GPU
-        settings = {**self.resources, "clips": clips}
-        own = {"frontend, 10 s": Contestant("frontend", ours.frontend, settings)}
-        peer = Contestant("gammatone", peers.gammatone, {"clips": clips}) if peers.has("gammatone") else None
-        return self.rows(clips, own, peer, Contestant("its Fourier transforms", ours.fourier, settings))
-
-    def training(self) -> list[Row]:
-        """Training steps of the report's network."""
-        kinds: dict[str, dict[str, Any]] = {"training": {}}
-        if has_bfloat16(self.resources["device"]):
-            kinds["training, bfloat16"] = {"precision": "bf16"}
-        if self.resources["device"] == "cuda":
-            kinds["training, bfloat16, compiled"] = {"precision": "bf16", "compiled": True}
-        base = {**self.resources, "batch": self.batch}
-        own = {
-            f"{what}, batch {self.batch}": Contestant(what, ours.training, {**base, **kind})
-            for what, kind in kinds.items()
-        }
-        settings = {"threads": self.resources["threads"], "batch": self.batch}
-        peer = Contestant("Keras", peers.keras_training, settings) if self.keras else None
-        scale = 3 * self.macs * self.batch / PRODUCT**3  # forward, gradients of inputs, gradients of weights
-        return self.rows(self.batch, own, peer, self.products(self.resources), scale)
-
-    def inference(self) -> list[Row]:
-        """Logits of a batch."""
-        settings = {"threads": self.resources["threads"], "batch": self.batch}
-        own = Contestant("inference", ours.inference, {**self.resources, "batch": self.batch})
-        peer = Contestant("Keras", peers.keras_inference, settings) if self.keras else None
-        scale = self.macs * self.batch / PRODUCT**3
-        what = f"inference, batch {self.batch}"
-        return self.rows(self.batch, {what: own}, peer, self.products(self.resources), scale)
-
-    def epoch(self) -> list[Row]:
-        """An epoch of train.py on cached features, against its bare training steps in the same process."""
-        rows = []
-        for name, clips in (("table3_cnn", 2 * self.batch), ("small_data", 320)):
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
-            ):
-                root = write_repeated(Path(folder) / "data", round(clips / TRAIN))
-                overrides = [f"experiment={name}", "data=dcase", f"data.root={root}", f"data.cache_dir={folder}/cache"]
-                overrides.append(f"run_dir={folder}/run")
-                job = pool.submit(ours.epochs, **self.resources, overrides=overrides, rounds=self.rounds)
-                whole, bare = job.result()
-                rows.append(Row(f"epoch, {name}", clips, whole, None, "", [], "its bare steps", bare))
-        return rows
-
-    def waiting(self) -> list[Row]:
-        """Steps on few clips, where threads wait for each other often: asleep, as asc sets it, or in a loop."""
-        batch = 16
-        settings = {"device": "cpu", "threads": self.resources["threads"], "batch": batch}
-        own = Contestant("asleep", ours.training, settings, {"OMP_WAIT_POLICY": "PASSIVE"})
-        peer = Contestant("threads that spin", ours.training, settings, {"GOMP_SPINCOUNT": "300000"})
-        scale = 3 * self.macs * batch / PRODUCT**3
-        bound = self.products({**self.resources, "device": "cpu"})
-        return self.rows(batch, {f"training, batch {batch}": own}, peer, bound, scale)
-
-    def integers(self) -> list[Row]:
-        """The 8-bit network on one clip and one thread, on each available engine."""
-        one = {"threads": 1}
-        engines = {"8 bits, 1 thread, PyTorch": Contestant("PyTorch", ours.pytorch_integers, one)}
-        if peers.has("onnxruntime"):
-            engines["8 bits, 1 thread, ONNX Runtime"] = Contestant("ONNX Runtime", ours.onnx_integers, one)
-        peer = Contestant("TensorFlow Lite", peers.tflite_integers, one) if self.keras else None
-        return self.rows(1, engines, peer, self.products({"device": "cpu", **one}), self.macs / PRODUCT**3)
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether the device supports bfloat16 natively."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-
-
-def timing_table(rows: Sequence[Row]) -> str:
-    """Speed over the rounds, then ratios within each round, which background load does not distort."""
-    cells = [["", "clips/s", "", "ms/clip", "speed-up over", "fraction of bound"]]
-    for row in rows:
-        low, mid, high = (row.clips / pick(row.seconds) for pick in (max, median, min))
-        peer = f"{median(row.ratios(row.peer_seconds)):.2f} {row.peer}" if row.peer else ""
-        bound = f"{median(row.ratios(row.bound_seconds)):.2f} {row.bound}" if row.bound else ""
-        cells.append([row.what, f"{mid:.1f}", f"{low:.1f} to {high:.1f}", f"{1000 / mid:.2f}", peer, bound])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        numbers = zip(line[1:4], widths[1:4], strict=True)
-        right = [cell.rjust(width) for cell, width in numbers]
-        lines.append("  ".join([line[0].ljust(widths[0]), *right, line[4].ljust(widths[4]), line[5]]).rstrip())
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-PARTS: dict[str, Callable[[Bench], list[Row]]] = {
-    "frontend": Bench.frontend,
-    "training": Bench.training,
-    "inference": Bench.inference,
-    "epoch": Bench.epoch,
-    "waiting": Bench.waiting,
-    "integers": Bench.integers,
-}
+PARTS = ("frontend", "training", "inference", "epoch", "waiting", "integers")  # methods of Bench
 LONG = ("growth", "table3", "endurance")  # on request, each with a table of its own
 
 
@@ -208,14 +24,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Time this package against its peers (pip install -e '.[peers]') and its bounds.",
     )
     parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all of these); or {', '.join(LONG)}")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda if there is a GPU")
     parser.add_argument("--threads", default=2, type=int, help="default: 2")
     parser.add_argument("--batch", default=100, type=int, help="clips in a batch, default: 100")
     parser.add_argument("--rounds", default=5, type=int, help="timed rounds, default: 5")
     parser.add_argument("--busy", default=0, type=int, metavar="N", help="processes that compute beside, default: 0")
     parser.add_argument("--json", default=Path("benchmark.json"), type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
-    silence_libraries()
     with exit_on_input_error():
         run(arguments)
 
@@ -226,18 +41,16 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: an argument is invalid.
     """
-    for part in arguments.part:
-        if part not in (*PARTS, *LONG):
-            raise InputError(f"unknown part={part}: choose from {', '.join((*PARTS, *LONG))}")
-    for name in ("threads", "batch", "rounds"):
-        check_number(f"--{name}", getattr(arguments, name), int, 1)
-    check_number("--busy", arguments.busy, int, 0, 1000)
-    if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"invalid --device={arguments.device}: expected cpu, or cuda on a machine with a GPU")
-    if not Path("conf/train.yaml").exists():
-        raise InputError("conf/train.yaml does not exist: run the benchmark in the folder with train.py and conf")
-    if not arguments.json.parent.is_dir():
-        raise InputError(f"--json={arguments.json} cannot be written: create its directory first")
+    import torch  # after --help, since it takes seconds
+
+    from asc.benchmark import endurance, growth, table3
+    from asc.benchmark.bench import Bench, timing_table
+    from asc.benchmark.contest import busy
+
+    silence_libraries()
+    if arguments.device is None:
+        arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
+    check(arguments, torch.cuda.is_available())
     machine = {"processor": processor(), "torch": torch.__version__, **vars(arguments), "json": str(arguments.json)}
     beside = f", beside {arguments.busy} busy processes" if arguments.busy else ""
     print(f"{machine['processor']}, {arguments.threads} threads, torch {torch.__version__}{beside}\n", flush=True)
@@ -249,22 +62,41 @@ def run(arguments: argparse.Namespace) -> None:
         with busy(arguments.busy):
             for part in parts:
                 print(f"measuring: {part}", flush=True)
-                rows += PARTS[part](bench)
+                rows += getattr(bench, part)()
         print("\n" + timing_table(rows) + "\n")
         results["rows"] = [asdict(row) for row in rows]
-    if "growth" in arguments.part:
-        results["growth"] = growth.growth()
-        print("\n" + growth.growth_table(results["growth"]) + "\n")
-    if "table3" in arguments.part:
-        results["table3"] = table3.table3(arguments.device, arguments.threads)
-        print("\n" + table3.table(results["table3"]) + "\n")
-    if "endurance" in arguments.part:
-        print(f"measuring: {endurance.EPOCHS:,} epochs", flush=True)
-        results["endurance"] = endurance.endurance()
-        print("\n" + endurance.endurance_table(results["endurance"]) + "\n")
+    long_parts: dict[str, tuple[Callable, Callable]] = {
+        "growth": (growth.growth, growth.growth_table),
+        "table3": (partial(table3.table3, arguments.device, arguments.threads), table3.table),
+        "endurance": (endurance.endurance, endurance.endurance_table),
+    }
+    for part, (measure, table) in long_parts.items():
+        if part in arguments.part:
+            results[part] = measure()
+            print(f"\n{table(results[part])}\n")
     with written_whole(arguments.json) as temporary:
         temporary.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
     print(f"results  {arguments.json}")
+
+
+def check(arguments: argparse.Namespace, has_gpu: bool) -> None:
+    """Refuse arguments before anything is measured.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for part in arguments.part:
+        if part not in (*PARTS, *LONG):
+            raise InputError(f"unknown part={part}: choose from {', '.join((*PARTS, *LONG))}")
+    for name in ("threads", "batch", "rounds"):
+        check_number(f"--{name}", getattr(arguments, name), int, 1)
+    check_number("--busy", arguments.busy, int, 0, 1000)
+    if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not has_gpu):
+        raise InputError(f"invalid --device={arguments.device}: expected cpu, or cuda on a machine with a GPU")
+    if not Path("conf/train.yaml").exists():
+        raise InputError("conf/train.yaml does not exist: run the benchmark in the folder with train.py and conf")
+    if not arguments.json.parent.is_dir():
+        raise InputError(f"--json={arguments.json} cannot be written: create its directory first")
 
 
 if __name__ == "__main__":

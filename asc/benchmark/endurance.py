@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 
+from asc.benchmark.growth import run_train
 from asc.benchmark.repeated import write_repeated
 from asc.errors import InputError
 
@@ -52,21 +50,11 @@ def endurance(epochs: int = EPOCHS) -> list[dict[str, int]]:
     """
     if not Path("/proc/self/statm").exists():
         raise InputError("endurance reads /proc/self, which only Linux has: run it there")
+    print(f"measuring: {epochs:,} epochs", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root, file = write_repeated(Path(folder) / "data", 24, recordings=24), Path(folder) / "rows.json"
-        settings: list[Any] = [
-            "data=dcase",
-            f"data.root={root}",
-            f"data.cache_dir={folder}/cache",
-            f"trainer.max_epochs={epochs}",
-            f"hydra.run.dir={folder}/run",
-            "+callbacks.gauge._target_=asc.benchmark.endurance.Gauge",
-            f"+callbacks.gauge.file={file}",
-            *SMALL,
-        ]
-        done = subprocess.run([sys.executable, "train.py", *settings], capture_output=True, text=True)
-        if done.returncode:
-            raise InputError(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
+        gauge = ["+callbacks.gauge._target_=asc.benchmark.endurance.Gauge", f"+callbacks.gauge.file={file}"]
+        run_train(root, Path(folder), "run", f"trainer.max_epochs={epochs}", *gauge, *SMALL)
         return json.loads(file.read_text())
 
 

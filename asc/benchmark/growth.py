@@ -22,7 +22,7 @@ SIZES = (200, 2_000, 13_370)  # clips; the last is the size of TAU Urban Acousti
 class Stopwatch(pl.Callback):
     """Writes the time of the first and last training step and the peak memory to a JSON file.
 
-    The time is that of all processes, from any start, which no change of the clock touches.
+    The times are of the system's monotonic clock, which all processes share.
 
     Args:
         file: where to write.
@@ -48,8 +48,8 @@ def growth() -> list[dict[str, float]]:
         print(f"measuring: {clips:,} clips", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             root = write_repeated(Path(folder) / "data", clips)
-            cold = timed(root, Path(folder), "cold")
-            warm = timed(root, Path(folder), "warm")
+            cold = run_train(root, Path(folder), "cold")
+            warm = run_train(root, Path(folder), "warm")
         rows.append(
             {
                 "clips": clips,
@@ -64,8 +64,12 @@ def growth() -> list[dict[str, float]]:
     return rows
 
 
-def timed(root: Path, folder: Path, name: str, *overrides: str) -> dict[str, float]:
-    """Run train.py in a new process, one epoch unless `overrides` say otherwise: moments in seconds, peaks in bytes."""
+def run_train(root: Path, folder: Path, name: str, *overrides: str) -> dict[str, float]:
+    """Run train.py in a new process, one epoch unless `overrides` say otherwise: moments in seconds, peaks in bytes.
+
+    Raises:
+        InputError: train.py failed.
+    """
     file = folder / f"{name}.json"
     settings = [
         "data=dcase",

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor
 
 from asc.benchmark.products import use
@@ -38,18 +37,23 @@ def classifier() -> SceneClassifier:
     )
 
 
+def inferring(function: Callable[[Tensor], Tensor], x: Tensor, wait: Callable[[], None]) -> Callable[[], None]:
+    """What computes `function` of x without gradients, and waits for the device."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        function(x)
+        wait()
+
+    return run
+
+
 def frontend(device: str, threads: int, clips: int) -> Callable[[], None]:
     """Features of a batch of clips."""
     wait = use(device, threads)
     layer = classifier().frontend.to(device)
     waves = 0.05 * torch.randn(clips, RATE * SECONDS, device=device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            layer(waves)
-        wait()
-
-    return run
+    return inferring(layer, waves, wait)
 
 
 def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
@@ -58,13 +62,7 @@ def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
     layer = classifier().frontend
     assert isinstance(layer, Spectrogram)
     frames = torch.randn(clips, RATE * SECONDS // layer.hop_length + 1, layer.n_fft, device=device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            torch.fft.rfft(frames)
-        wait()
-
-    return run
+    return inferring(torch.fft.rfft, frames, wait)
 
 
 def step(model: SceneClassifier, precision: str) -> Callable[[Tensor, Tensor], None]:
@@ -107,38 +105,15 @@ def inference(device: str, threads: int, batch: int) -> Callable[[], None]:
     wait = use(device, threads)
     net = classifier().folded().net.to(device)
     x = torch.randn(batch, 1, 128, 428, device=device)
-
-    def run() -> None:
-        with torch.inference_mode():
-            net(x)
-        wait()
-
-    return run
-
-
-class Clock(pl.Callback):
-    """Seconds of all epochs, checkpoints included."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        if trainer.current_epoch == 0:
-            self.start = time.perf_counter()
-
-    def on_train_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self.seconds = time.perf_counter() - self.start
-
-
-def compose_settings(device: str, overrides: Sequence[str]) -> DictConfig:
-    """The settings of train.py with these overrides."""
-    accelerator = "gpu" if device == "cuda" else device
-    with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-        return compose("train", [*overrides, f"trainer.accelerator={accelerator}", "trainer.max_epochs=1"])
+    return inferring(net, x, wait)
 
 
 def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of epochs of train.py, and of the bare steps: the same augmentation, on batches in memory."""
     wait = use(device, threads)
     silence_libraries()
-    cfg = compose_settings(device, overrides)
+    with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
+        cfg = compose("train", [*overrides, f"trainer.accelerator={device}", "trainer.max_epochs=1"])
     data = instantiate(cfg.data)
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
@@ -149,11 +124,11 @@ def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> 
     bare_step = step(bare_model, "32")
     whole, bare = [], []
     for _ in range(1 + rounds):
-        clock = Clock()
-        run = Run(cfg, model, data, Path(cfg.run_dir) / "checkpoints/last.ckpt", callbacks=[clock])
+        timer = pl.callbacks.Timer()
+        run = Run(cfg, model, data, Path(cfg.run_dir) / "checkpoints/last.ckpt", callbacks=[timer])
         with contextlib.redirect_stdout(io.StringIO()):
             run.fit(resume=None)
-        whole.append(clock.seconds)
+        whole.append(timer.time_elapsed("train"))
         start = time.perf_counter()
         for index, pair in enumerate(batches):
             batch = list(pair)
@@ -175,14 +150,8 @@ def integers() -> SceneClassifier:
 
 def pytorch_integers(threads: int) -> Callable[[], None]:
     """One clip through PyTorch's integer kernels."""
-    use("cpu", threads)
-    net, x = integers().net, 4 * torch.randn(1, 1, 128, 428) - 12
-
-    def run() -> None:
-        with torch.inference_mode():
-            net(x)
-
-    return run
+    wait = use("cpu", threads)
+    return inferring(integers().net, 4 * torch.randn(1, 1, 128, 428) - 12, wait)
 
 
 def onnx_integers(threads: int) -> Callable[[], None]:

@@ -6,12 +6,14 @@ import torch
 
 from asc.training.memory import keep_freed_memory
 
+SIZE = 2048  # of the matrices whose product bounds the arithmetic
+
 
 def use(device: str, threads: int) -> Callable[[], None]:
     """Set the number of threads; return the function that waits for the device."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    return torch.cuda.synchronize if device == "cuda" else lambda: None
+    return torch.get_device_module(device).synchronize
 
 
 def products(device: str, threads: int, size: int) -> Callable[[], None]:

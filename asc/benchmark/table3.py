@@ -7,12 +7,11 @@ from statistics import median
 
 from asc.benchmark import ours
 from asc.benchmark.contest import Contestant, contest
-from asc.benchmark.growth import SIZES, timed
-from asc.benchmark.products import products
+from asc.benchmark.growth import SIZES, run_train
+from asc.benchmark.products import SIZE, products
 from asc.benchmark.repeated import TRAIN, write_repeated
 
 EPOCHS = 100
-SIZE = 2048  # of the matrices whose product bounds the arithmetic
 KINDS = {  # of training on a GPU, after the plain command; the first run computes the features
     "float32": ["trainer.precision=32-true"],
     "bf16-mixed": ["trainer.precision=bf16-mixed"],
@@ -33,14 +32,13 @@ def table3(device: str, threads: int, clips: int = SIZES[-1], epochs: int = EPOC
     seconds_per_mac = median(contest([product], 5)["products"].seconds) / SIZE**3
     heard = math.ceil(TRAIN * clips) * epochs
     arithmetic = 3 * ours.classifier().complexity().macs * heard * seconds_per_mac  # forward, and two gradients
+    recipe = ["experiment=table3_cnn", f"trainer.max_epochs={epochs}", f"trainer.accelerator={device}"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = write_repeated(Path(folder) / "data", clips)
         for kind, settings in KINDS.items() if device == "cuda" else [*KINDS.items()][:1]:
             print(f"measuring: {epochs} epochs of {clips:,} clips, {kind}", flush=True)
-            accelerator = f"trainer.accelerator={'gpu' if device == 'cuda' else device}"
-            recipe = ["experiment=table3_cnn", f"trainer.max_epochs={epochs}", accelerator, *settings]
-            moments = timed(root, Path(folder), kind.replace(", ", "-"), *recipe)
+            moments = run_train(root, Path(folder), kind.replace(", ", "-"), *recipe, *settings)
             training = moments["last"] - moments["first"]
             rows.append(
                 {
