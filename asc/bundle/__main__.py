@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from asc.bundle.folder import check_destination, write_bundle
 from asc.bundle.measure import Measurement
 from asc.bundle.page import find_runtime
-from asc.classifier import SceneClassifier
-from asc.cli import exit_on_input_error, printable, silence_libraries
-from asc.errors import InputError
-from asc.results import Results, read_results
+from asc.cli import exit_on_input_error, silence_libraries
+from asc.errors import InputError, printable
 
 CHECKPOINTS = ("int8.ckpt", "pruned.ckpt", "checkpoints/best.ckpt")  # of a run, the best for a device first
 FETCH = "FETCH"  # --web without a place
@@ -39,23 +36,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
-    silence_libraries()
     with exit_on_input_error():
-        checkpoint = find_checkpoint(arguments.run)
-        home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-        folder = arguments.folder or home / "bundle"
-        check_destination(folder, arguments.force)  # before anything is loaded or fetched
-        model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
-        runtime = None
-        if arguments.web is not None:
-            runtime = find_runtime(None if arguments.web == FETCH else Path(arguments.web))
-        measurement = write_bundle(model, folder, results_of(home, model), runtime, arguments.force)
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        if arguments.json:
-            figures = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
-            print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **figures}))
-        else:
-            print(summary(folder, sizes, measurement))
+        bundle(arguments)
+
+
+def bundle(arguments: argparse.Namespace) -> None:
+    """Write the folder and print what it holds."""
+    from asc.bundle.folder import check_destination, results_of, write_bundle  # after --help, since torch takes seconds
+    from asc.classifier import SceneClassifier
+
+    silence_libraries()
+    checkpoint = find_checkpoint(arguments.run)
+    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    folder = arguments.folder or home / "bundle"
+    check_destination(folder, arguments.force)  # before anything is loaded or fetched
+    model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
+    runtime = None
+    if arguments.web is not None:
+        runtime = find_runtime(None if arguments.web == FETCH else Path(arguments.web))
+    measurement = write_bundle(model, folder, results_of(home, model), runtime, arguments.force)
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    if arguments.json:
+        figures = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
+        print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **figures}))
+    else:
+        print(summary(folder, sizes, measurement))
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -66,14 +71,6 @@ def find_checkpoint(run: Path) -> Path:
         if (run / name).is_file():
             return run / name
     raise InputError(f"{run} holds none of {', '.join(CHECKPOINTS)}: give the directory of one finished run")
-
-
-def results_of(run: Path, model: SceneClassifier) -> Results | None:
-    """What the run's results.json says; None where there is none of this model."""
-    if not (run / "results.json").exists():
-        return None
-    results = read_results(run / "results.json")
-    return results if (results.stage, results.labels) == (model.stage, tuple(map(printable, model.labels))) else None
 
 
 def summary(folder: Path, sizes: dict[str, int], measurement: Measurement) -> str:

@@ -14,11 +14,10 @@ from typing import Any
 from asc.bundle.measure import ROUNDS, Measurement, measure
 from asc.bundle.page import Runtime, page
 from asc.classifier import SceneClassifier
-from asc.cli import printable
-from asc.errors import InputError, WriteError
+from asc.errors import InputError, WriteError, printable
 from asc.export import export, export_frontend
 from asc.onnx_predictor import FRONTEND
-from asc.results import Results
+from asc.results import Results, read_results
 
 HERE = Path(__file__).parent
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.18\nsoundfile>=0.12\n"
@@ -37,6 +36,14 @@ Open `index.html` with a double click: the same network runs in the browser, on 
 It loads nothing: ONNX Runtime Web $version (MIT licence, Microsoft) is part of the file. Phones open it from a server;
 over https they allow the microphone too.
 """
+
+
+def results_of(run: Path, model: SceneClassifier) -> Results | None:
+    """What the run's results.json says; None where there is none of this model."""
+    if not (run / "results.json").exists():
+        return None
+    results = read_results(run / "results.json")
+    return results if (results.stage, results.labels) == (model.stage, tuple(map(printable, model.labels))) else None
 
 
 def write_bundle(

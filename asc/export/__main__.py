@@ -3,10 +3,8 @@
 import argparse
 from pathlib import Path
 
-from asc.classifier import SceneClassifier
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError
-from asc.export import export
 
 
 def main() -> None:
@@ -19,6 +17,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the file; beside the checkpoint where it is not given")
     parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
     arguments = parser.parse_args()
+    from asc.classifier import SceneClassifier  # after --help, since torch takes seconds
+    from asc.export import export
+
     silence_libraries()
     with exit_on_input_error():
         name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
