@@ -55,9 +55,9 @@ class Dataset:
                 self.faults.append(str(error))
                 self.splits = {"all": [clip for group in clips.values() for clip in group]}
         if {"train", "test"} <= self.splits.keys():
-            self.look_at_split(self.splits["train"], self.splits["test"])
+            self.check_split(self.splits["train"], self.splits["test"])
 
-    def look_at_split(self, train: list[Clip], test: list[Clip]) -> None:
+    def check_split(self, train: list[Clip], test: list[Clip]) -> None:
         """Add the faults of a division into train and test."""
         labels = sorted({clip.label for clip in train})
         self.faults += split_faults(train, test, labels, self.root)

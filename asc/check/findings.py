@@ -1,7 +1,7 @@
 """What the sounds of a dataset have that would stop or spoil a run, or that one should know of."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -30,36 +30,34 @@ def sound_faults(dataset: Dataset, sounds: dict[Path, Sound], unreadable: dict[P
 def sound_warnings(dataset: Dataset, sounds: dict[Path, Sound]) -> Iterator[str]:
     """What may be meant so, a sentence each."""
     root, files = dataset.root, audible_files(dataset, sounds)
-    yield from twice(root, files, sounds)
+    yield from same_sounds(root, files, sounds)
     if dataset.layout == "folder" and len(files) == 2:
-        different = {split: unlike(files, split, sounds) for split in files}
+        different = {split: without_matches(files, split, sounds) for split in files}
         yield from same_names(different, {path: sound.seconds for path, sound in sounds.items()}, root)
 
-    def those(condition: list[Path]) -> list[str]:
-        return [str(path.relative_to(root)) for path in condition]
+    def files_where(condition: Callable[[Sound], object]) -> list[str]:
+        return [str(path.relative_to(root)) for path, sound in sounds.items() if condition(sound)]
 
     if dataset.layout == "TAU" and sounds:
         usual = Counter(round(sound.seconds, 2) for sound in sounds.values()).most_common(1)[0][0]
-        other = [path for path, sound in sounds.items() if round(sound.seconds, 2) != usual]
+        other = files_where(lambda sound: round(sound.seconds, 2) != usual)
         what = f"clips that are not {usual:g} s long, as most are"
-        yield from fault(root, what, those(other), "longer ones are cut, shorter ones repeated")
-    silent = [path for path, sound in sounds.items() if sound.peak == 0]
-    yield from fault(root, "digitally silent files", those(silent), "remove them: they are of no scene")
-    deaf = [path for path, sound in sounds.items() if sound.peak > 0 and sound.silent_channels]
-    yield from fault(
-        root, "files with a silent channel", those(deaf), "data.channel chooses another, channel 0 is read"
-    )
-    quiet = [path for path, sound in sounds.items() if sound.peak > 0 and sound.level < QUIET]
-    yield from fault(root, f"files quieter than {QUIET:g} dB", those(quiet), "check the recorder's gain")
-    clipped = [path for path, sound in sounds.items() if sound.runs]
-    yield from fault(root, "clipped files", those(clipped), "lower the recorder's gain, or keep them if they are few")
-    offset = [path for path, sound in sounds.items() if sound.offset > OFFSET]
-    yield from fault(root, f"files with a DC offset over {OFFSET:g}", those(offset), "filter it out")
-    yield from told_by_format(dataset, sounds)
+        yield from fault(root, what, other, "longer ones are cut, shorter ones repeated")
+    silent = files_where(lambda sound: sound.peak == 0)
+    yield from fault(root, "digitally silent files", silent, "remove them: they are of no scene")
+    partly = files_where(lambda sound: sound.peak > 0 and sound.silent_channels)
+    yield from fault(root, "files with a silent channel", partly, "data.channel chooses another, channel 0 is read")
+    quiet = files_where(lambda sound: sound.peak > 0 and sound.level < QUIET)
+    yield from fault(root, f"files quieter than {QUIET:g} dB", quiet, "check the recorder's gain")
+    clipped = files_where(lambda sound: sound.runs)
+    yield from fault(root, "clipped files", clipped, "lower the recorder's gain, or keep them if they are few")
+    offset = files_where(lambda sound: sound.offset > OFFSET)
+    yield from fault(root, f"files with a DC offset over {OFFSET:g}", offset, "filter it out")
+    yield from format_by_class(dataset, sounds)
 
 
-def told_by_format(dataset: Dataset, sounds: dict[Path, Sound]) -> Iterator[str]:
-    """A class whose recordings all have a rate and channels that no other has: the network may learn the recorder."""
+def format_by_class(dataset: Dataset, sounds: dict[Path, Sound]) -> Iterator[str]:
+    """Classes whose sample rates and numbers of channels no other class has: the network may learn the recorder."""
     formats: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for clips in dataset.splits.values():
         for clip in clips:
@@ -75,8 +73,8 @@ def told_by_format(dataset: Dataset, sounds: dict[Path, Sound]) -> Iterator[str]
         yield from fault(dataset.root, what, sorted(apart), "a network may learn the recorder, not the scene")
 
 
-def twice(root: Path, files: dict[str, list[Clip]], sounds: dict[Path, Sound]) -> Iterator[str]:
-    """The same sound under two names in one split."""
+def same_sounds(root: Path, files: dict[str, list[Clip]], sounds: dict[Path, Sound]) -> Iterator[str]:
+    """Files with the same sound in one split."""
     for split, clips in files.items():
         first: dict[str, Clip] = {}
         pairs = [(first.setdefault(sounds[clip.path].digest, clip), clip) for clip in clips]
@@ -86,16 +84,14 @@ def twice(root: Path, files: dict[str, list[Clip]], sounds: dict[Path, Sound]) -
 
 def audible_files(dataset: Dataset, sounds: dict[Path, Sound]) -> dict[str, list[Clip]]:
     """By split, a clip for each readable file that is not silent: all silent files are the same."""
-    files = {
-        split: dict.fromkeys(replace(clip, start=0.0) for clip in dataset.splits[split]) for split in dataset.splits
-    }
+    audible = {path for path, sound in sounds.items() if sound.peak > 0}
     return {
-        split: [clip for clip in clips if clip.path in sounds and sounds[clip.path].peak > 0]
-        for split, clips in files.items()
+        split: list(dict.fromkeys(replace(clip, start=0.0) for clip in clips if clip.path in audible))
+        for split, clips in dataset.splits.items()
     }
 
 
-def unlike(files: dict[str, list[Clip]], split: str, sounds: dict[Path, Sound]) -> list[Clip]:
-    """The files of a split that do not sound as one of another split does."""
+def without_matches(files: dict[str, list[Clip]], split: str, sounds: dict[Path, Sound]) -> list[Clip]:
+    """The files of a split whose sound is in no other split."""
     others = {sounds[clip.path].digest for name, clips in files.items() if name != split for clip in clips}
     return [clip for clip in files[split] if sounds[clip.path].digest not in others]

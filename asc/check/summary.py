@@ -11,8 +11,8 @@ from typing import Any
 
 from asc.check.dataset import Dataset
 from asc.check.sounds import Sound
-from asc.cli import printable
 from asc.data.lists import TAU_NAME, Clip
+from asc.errors import printable
 
 WIDTH = 100  # columns
 MOST = 12  # different values in a row
@@ -30,9 +30,9 @@ def summarize(dataset: Dataset, sounds: dict[Path, Sound], faults: list[str], wa
         "files": len(sounds),
         "clips": len(everything),
         "hours": sum(lengths) / 3600,
-        "classes": {label: of_class(dataset, label) for label in labels},
+        "classes": {label: class_counts(dataset, label) for label in labels},
         "locations": {split: len(locations(clips)) for split, clips in dataset.splits.items() if clips},
-        **told_by_names(dataset),
+        **counts_by_file_name(dataset),
         "sample_rates": counts(sound.rate for sound in sounds.values()),
         "channels": counts(sound.channels for sound in sounds.values()),
         "formats": counts(sound.format for sound in sounds.values()),
@@ -46,7 +46,7 @@ def summarize(dataset: Dataset, sounds: dict[Path, Sound], faults: list[str], wa
     }
 
 
-def of_class(dataset: Dataset, label: str) -> dict[str, int]:
+def class_counts(dataset: Dataset, label: str) -> dict[str, int]:
     """Clips of a class by split, and its locations."""
     own = {split: [clip for clip in clips if clip.label == label] for split, clips in dataset.splits.items()}
     all_of_it = [clip for clips in own.values() for clip in clips]
@@ -58,7 +58,7 @@ def locations(clips: Iterable[Clip]) -> set[str]:
     return {clip.location for clip in clips}
 
 
-def told_by_names(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
+def counts_by_file_name(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
     """Clips by source scene, city and device in each split, where all file names tell these."""
     names = {
         split: [TAU_NAME.fullmatch(clip.path.stem) for clip in clips]
@@ -68,7 +68,7 @@ def told_by_names(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
     if not names or not all(name for group in names.values() for name in group):
         return {}
     return {
-        f"{what}": {split: counts(name[key] for name in group if name) for split, group in names.items()}
+        what: {split: counts(name[key] for name in group if name) for split, group in names.items()}
         for key, what in (("scene", "scenes"), ("city", "cities"), ("device", "devices"))
     }
 
