@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asc.cli import exit_on_input_error, printable, silence_libraries
-from asc.errors import InputError, check_number
+from asc.cli import exit_on_input_error, silence_libraries
+from asc.errors import InputError, check_number, printable
 from asc.listen import Predictor, listen_live, listen_to_all
 from asc.predict.find import find_sound_files, spooled
 from asc.predict.microphone import microphone

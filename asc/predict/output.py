@@ -3,36 +3,43 @@
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from asc.cli import printable
+from asc.errors import printable
 from asc.listen import Window
 from asc.predict.timeline import clock, segments
 
 
-class Output(Protocol):
-    """A form of the answers.
+class Output(ABC):
+    """A format of the answers.
+
+    Args:
+        labels: names of the scenes, in the order of the probabilities.
 
     Attributes:
         encoding: settings of the stream that they are printed to.
     """
 
-    encoding: dict[str, Any]
+    encoding: dict[str, Any] = {}
 
+    def __init__(self, labels: Sequence[str]):
+        self.labels = labels
+
+    @abstractmethod
     def head(self) -> str:
         """What stands above all answers."""
-        ...
 
+    @abstractmethod
     def recording(self, name: str, windows: Sequence[Window]) -> str:
         """What is printed of a recording."""
-        ...
 
+    @abstractmethod
     def live(self, window: Window) -> str:
         """What is printed of the newest window of an endless recording."""
-        ...
 
 
 class Table(Output):
@@ -41,10 +48,10 @@ class Table(Output):
     The names of the files stand last, where no length disturbs the columns.
     """
 
-    encoding: dict[str, Any] = {"errors": "backslashreplace"}
+    encoding = {"errors": "backslashreplace"}
 
     def __init__(self, labels: Sequence[str]):
-        self.labels = labels
+        super().__init__(labels)
         self.width = max(len("scene"), *(len(printable(label)) + 2 for label in labels))
 
     def head(self) -> str:
@@ -74,11 +81,6 @@ class Table(Output):
 class JsonLines(Output):
     """A line of JSON a recording: file, seconds, label, probabilities; timeline where there are several windows."""
 
-    encoding: dict[str, Any] = {}  # all is ASCII
-
-    def __init__(self, labels: Sequence[str]):
-        self.labels = labels
-
     def head(self) -> str:
         return ""
 
@@ -102,10 +104,7 @@ class JsonLines(Output):
 class Csv(Output):
     """A row a window: file, start, end, label, and a column with the probability of each label."""
 
-    encoding: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files come out as they are
-
-    def __init__(self, labels: Sequence[str]):
-        self.labels = labels
+    encoding = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files come out as they are
 
     def head(self) -> str:
         return self.rows([["file", "start", "end", "label", *self.labels]])

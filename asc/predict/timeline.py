@@ -7,23 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from asc.cli import printable
-from asc.errors import InputError
+from asc.errors import InputError, printable
 from asc.files import written_whole
 from asc.listen import Window
 
 MOST_COLORS = 10  # labels in a plot; the rarer ones share a color
-TICKS = (  # seconds
-    0.1,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)),
-)
+TICKS = (0.1, 0.5, 1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)))  # seconds
 
 
 @dataclass(frozen=True)
