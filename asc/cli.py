@@ -66,14 +66,14 @@ def system_fault(error: Exception) -> str | None:
         )
     if not isinstance(error, OSError) or error.errno is None:
         return None
-    if error.filename is None and error.errno == errno.ENOSPC:
-        if not output_is_full():
-            return f"a file cannot be written ({error.strerror}): free space"
-        discard_output()
-        return f"the output cannot be written ({error.strerror}): free space"
-    if error.filename is None:
+    if error.filename is not None:
+        return f"{error.filename} cannot be used ({error.strerror}): check the path, its permissions and the free space"
+    if error.errno != errno.ENOSPC:
         return None
-    return f"{error.filename} cannot be used ({error.strerror}): check the path, its permissions and the free space"
+    if not output_is_full():
+        return f"a file cannot be written ({error.strerror}): free space"
+    discard_output()
+    return f"the output cannot be written ({error.strerror}): free space"
 
 
 def output_is_full() -> bool:

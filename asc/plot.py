@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from asc.errors import printable
@@ -39,11 +39,9 @@ def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path, title: 
 
 def write_counts(axes: Any, matrix: Tensor, fraction: Tensor) -> None:
     """Write the number of clips into each cell of a confusion matrix, legibly on its colour."""
-    for row, column in torch.cartesian_prod(*[torch.arange(len(matrix))] * 2).tolist():
-        dark = fraction[row, column] > 0.5
-        axes.text(
-            column, row, str(int(matrix[row, column])), ha="center", va="center", color="white" if dark else "black"
-        )
+    for (row, column), clips in np.ndenumerate(matrix.numpy()):
+        color = "white" if fraction[row, column] > 0.5 else "black"
+        axes.text(column, row, str(int(clips)), ha="center", va="center", color=color)
 
 
 def display_name(label: str) -> str:

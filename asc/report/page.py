@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -122,9 +123,8 @@ def plots(name: str, task: Task, latency: dict[System, float]) -> list[Markup]:
 
 def confusion(system: System) -> list[list[tuple[int, float]]]:
     """Confusion matrix summed over the system's runs: clips, and their fraction of the true class."""
-    matrices = [run.results.confusion for run in system.runs]
-    rows = [[sum(cells) for cells in zip(*parts, strict=True)] for parts in zip(*matrices, strict=True)]
-    return [[(clips, clips / max(sum(row), 1)) for clips in row] for row in rows]
+    matrix = np.array([run.results.confusion for run in system.runs], dtype=object).sum(axis=0)  # Python's integers
+    return [[(clips, clips / max(sum(row), 1)) for clips in row] for row in matrix.tolist()]
 
 
 def recording(mistake: Mistake, task: Task, with_sound: bool) -> Recording:

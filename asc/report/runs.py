@@ -17,8 +17,8 @@ from asc.report.settings import read_choices
 from asc.results import PRECISIONS, Results, read_results
 
 NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
-PHASES = {  # of compression, by class: what they do to the name, where the network does not show it
-    **{"asc.compress.Prune": "", "asc.compress.PruneFilters": "", "asc.compress.QAT": ""},
+PHASES = {  # of compression, by class: what the system's name says of them; empty where the network shows it
+    **dict.fromkeys(("asc.compress.Prune", "asc.compress.PruneFilters", "asc.compress.QAT"), ""),
     "asc.compress.Distill": "distilled",
 }
 UNPRUNED_ZEROS = 0.05  # more zeros than this mean pruning: rounding to 8 bits gives about 1 %

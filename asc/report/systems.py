@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from statistics import mean, stdev
 
 from asc.report.runs import SAME_ZEROS, Run
@@ -139,4 +138,4 @@ def distinct(candidates: Sequence[Sequence[str]]) -> list[str]:
 
 def all_systems(tasks: Iterable[Task]) -> list[System]:
     """The systems of all tasks."""
-    return list(chain.from_iterable(task.systems for task in tasks))
+    return [system for task in tasks for system in task.systems]

@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def submit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compute, check and write the package; return what was written."""
+    import yaml
+
     from asc.classifier import SceneClassifier  # after --help, since torch takes seconds
     from asc.files import written_whole
     from asc.submission.meta import build_meta, read_team, run_of
@@ -97,7 +99,7 @@ def submit(arguments: argparse.Namespace) -> dict[str, Any]:
     with written_whole(output) as table, written_whole(described) as description:  # both or none
         with open(table, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows([HEADER, *rows])
-        write_yaml(meta, description)
+        description.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
     predicted = Counter(row[1] for row in rows)
     return {
         "output": str(output),
@@ -109,13 +111,6 @@ def submit(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_yaml(meta: dict[str, Any], path: Path) -> None:
-    """Write the meta information in its own order."""
-    import yaml
-
-    path.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
-
-
 def text(summary: dict[str, Any]) -> str:
     """What was written, for people."""
     from asc.complexity import DCASE2020_LIMIT_KB
@@ -124,9 +119,9 @@ def text(summary: dict[str, Any]) -> str:
     predicted = ", ".join(f"{count:,} {label}" for label, count in summary["predicted"].items())
     unknown = [name for name, value in summary["description"].items() if value is None]
     lines = [
-        f"{summary['output']}",
+        summary["output"],
         f"  {summary['clips']:,} clips: {predicted}",
-        f"{summary['meta']}",
+        summary["meta"],
         f"  {complexity['total_parameters_non_zero']:,} of {complexity['total_parameters']:,} parameters are not zero, "
         f"{complexity['model_size']:.1f} KB of {DCASE2020_LIMIT_KB:.0f}",
         f"  development set: accuracy {development['accuracy']:.1f} %, log loss {development['logloss']:.3f}",
