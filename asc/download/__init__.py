@@ -1,5 +1,5 @@
 """Download datasets: python -m asc.download NAME DIR.
 
-`catalog` knows what a dataset consists of, `transfer` fetches a file, `unpack` unpacks an archive safely, and `parts`
-puts the three together for each file of a dataset.
+`catalog` lists a dataset's files, `transfer` fetches a file, `unpack` unpacks an archive safely, and `folder` does all
+this for the files that a dataset's folder lacks.
 """

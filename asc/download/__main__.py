@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import TextIO
 
 import aiohttp
 from filelock import FileLock, Timeout
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from asc.cli import exit_on_input_error
 from asc.download.catalog import Dataset, File, names, read_dataset
-from asc.download.parts import Folder, download
+from asc.download.folder import Folder, download
 from asc.download.transfer import Transfer
 from asc.errors import InputError, check_number
 
@@ -85,16 +86,14 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(report(dataset, folder, files, needed, free), indent=2))
 
 
-def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace, messages) -> None:
-    """Download the missing files, with a progress bar and a line for each file.
+def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace, messages: TextIO) -> None:
+    """Download the missing files with a progress bar.
 
     Raises:
         InputError: files are still missing.
     """
     if not missing:
         return
-    done: list[File] = []
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=args.timeout, sock_read=args.timeout)
     with tqdm(
         total=sum(file.size or 0 for file in missing),
         initial=sum(folder.arrived(file) for file in missing if file.size),
@@ -104,31 +103,36 @@ def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace,
         disable=None,
         delay=2,
     ) as bar:
-
-        def advance(n_bytes: int) -> None:
-            bar.total = max(bar.total, bar.n + n_bytes)  # the total lacks files whose size is not known
-            bar.update(n_bytes)
-
-        def finished(file: File) -> None:
-            done.append(file)
-            bar.set_postfix_str(f"{len(done)} of {len(missing)} files", refresh=False)
-            bar.write(f"{file.name}  {size_text(file.size)}  complete", file=messages)
-
-        async def session() -> list[File]:
-            async with aiohttp.ClientSession(
-                timeout=timeout,
-                trust_env=True,  # proxies
-                auto_decompress=False,
-                read_bufsize=1 << 20,
-                headers={"Accept-Encoding": "identity", "User-Agent": "asc.download"},
-            ) as client:
-                transfer = Transfer(client, args.retries, advance, lambda text: bar.write(text, file=sys.stderr))
-                return await download(folder, missing, transfer, args.parallel, args.keep_zips, finished)
-
-        failed = asyncio.run(session())
+        failed = asyncio.run(fetch(folder, missing, args, messages, bar))
     if failed:
         which = ", ".join(file.name for file in failed[:3]) + (", ..." if len(failed) > 3 else "")
         raise InputError(f"{len(failed)} of {len(missing)} files failed ({which}): see above, then run it again")
+
+
+async def fetch(
+    folder: Folder, missing: list[File], args: argparse.Namespace, messages: TextIO, bar: tqdm
+) -> list[File]:
+    """Download the missing files, with a line for each that is complete; return those that failed."""
+    done: list[File] = []
+
+    def advance(n_bytes: int) -> None:
+        bar.total = max(bar.total, bar.n + n_bytes)  # the total lacks files whose size is not known
+        bar.update(n_bytes)
+
+    def finished(file: File) -> None:
+        done.append(file)
+        bar.set_postfix_str(f"{len(done)} of {len(missing)} files", refresh=False)
+        bar.write(f"{file.name}  {size_text(file.size)}  complete", file=messages)
+
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=args.timeout, sock_read=args.timeout),
+        trust_env=True,  # proxies
+        auto_decompress=False,
+        read_bufsize=1 << 20,
+        headers={"Accept-Encoding": "identity", "User-Agent": "asc.download"},
+    ) as session:
+        transfer = Transfer(session, args.retries, advance, lambda text: bar.write(text, file=sys.stderr))
+        return await download(folder, missing, transfer, args.parallel, args.keep_zips, finished)
 
 
 def terms(dataset: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""The datasets that can be downloaded: one file of `datasets/` each."""
+"""The datasets that can be downloaded, each described by a YAML file in `datasets/`."""
 
 import re
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def read_dataset(name: str, mirror: str | None = None) -> Dataset:
     try:
         settings = read_settings(path)
         files = [file for source in settings["sources"] for file in source_files(source, mirror)]
-        texts = {key: printable(settings[key]) for key in ("title", "content", "page", "licence", "citation")}
+        texts = {key: plain_text(settings[key]) for key in ("title", "content", "page", "licence", "citation")}
     except OSError as error:
         raise InputError(f"{path} is not readable ({error.strerror}): choose from {', '.join(names())}") from None
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -126,8 +126,12 @@ def source_files(source: dict[str, str], mirror: str | None) -> list[File]:
     return files
 
 
-def printable(text: str) -> str:
-    """The text, if it holds nothing that a terminal would take for a command."""
+def plain_text(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: it holds control characters, which a terminal would take for commands.
+    """
     if not text.isprintable():
         raise ValueError(f"control characters in {text!r}")
     return text

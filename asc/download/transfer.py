@@ -14,7 +14,7 @@ import aiohttp
 
 from asc.errors import InputError, WriteError
 
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes that may be gone in a while
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # status codes after which another attempt may succeed
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 300  # seconds between attempts; each pause is twice as long as the last
 LARGEST_UNKNOWN = 100_000_000  # bytes of a file whose size is not known: no server may fill the disk
 MEBIBYTE = 1 << 20
@@ -33,7 +33,7 @@ class Transfer:
     Attributes:
         session: the HTTP client.
         retries: attempts in a row that may bring nothing new, after the first.
-        progress: called with the bytes that arrived, or minus the bytes that were given up.
+        progress: called with the bytes that arrived, or minus the bytes that were discarded.
         report: called with a sentence on each failed attempt.
     """
 
@@ -78,7 +78,7 @@ class Transfer:
                 raise WriteError(f"{part} cannot be written ({error.strerror}): free space, then run again") from error
 
     async def attempt(self, url: str, part: Path, size: int | None, resume: bool) -> None:
-        """One request, which leaves in `part` what arrives."""
+        """Send one request, and append what arrives to `part`."""
         here = size_of(part)
         if here and (not resume or here > (size or 0)):
             self.restart(part)
@@ -126,7 +126,7 @@ class Transfer:
                 self.progress(len(data))
 
     def restart(self, part: Path) -> None:
-        """Give up what has arrived."""
+        """Discard what has arrived."""
         self.progress(-size_of(part))
         part.unlink(missing_ok=True)
 
@@ -137,14 +137,19 @@ def backoff(failures: int) -> float:
 
 
 def check(response: aiohttp.ClientResponse) -> None:
-    """Refuse an answer that is not the file or the rest of it."""
+    """Refuse a response that is not the file or the rest of it.
+
+    Raises:
+        TransferError: the server may answer otherwise in a while.
+        InputError: it will not.
+    """
     status = response.status
     if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         if response.content_type == "text/html":
             raise InputError(f"{response.url} answers with a web page: log in to the network, or try --mirror")
         return
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-    if status not in PASSING:
+    if status not in TRANSIENT:
         raise InputError(f"{response.url} answers {status} {phrase}: check the dataset's page, or try --mirror")
     error = TransferError(f"the server answers {status} {phrase}")
     error.pause = retry_after(response.headers.get("Retry-After"))
