@@ -218,7 +218,7 @@ def test_a_distilled_network_is_named_by_its_phase(tmp_path):
     [task] = tasks(*(tmp_path / place for place in ("float", "distilled", "int8", "own")))
     assert task.shared == "CNN"
     assert [system.name for system in task.systems] == ["float", "distilled", "distilled, int8", "Rounded"]
-    assert differing([system.first.choices for system in task.systems]) == {
+    assert differing([system.first.settings for system in task.systems]) == {
         "phase._target_": ["", "asc.compress.Distill", "asc.compress.QAT", "tiny.Rounded"],
         "phase.temperature": ["", "2.0", "2.0", ""],
     }
@@ -228,7 +228,7 @@ def test_runs_that_name_each_other_as_their_source_end(tmp_path):
     for one, other in ("ab", "ba"):
         checkpoint = str(tmp_path / other / "made.ckpt")
         write_run(tmp_path / one, net=CNN, config={"checkpoint": checkpoint, "phase": {"_target_": "asc.compress.QAT"}})
-    assert len(read_run(tmp_path / "a").choices) == 2
+    assert len(read_run(tmp_path / "a").settings) == 2
 
 
 def test_names_hold_no_commands_of_a_terminal(tmp_path):

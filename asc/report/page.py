@@ -97,7 +97,7 @@ def section(name: str, task: Task, latency: dict[System, float], mistakes: int, 
         plots=plots(name, task, latency),
         confusions=[(system, confusion(system)) for system in task.systems],
         mistakes=[(mistake, recording(mistake, task, with_sound)) for mistake in worst_mistakes(task, mistakes)],
-        settings=differing([system.first.choices for system in task.systems]),
+        settings=differing([system.first.settings for system in task.systems]),
     )
 
 

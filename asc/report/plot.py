@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from asc.errors import InputError
 from asc.files import written_whole
 from asc.report.palette import LIGHT, SERIES
-from asc.report.place import MOST, label_points
+from asc.report.point_label import MOST, label_points
 from asc.report.systems import System, Task
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Labels of points in a plot, placed where they overlap least."""
+"""Labels of the points in a plot, placed where they overlap least."""
 
 from typing import TYPE_CHECKING
 

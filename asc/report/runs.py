@@ -13,7 +13,7 @@ import asc.nets
 from asc.complexity import nonzeros
 from asc.errors import InputError, printable
 from asc.loading import read_checkpoint
-from asc.report.settings import read_choices
+from asc.report.settings import read_settings
 from asc.results import PRECISIONS, Results, read_results
 
 NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
@@ -33,20 +33,20 @@ class Run:
         directory: holds its results.json.
         results: what that says.
         checkpoint: None where it cannot be found.
-        settings: the checkpoint's hyperparameters; empty without a checkpoint.
+        hyperparameters: of the checkpoint; empty without one.
         root: the dataset's folder, of the machine of the run; None without a checkpoint.
         split: (cv, fold, seed) of the data; cv None means the dataset's lists. Empty without a checkpoint.
-        choices: settings of the run and of the runs it started from (see `read_choices`).
+        settings: of the run and of the runs it started from (see `read_settings`).
         sparsity: fraction of zeros among the weights; without a checkpoint, among all values.
     """
 
     directory: Path
     results: Results
     checkpoint: Path | None
-    settings: dict[str, Any]
+    hyperparameters: dict[str, Any]
     root: Path | None
     split: tuple
-    choices: dict[str, Any]
+    settings: dict[str, Any]
     sparsity: float
 
     @property
@@ -85,30 +85,30 @@ class Run:
     @property
     def net(self) -> str:
         """Class name of the network; empty without a checkpoint."""
-        return printable(self.settings["net"]["_target_"].rpartition(".")[2]) if self.settings else ""
+        return printable(self.hyperparameters["net"]["_target_"].rpartition(".")[2]) if self.hyperparameters else ""
 
     @property
     def quantization(self) -> dict[str, Any]:
         """Quantization settings; empty if the network is not quantized."""
-        return self.settings.get("quantization") or {}
+        return self.hyperparameters.get("quantization") or {}
 
     @property
     def filters(self) -> str:
         """Filters of the convolutions, such as 16-32-64-128, if they differ from the network's default."""
-        filters = list(self.settings["net"].get("filters") or []) if self.settings else []
+        filters = list(self.hyperparameters["net"].get("filters") or []) if self.hyperparameters else []
         default = inspect.signature(getattr(asc.nets, self.net, lambda: None)).parameters.get("filters")
         return "" if default and filters == list(default.default) else printable("-".join(map(str, filters)))
 
     @property
     def phases(self) -> str:
         """How it was compressed, where the network does not show it: distilled, or the class of another phase."""
-        targets = [str(value) for name, value in self.choices.items() if name.endswith("phase._target_")]
+        targets = [str(value) for name, value in self.settings.items() if name.endswith("phase._target_")]
         return ", ".join(filter(None, (PHASES.get(name, printable(name.rpartition(".")[2])) for name in targets)))
 
     @cached_property
     def parts(self) -> dict[str, str]:
         """The parts of the system's name, by what they are about."""
-        if not self.settings:
+        if not self.hyperparameters:
             return {"network": printable(self.directory.name), "precision": self.results.stage}
         parts = {
             "network": NETS.get(self.net, self.net),
@@ -117,7 +117,7 @@ class Run:
             "folding": "" if self.quantization.get("fold_norms", True) else "batch norms kept",
             "pruning": f"pruned {100 * self.sparsity:.0f} %" if self.is_pruned else "",
             "filters": f"filters {self.filters}" if self.filters else "",
-            "norms": "one input norm" if self.settings["net"].get("one_input_norm") else "",
+            "norms": "one input norm" if self.hyperparameters["net"].get("one_input_norm") else "",
         }
         return {about: text for about, text in parts.items() if text}
 
@@ -125,10 +125,10 @@ class Run:
     def recipe(self) -> Any:
         """Everything that must be equal in runs to be averaged, but for the sparsity."""
         parts = {about: text for about, text in self.parts.items() if about != "pruning"}
-        if not self.settings:
+        if not self.hyperparameters:
             return self.task, parts, self.metrics["parameters"], self.metrics["epochs"]
-        nodes = [self.settings.get(part) for part in ("frontend", "net", "optimizer", "scheduler")]
-        return self.task, parts, self.metrics["epochs"], nodes, self.choices
+        nodes = [self.hyperparameters.get(part) for part in ("frontend", "net", "optimizer", "scheduler")]
+        return self.task, parts, self.metrics["epochs"], nodes, self.settings
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -159,11 +159,13 @@ def read_run(directory: Path) -> Run:
     moved = (directory / recorded.name, directory / "checkpoints" / recorded.name)
     checkpoint = next((path for path in (recorded, *moved) if path.is_file()), None)
     content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
-    settings, data = content["hyper_parameters"], content.get("datamodule_hyper_parameters") or {}
-    if checkpoint and not (isinstance(settings.get("net"), dict) and isinstance(settings["net"].get("_target_"), str)):
+    hyperparameters, data = content["hyper_parameters"], content.get("datamodule_hyper_parameters") or {}
+    net = hyperparameters.get("net")
+    if checkpoint and not (isinstance(net, dict) and isinstance(net.get("_target_"), str)):
         raise InputError(f"checkpoint={checkpoint} names no network: repeat the run or leave it out")
     split = tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else ()
-    if not isinstance(settings.get("quantization") or {}, dict) or any(not isinstance(n, int | None) for n in split):
+    quantization = hyperparameters.get("quantization") or {}
+    if not isinstance(quantization, dict) or any(not isinstance(n, int | None) for n in split):
         raise InputError(f"checkpoint={checkpoint} has settings that no run has: repeat the run or leave it out")
     sparsity = zeros(content["state_dict"])
     if sparsity is None:
@@ -173,10 +175,10 @@ def read_run(directory: Path) -> Run:
         directory=directory,
         results=results,
         checkpoint=checkpoint,
-        settings=settings,
+        hyperparameters=hyperparameters,
         root=Path(str(data["root"])) if data.get("root") else None,
         split=split,
-        choices=read_choices(directory),
+        settings=read_settings(directory),
         sparsity=sparsity,
     )
 

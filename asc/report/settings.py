@@ -16,7 +16,7 @@ INCIDENTAL = (  # settings that do not define a system
 SOURCE = "source."  # before the settings of the run that a run started from
 
 
-def read_choices(directory: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_settings(directory: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """All settings of a run by dotted name, with those of the run it started from; without the INCIDENTAL ones.
 
     Args:
@@ -30,17 +30,17 @@ def read_choices(directory: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]
     if not file.is_file():
         return {}
     try:
-        settings = read_yaml(file) or {}
-        choices = {name: value for name, value in flatten(settings) if not name.startswith(INCIDENTAL)}
+        content = read_yaml(file) or {}
+        settings = {name: value for name, value in flatten(content) if not name.startswith(INCIDENTAL)}
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: a list or a number
         raise InputError(f"{file} does not hold a run's settings: repeat the run or leave it out") from error
-    checkpoint = settings.get("checkpoint") or ""
+    checkpoint = content.get("checkpoint") or ""
     source = Path(str(checkpoint[0] if isinstance(checkpoint, list) and checkpoint else checkpoint)).parent
     for before in (source, source.parent):
-        if settings.get("phase") and before not in (directory, *seen) and os.path.isdir(before / ".hydra"):
-            theirs = read_choices(before, (directory, *seen))
-            choices |= {SOURCE + name: value for name, value in theirs.items()}
-    return choices
+        if content.get("phase") and before not in (directory, *seen) and os.path.isdir(before / ".hydra"):
+            theirs = read_settings(before, (directory, *seen))
+            settings |= {SOURCE + name: value for name, value in theirs.items()}
+    return settings
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -52,27 +52,25 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def in_force(choices: dict[str, Any]) -> dict[str, Any]:
+def effective(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that a run had: what compress.py leaves open (null) is that of the run it started from.
 
-    >>> in_force({"optimizer.lr": 1e-4, "sample_rate": None, "source.optimizer.lr": 3e-3, "source.sample_rate": 16000})
+    >>> effective({"optimizer.lr": 1e-4, "sample_rate": None, "source.optimizer.lr": 3e-3, "source.sample_rate": 16000})
     {'optimizer.lr': 0.0001, 'sample_rate': 16000}
     """
-    settings = {name: value for name, value in choices.items() if not name.startswith(SOURCE)}
-    source = {name.removeprefix(SOURCE): value for name, value in choices.items() if name.startswith(SOURCE)}
-    for name, value in (in_force(source) if source else {}).items():
-        if settings.get(name) is None:
-            settings[name] = value
-    return settings
+    own = {name: value for name, value in settings.items() if not name.startswith(SOURCE)}
+    source = {name.removeprefix(SOURCE): value for name, value in settings.items() if name.startswith(SOURCE)}
+    inherited = effective(source) if source else {}
+    return own | {name: value for name, value in inherited.items() if own.get(name) is None}
 
 
-def differing(choices: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """The settings that differ, by name, as text; a setting that a run does not have is empty.
+def differing(runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """The settings in which runs differ, by name, as text; a setting that a run does not have is empty.
 
     >>> differing([{"a": 1, "b": None}, {"a": 2, "b": None}])
     {'a': ['1', '2']}
     """
-    settings = [in_force(run) for run in choices]
+    settings = [effective(run) for run in runs]
     names = dict.fromkeys(name for run in settings for name in run if not name.endswith(("_recursive_", "_convert_")))
     differ = [name for name in names if any(run.get(name) != settings[0].get(name) for run in settings)]
     return {printable(name): [written(run[name]) if name in run else "" for run in settings] for name in differ}

@@ -47,7 +47,7 @@ class System:
         run = self.first
         if run.filters or run.phases or len(run.labels) != 3 or (run.is_pruned and not 0.45 <= run.sparsity <= 0.55):
             return None
-        if run.settings and run.settings["net"].get("pooling", "max") != "max":
+        if run.hyperparameters and run.hyperparameters["net"].get("pooling", "max") != "max":
             return None  # Table 2's network pools by maxima
         return REPORT.get((run.net, run.precision, run.is_pruned))
 
@@ -119,7 +119,7 @@ def details_of(runs: Sequence[Run]) -> list[list[str]]:
         [f"{run.metrics['parameters']:,.0f} parameters" for run in runs],
         *(
             [value and shorten(f"{name}={value}", 40) for value in values]
-            for name, values in differing([run.choices for run in runs]).items()
+            for name, values in differing([run.settings for run in runs]).items()
         ),
     ]
     return [list(details) for details in zip(*rows, strict=True)]
