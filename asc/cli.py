@@ -43,7 +43,7 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def open_closed_streams() -> None:
-    """Give a closed standard stream (`>&-`), which is None, a place where what is printed is discarded."""
+    """Let a closed standard stream (`>&-`), which is None, discard what is printed."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -77,7 +77,7 @@ def system_fault(error: Exception) -> str | None:
 
 
 def output_is_full() -> bool:
-    """Whether standard output goes to a full disk: a line break tells, since what failed before is lost."""
+    """Whether standard output is on a full disk, by printing a line break: the output that failed is lost."""
     try:
         print(flush=True)
     except OSError as error:
@@ -86,7 +86,7 @@ def output_is_full() -> bool:
 
 
 def discard_output() -> None:
-    """Send what standard output still holds nowhere, or Python complains when it flushes at the end."""
+    """Discard what standard output still holds, which Python would fail to flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -13,14 +13,14 @@ class WriteError(InputError):
 
 
 class SweepError(InputError):
-    """A sweep cannot run at all, whichever of its runs is tried."""
+    """No run of a sweep can start."""
 
 
 class TooLargeError(InputError):
     """A network is larger than max_size_kb allows.
 
     Attributes:
-        objective: of a search, below 0: the lower, the larger the network.
+        objective: for a search; negative, and lower for a larger network.
     """
 
     def __init__(self, size_kb: float, max_size_kb: float):

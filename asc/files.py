@@ -10,13 +10,13 @@ from asc.errors import InputError, WriteError
 
 
 def expand_home(path: str | Path) -> Path:
-    """The path with the home directory in place of ~.
+    """The path with ~ replaced by the home directory.
 
     Raises:
-        InputError: there is no such user, the system does not tell this user's, or no path is like that.
+        InputError: the user or the home directory is unknown, or the path holds a NUL character.
     """
     if "\0" in str(path):
-        raise InputError(f"{path} holds a zero, which no path does: give another")
+        raise InputError(f"{path} holds a NUL character, which no path does: give another")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -43,7 +43,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         why = error.strerror or str(error)
         raise WriteError(f"{path} cannot be written ({why}): free space or choose another place") from error
     finally:
-        with suppress(OSError):  # it is not there, or there is no place for it
+        with suppress(OSError):  # it was moved, or never written
             temporary.unlink()
 
 

@@ -91,19 +91,19 @@ def listen_to_all(
     threads: int = 1,
     on_progress: Callable[[Path, float], None] = lambda path, fraction: None,
 ) -> Generator[tuple[Path, list[Window] | InputError], None, None]:
-    """The windows of several recordings, in the order of `paths`; a fault takes the place of a bad file's windows.
+    """The windows of several recordings, in the order of `paths`; of an unreadable file, its error instead.
 
     Files are read in as many threads as classify, so that neither waits. Larger batches would not be faster: one clip
     fills the processor's caches, and threads that share a computation wait for each other.
 
     Args:
-        predictor: the classifier; one of its computations takes one thread.
+        predictor: the classifier, which computes on one thread.
         paths: the sound files.
         hop: as in `listen`.
         threads: number of threads that classify.
-        on_progress: is called from the threads with the fraction of a file that has been heard since the last call.
+        on_progress: is called from the threads with a file and the fraction of it heard since the last call.
     """
-    together = max(1, min(threads, len(paths)))  # files
+    together = max(1, min(threads, len(paths)))  # files read at a time
     ahead = max(1, 2 * threads // together)
 
     def hear(path: Path) -> tuple[Path, list[Window] | InputError]:
@@ -117,7 +117,7 @@ def listen_to_all(
             return path, error
         return path, heard
 
-    # the classifiers end first, and a reader with them: it has nobody to hand its windows to
+    # the pool of classifiers closes first: then a reader has nobody to hand its windows to, and ends too
     with closing_pool(together) as readers, closing_pool(threads) as classifiers:
         yield from map_ahead(readers, hear, paths, 4 * together)
 
@@ -163,7 +163,7 @@ def map_ahead(
 
 @contextmanager
 def closing_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads; if the block ends early, as on Ctrl-C, what has not begun never will."""
+    """A pool of threads that drops the jobs which have not begun when the block ends, as on Ctrl-C."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool

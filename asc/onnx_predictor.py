@@ -9,7 +9,7 @@ import numpy as np
 from asc.errors import InputError
 from asc.sound import HIGHEST_RATE, LOWEST_RATE
 
-LONGEST = 3600  # seconds of a window: a file that says more lies
+LONGEST = 3600  # seconds of a window: a file that claims more is damaged
 FRONTEND = "frontend.onnx"  # beside a model.onnx that takes features
 
 
@@ -18,7 +18,7 @@ class OnnxPredictor:
 
     Args:
         path: a file of `asc.export` that takes a waveform, or that takes features and has its frontend beside it.
-        threads: of ONNX Runtime; None: one a core.
+        threads: of ONNX Runtime; None: one per core.
 
     Raises:
         InputError: the file is missing or not one of `asc.export`, or onnxruntime is not installed.
@@ -39,12 +39,12 @@ class OnnxPredictor:
             self.sessions.insert(0, open_session(frontend, threads))
             if self.sessions[0].get_outputs()[0].shape[1:] != source.shape[1:]:
                 raise InputError(f"{frontend} belongs to another classifier than {path}: copy both from one run")
-        facts = read_facts(net, path)
-        self.labels: list[str] = facts["labels"]
-        self.sample_rate: int = facts["sample_rate"]
-        self.clip_samples: int = facts["clip_samples"]
-        self.min_samples: int = facts["min_samples"]
-        self.channel: int | str = facts["channel"]
+        metadata = read_metadata(net, path)
+        self.labels: list[str] = metadata["labels"]
+        self.sample_rate: int = metadata["sample_rate"]
+        self.clip_samples: int = metadata["clip_samples"]
+        self.min_samples: int = metadata["min_samples"]
+        self.channel: int | str = metadata["channel"]
         shapes = self.sessions[0].get_inputs()[0].shape[1:], net.get_outputs()[0].shape[1:]
         if shapes != ([self.clip_samples], [len(self.labels)]):
             raise InputError(f"{path} is not what it says it was made for: export it again by asc.export")
@@ -66,16 +66,16 @@ class OnnxPredictor:
         return x
 
 
-def read_facts(net: Any, path: Path) -> dict[str, Any]:
-    """What `asc.export` noted in the file: labels, sample_rate, clip_samples, min_samples and channel.
+def read_metadata(net: Any, path: Path) -> dict[str, Any]:
+    """The metadata that `asc.export` wrote: labels, sample_rate, clip_samples, min_samples and channel.
 
     Raises:
         InputError: some of it is missing or impossible.
     """
     try:
-        facts = {name: json.loads(text) for name, text in net.get_modelmeta().custom_metadata_map.items()}
-        labels, channel = facts["labels"], facts["channel"]
-        counts = [facts[name] for name in ("sample_rate", "clip_samples", "min_samples")]
+        metadata = {name: json.loads(text) for name, text in net.get_modelmeta().custom_metadata_map.items()}
+        labels, channel = metadata["labels"], metadata["channel"]
+        counts = [metadata[name] for name in ("sample_rate", "clip_samples", "min_samples")]
     except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} does not say what it was made for: export it again by asc.export") from error
     has_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
@@ -84,7 +84,7 @@ def read_facts(net: Any, path: Path) -> dict[str, Any]:
     if has_labels and has_counts and has_channel and len(set(labels)) == len(labels):
         sample_rate, clip_samples, min_samples = counts
         if LOWEST_RATE <= sample_rate <= HIGHEST_RATE and 0 < min_samples <= clip_samples <= LONGEST * sample_rate:
-            return facts
+            return metadata
     raise InputError(f"{path} is not what it says it was made for: export it again by asc.export")
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from asc.files import regular
 
-LARGEST, DEEPEST = 1_000_000, 50  # bytes, collections in each other
+LARGEST, DEEPEST = 1_000_000, 50  # bytes, nested collections
 
 
 def read_yaml(path: Path) -> Any:
@@ -15,7 +15,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no YAML, or no such file as Hydra writes.
+        ValueError: it is not YAML, or holds what Hydra never writes.
     """
     if regular(path).stat().st_size > LARGEST:
         raise ValueError(f"it has more than {LARGEST:,} bytes")
@@ -30,10 +30,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def check_events(text: str) -> None:
-    """Refuse aliases, by which a few lines become gigabytes, and what is nested too deep, before values are made.
+    """Refuse aliases, which expand a few lines to gigabytes, and deep nesting, before values are built.
 
     Raises:
-        ValueError: it holds such.
+        ValueError: the text holds either.
     """
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):

@@ -1,4 +1,4 @@
-"""Load a trained classifier, whichever file holds it."""
+"""Load a trained classifier from a checkpoint or an ONNX file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +7,16 @@ from asc.listen import Predictor
 
 
 def load_predictor(path: str | Path, trusted: Sequence[str] = (), threads: int | None = None) -> Predictor:
-    """Load a checkpoint of any stage, or an ONNX file, without torch.
+    """Load a checkpoint of any stage, or an ONNX file, which needs no torch.
 
     Args:
         path: of a .ckpt, or of a .onnx file that takes a waveform or has its frontend.onnx beside it.
         trusted: modules besides asc and torch.optim whose classes a checkpoint may name.
-        threads: of one computation; None: as many as ONNX Runtime or PyTorch choose. PyTorch's is a setting of the
-            whole process.
+        threads: of one computation; None: the default of ONNX Runtime or PyTorch. PyTorch's is set for the whole
+            process.
 
     Raises:
-        InputError: the file is missing or not one of a classifier.
+        InputError: the file is missing or holds no classifier.
     """
     if Path(path).suffix.lower() == ".onnx":
         from asc.onnx_predictor import OnnxPredictor

@@ -67,14 +67,14 @@ def open_sound(path: Path) -> soundfile.SoundFile:
 
 
 def nist_samples(path: Path) -> int:
-    """Samples of a channel by the header of a NIST SPHERE file, of which libsndfile does not tell; 0 if it has none."""
+    """Samples per channel by the header of a NIST SPHERE file, which libsndfile does not report; 0 if it has none."""
     with open(path, "rb") as file:
         count = re.search(rb"^sample_count -i (\d+)", file.read(1024), re.MULTILINE)
     return int(count[1]) if count else 0
 
 
 def seek(sound: soundfile.SoundFile, sample: int, path: Path) -> None:
-    """Continue to read at this sample of the file.
+    """Move to this sample of the file, where reading continues.
 
     A frame of an MP3 needs up to nine frames before it, without which it is silent: they are decoded too.
 

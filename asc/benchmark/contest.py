@@ -19,7 +19,7 @@ class Contestant:
 
     Attributes:
         name: key of its result.
-        make: module-level function that does the set-up, in the contestant's process, and returns the function to time.
+        make: module-level function that does the set-up in the contestant's process and returns the function to time.
         settings: arguments of `make`.
         environment: variables to set for its process.
     """
@@ -73,7 +73,7 @@ def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]
 
 @contextmanager
 def busy(processes: int) -> Iterator[list]:
-    """A machine on which so many other processes, which it yields, compute all the time."""
+    """Let this many other processes, which it yields, compute until the block ends."""
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=compute, daemon=True) for _ in range(processes)]
     for other in others:
@@ -86,7 +86,7 @@ def busy(processes: int) -> Iterator[list]:
 
 
 def compute() -> None:
-    """Keep a core busy as long as the process lives that asked for it."""
+    """Keep a core busy as long as the parent process lives."""
     parent = os.getppid()
     while os.getppid() == parent:
         pass

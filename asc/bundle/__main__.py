@@ -64,7 +64,11 @@ def bundle(arguments: argparse.Namespace) -> None:
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint itself, or that of a run's directory which is the best for a device: 8 bits where there is one."""
+    """The checkpoint itself, or that of a run's directory which is the best for a device: 8 bits where there is one.
+
+    Raises:
+        InputError: the directory holds none.
+    """
     if not run.is_dir():
         return run
     for name in CHECKPOINTS:

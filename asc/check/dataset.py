@@ -17,7 +17,7 @@ TEST_FRACTION, SPLIT_SEED = 0.25, 0  # those of data=folder
 
 @dataclass
 class Dataset:
-    """What lists or folders say.
+    """A dataset as its lists or folders describe it.
 
     Attributes:
         root: the folder.
@@ -25,7 +25,7 @@ class Dataset:
         recordings: by split, a clip for each file: "train", "test", "unused"; or "" for folders that are not divided.
         splits: the clips of each split; those of the folder layout are known once their lengths are.
         faults: what stops or spoils a run, a sentence each.
-        warnings: what may be meant so.
+        warnings: what may be intended.
     """
 
     root: Path
@@ -41,7 +41,7 @@ class Dataset:
         return [path for path in paths if path.is_file()]
 
     def split(self, sounds: dict[Path, Sound]) -> None:
-        """Divide readable recordings of a folder as data=folder does, and look at the split."""
+        """Split the readable recordings of a folder as data=folder does, and check the split."""
         if self.layout == "folder" and sounds:
             readable = {
                 split: [clip for clip in clips if clip.path in sounds] for split, clips in self.recordings.items()
@@ -58,7 +58,7 @@ class Dataset:
             self.check_split(self.splits["train"], self.splits["test"])
 
     def check_split(self, train: list[Clip], test: list[Clip]) -> None:
-        """Add the faults of a division into train and test."""
+        """Add the faults and warnings of a split into train and test."""
         labels = sorted({clip.label for clip in train})
         self.faults += split_faults(train, test, labels, self.root)
         if len(labels) == 1:
@@ -86,7 +86,7 @@ def read_dataset(root: Path, train_list: str, test_list: str) -> Dataset:
 
 
 def read_tau(root: Path, train_list: str, test_list: str) -> Dataset:
-    """A dataset in the TAU layout; rows with faults are left out and told of.
+    """A dataset in the TAU layout; rows with faults are left out and reported.
 
     Raises:
         InputError: meta.csv is no such table.

@@ -1,4 +1,4 @@
-"""What the sounds of a dataset have that would stop or spoil a run, or that one should know of."""
+"""Faults of a dataset's sounds, which stop or spoil a run, and warnings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def sound_faults(dataset: Dataset, sounds: dict[Path, Sound], unreadable: dict[P
 
 
 def sound_warnings(dataset: Dataset, sounds: dict[Path, Sound]) -> Iterator[str]:
-    """What may be meant so, a sentence each."""
+    """What may be intended, a sentence each."""
     root, files = dataset.root, audible_files(dataset, sounds)
     yield from same_sounds(root, files, sounds)
     if dataset.layout == "folder" and len(files) == 2:

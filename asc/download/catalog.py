@@ -109,7 +109,11 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def source_files(source: dict[str, str], mirror: str | None) -> list[File]:
-    """The files of a source: lines with name, bytes and MD5, or - for what is not known."""
+    """The files of a source: lines with name, bytes and MD5, or - for what is not known.
+
+    Raises:
+        ValueError: the URL or a line is not of that form, or there are no lines.
+    """
     url = (mirror or source["url"]).rstrip("/") + "/"
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url} is not of HTTP")

@@ -157,7 +157,11 @@ async def get_file(folder: Folder, file: File, transfer: Transfer, keep_zips: bo
 
 
 async def get_checked(archive: Path, file: File, transfer: Transfer) -> None:
-    """Download a file until its MD5 is right."""
+    """Download a file until its MD5 is right.
+
+    Raises:
+        InputError: it is wrong ATTEMPTS times, or the download fails.
+    """
     for _ in range(ATTEMPTS):
         if not archive.exists():
             await transfer.fetch(file.url, archive, file.size, resume=file.md5 is not None)

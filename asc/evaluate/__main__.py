@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         check_number("--worst", arguments.worst, int, 0)
         check_number("--seed", arguments.seed, int, 0)
-        with folder(arguments.output):
+        with output_folder(arguments.output):
             evaluation = evaluate(arguments)
         if arguments.json:
             print(json.dumps(evaluation, indent=2, allow_nan=False))
@@ -108,8 +108,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def folder(directory: Path) -> Iterator[None]:
-    """Make the folder to write before anything is computed; files of an earlier evaluation there are replaced.
+def output_folder(directory: Path) -> Iterator[None]:
+    """Make the folder before anything is computed, and remove it on failure; an earlier evaluation is replaced.
 
     Raises:
         InputError: the folder is a run's, whose files have the same names, or cannot be made.

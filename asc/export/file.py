@@ -94,14 +94,14 @@ def write(graph: Graph, source: list[int], result: str, target: list[int], model
     functions = [unpack()] * graph.has_packed
     net = helper.make_graph(graph.nodes, "asc", inputs, outputs, list(graph.constants.values()))
     proto = helper.make_model(net, opset_imports=opsets, functions=functions, ir_version=8)
-    facts = {
+    metadata = {
         "labels": model.labels,
         "sample_rate": model.sample_rate,
         "clip_samples": model.clip_samples,
         "min_samples": model.min_samples,
         "channel": model.channel,
     }
-    helper.set_model_props(proto, {fact: json.dumps(value) for fact, value in facts.items()})
+    helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(proto)
     with written_whole(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
@@ -111,7 +111,7 @@ def write(graph: Graph, source: list[int], result: str, target: list[int], model
 def export_or_checkpoint(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
     """What a device would load: model.onnx, or the checkpoint of a network that has no such file.
 
-    Beside it lies frontend.onnx, unless there is none for this frontend; both are written here.
+    Both are written here, with frontend.onnx beside model.onnx where the frontend has an ONNX form.
     """
     file = checkpoint
     for part, name in ((export_frontend, FRONTEND), (export, "model.onnx")):

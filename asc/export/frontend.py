@@ -8,7 +8,11 @@ from asc.frontend import TINY, Frontend, Spectrogram
 
 
 def add_frontend(graph: Graph, frontend: Frontend) -> None:
-    """Add the frontend, from wave (batch, samples) to features (batch, 1, n_bins, frames)."""
+    """Add the frontend, from wave (batch, samples) to features (batch, 1, n_bins, frames).
+
+    Raises:
+        InputError: it is trainable or not a `Spectrogram`.
+    """
     if not isinstance(frontend, Spectrogram):
         raise InputError(f"{type(frontend).__name__} cannot be exported: export the network alone")
     if frontend.trainable:

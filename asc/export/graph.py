@@ -58,15 +58,15 @@ class Graph:
                 taken.update(node.input)
 
     def then(self, kind: str, *others: str, **attributes: Any) -> None:
-        """Add a node that goes on from the newest value."""
+        """Add a node that takes the newest value and becomes it."""
         self.x = self.node(kind, self.x, *others, **attributes)
 
 
 def unpack() -> onnx.FunctionProto:
     """The function that makes a dense array of the bits (bytes, 1), a zero and the other values, and the shape.
 
-    The number of bits up to a value that is not zero is its place. ONNX Runtime computes all of it when it loads the
-    file, which it would not do for NonZero.
+    The running sum of the bits gives the place of each value that is not zero. ONNX Runtime computes all of it when it
+    loads the file, which it would not do for NonZero.
     """
     body = """
         shifts = Constant <value = uint8[1,8] {7,6,5,4,3,2,1,0}> ()

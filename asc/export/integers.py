@@ -1,9 +1,9 @@
 """Layers of an 8-bit network as ONNX nodes.
 
-Each layer computes on what DequantizeLinear makes of integers, and QuantizeLinear puts its output on a grid: the form
-QDQ, which ONNX Runtime turns into integer kernels. A first convolution with max pooling behind it is the exception. It
-has one input map, of which an integer kernel makes too little: an output to round for nine products. Floats hold its
-integers exactly, kernels for floats take a fifth of the time, and pooling leaves an eighth of the outputs to round.
+Each layer takes dequantized values, and its output is quantized again: the QDQ form, which ONNX Runtime turns into
+integer kernels. The exception is a first convolution before max pooling. It has one input map, for which an integer
+kernel does not pay: it would round an output for every nine products. Floats hold its integers exactly, float kernels
+take a fifth of the time, and pooling leaves an eighth of the outputs to round.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ EXACT = 2**24  # up to here float32 holds every integer
 
 
 class Grid:
-    """Scale and zero point of a value of an 8-bit graph.
+    """Scale and zero point of a quantized value.
 
     Attributes:
         integers: name of the value on the grid, after `apply`.
@@ -35,7 +35,7 @@ class Grid:
         self.names = [graph.constant(self.scale), graph.constant(np.uint8(zero_point))]
 
     def apply(self, graph: Graph, in_steps: bool = False) -> "Grid":
-        """Put the newest value on the grid; `in_steps`, it counts the grid's steps from the zero point already."""
+        """Quantize and dequantize the newest value; `in_steps`: it is counted in steps from the zero point already."""
         scale = graph.constant(np.float32(1)) if in_steps else self.names[0]
         self.integers = graph.node("QuantizeLinear", graph.x, scale, self.names[1])
         graph.x = graph.node("DequantizeLinear", self.integers, *self.names)
@@ -43,7 +43,7 @@ class Grid:
 
 
 class Sums:
-    """What the first convolution leaves: sums of integers, in float arithmetic, not yet on the grid of its output.
+    """The accumulators of the first convolution: sums of integers in float arithmetic, not yet requantized.
 
     Rounding and ReLU commute with max pooling, so that they wait for it. Without pooling in between, ONNX Runtime would
     take what follows for part of the convolution, and round its weights anew.
@@ -68,7 +68,7 @@ class Sums:
         return bool((255 * np.abs(kernel.astype(int)).sum((1, 2, 3)) + np.abs(bias)).max() < EXACT)
 
     def apply(self, graph: Graph) -> Grid:
-        """Put the newest value, these sums or what pooling made of them, on their grid."""
+        """Requantize the newest value: these sums, or their maxima after pooling."""
         grid = Grid(graph, self.layer.scale, self.layer.zero_point)
         if isinstance(self.layer, ConvReLU2d) and grid.zero_point:  # else the grid begins at 0
             graph.then("Relu")

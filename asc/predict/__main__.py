@@ -126,7 +126,7 @@ def predict(predictor: Predictor, output: Output, arguments: argparse.Namespace)
 
 
 def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]:
-    """Names of the files that the words mean, by path and each once, and whether each word means any.
+    """The files that the arguments name, each once, with their names to print; and whether each argument names any.
 
     Standard input becomes a temporary file, which `stack` removes.
     """
@@ -162,7 +162,7 @@ def show(text: str) -> None:
 
 
 def report(fault: str) -> None:
-    """Tell a fault that does not stop the rest."""
+    """Print an error that does not stop the command."""
     print(f"error: {printable(fault)}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Find the sound files that the words of a command line mean."""
+"""Find the sound files that the arguments of a command line name."""
 
 import glob
 import os
@@ -21,8 +21,8 @@ KNOWN = SUFFIXES | {f".{name.lower()}" for name in soundfile.available_formats()
 def find_sound_files(word: str) -> list[Path]:
     """The file, the sound files below the folder, or those that the pattern matches, sorted by name.
 
-    A folder is searched with all its folders, and a pattern may hold `**`; neither follows symbolic links to other
-    folders, which may lead back. Hidden files are left out.
+    A folder is searched recursively, and a pattern may hold `**`; neither follows symbolic links to folders, which may
+    lead back. Hidden files are left out.
 
     Raises:
         InputError: there are none.
@@ -34,7 +34,7 @@ def find_sound_files(word: str) -> list[Path]:
             raise InputError(f"{path} holds no sound files, such as .wav or .flac: give another folder")
         return files
     if os.path.lexists(path) or not glob.has_magic(word):
-        return [path]  # if it is not there, the one who opens it says so
+        return [path]  # a missing file is reported when it is opened
     try:
         matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (ValueError, OSError) as error:
@@ -47,7 +47,7 @@ def find_sound_files(word: str) -> list[Path]:
 
 
 def sound_files_below(folder: Path) -> list[Path]:
-    """Files in the folder and its folders whose names end as those of sound files do."""
+    """Files below the folder that have the suffix of a sound file."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -58,7 +58,7 @@ def sound_files_below(folder: Path) -> list[Path]:
 
 @contextmanager
 def spooled(stream: BinaryIO) -> Iterator[Path]:
-    """A temporary file with all that a stream gives: libsndfile has to jump to and fro.
+    """A temporary file with the content of a stream, in which libsndfile can seek.
 
     Raises:
         WriteError: there is not enough space.

@@ -1,4 +1,4 @@
-"""From windows, which may overlap, to the scenes of a recording one after the other, and their plot."""
+"""The timeline of a recording: from windows, which may overlap, to one scene after the other, and their plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Segment:
 
 
 def edges(windows: Sequence[Window]) -> np.ndarray:
-    """Seconds (n + 1,) at which one window's word gives way to the next one's: amid their overlap."""
+    """Seconds (n + 1,) between which each window counts; overlapping windows meet in the middle of their overlap."""
     inner = [(before.end + after.start) / 2 for before, after in zip(windows, windows[1:], strict=False)]
     return np.array([windows[0].start, *inner, windows[-1].end])
 

@@ -25,7 +25,7 @@ MOST = len(SERIES) * len(STYLES)  # systems that lines can tell apart
 
 
 def read_history(directory: Path) -> dict[str, list[tuple[float, float]]]:
-    """(epoch, value) pairs of the columns of PANELS; without a metrics.csv none.
+    """(epoch, value) pairs of the columns of PANELS; none without a metrics.csv.
 
     Raises:
         InputError: it does not hold numbers.

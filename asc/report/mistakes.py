@@ -44,7 +44,7 @@ class Mistake:
 
 
 def read_predictions(run: Run) -> dict[tuple[str, str], np.ndarray]:
-    """Probabilities (n_classes,) by file name and true label; without a predictions.csv none.
+    """Probabilities (n_classes,) by file name and true label; none without a predictions.csv.
 
     Raises:
         InputError: it does not hold probabilities of the run's labels.
