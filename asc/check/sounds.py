@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+from soundfile import SoundFile
 from tqdm import tqdm
 
 from asc.errors import InputError
@@ -51,7 +52,7 @@ class Sound:
 
 
 def listen_to(path: Path, stop: Event | None = None) -> Sound:
-    """Decode a file in blocks, so that memory does not grow with its length.
+    """Decode a file, and measure its samples.
 
     Args:
         path: the file.
@@ -67,12 +68,7 @@ def listen_to(path: Path, stop: Event | None = None) -> Sound:
         peaks, sums, energy = np.zeros(channels), np.zeros(channels), 0.0
         clipped = runs = 0
         before = np.zeros((channels, RUN), bool)  # whether the last samples of the block before were at full scale
-        block = max(1, BLOCK // channels)
-        for start in range(0, frames, block):
-            if stop and stop.is_set():
-                raise KeyboardInterrupt
-            decoded = read_channels(sound, min(block, frames - start), path)  # (samples, channels)
-            check_finite(decoded, path)
+        for decoded in blocks(sound, path, stop):
             digest.update(decoded.data)
             wave = np.ascontiguousarray(decoded.T)  # (channels, samples), which NumPy reduces ten times as fast
             peak = np.maximum(wave.max(1), -wave.min(1))
@@ -99,6 +95,17 @@ def listen_to(path: Path, stop: Event | None = None) -> Sound:
         silent_channels=tuple(np.flatnonzero(peaks == 0).tolist()),
         digest=digest.hexdigest(),
     )
+
+
+def blocks(sound: SoundFile, path: Path, stop: Event | None) -> Iterator[np.ndarray]:
+    """Blocks (samples, channels) of a file, decoded one at a time so that memory does not grow with its length."""
+    size = max(1, BLOCK // sound.channels)
+    for start in range(0, sound.frames, size):
+        if stop and stop.is_set():
+            raise KeyboardInterrupt
+        decoded = read_channels(sound, min(size, sound.frames - start), path)
+        check_finite(decoded, path)
+        yield decoded
 
 
 def count_runs(full: np.ndarray) -> int:

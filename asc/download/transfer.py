@@ -3,7 +3,8 @@
 import asyncio
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -85,7 +86,7 @@ class Transfer:
             here = 0
         if here and here == size:
             return
-        try:
+        with connection_errors(url):
             async with self.session.get(url, headers={"Range": f"bytes={here}-"} if here else {}) as response:
                 if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     self.restart(part)
@@ -97,19 +98,6 @@ class Transfer:
                     self.restart(part)
                     raise TransferError("the server sent other bytes than asked for")
                 await self.receive(response, part, size or LARGEST_UNKNOWN)
-        except TimeoutError:
-            raise TransferError("the server stopped sending") from None
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise InputError(
-                f"{url}: the server's certificate is not trusted ({error.certificate_error}): "
-                "install your system's certificates or set SSL_CERT_FILE"
-            ) from None
-        except aiohttp.InvalidURL:
-            raise InputError(f"{url} is not a URL: check --mirror") from None
-        except aiohttp.ClientConnectorError as error:
-            raise TransferError(f"no connection to {error.host} ({error.os_error.strerror or 'unknown'})") from None
-        except (aiohttp.ClientError, ssl.SSLError, ConnectionError) as error:
-            raise TransferError(f"the connection broke ({type(error).__name__})") from None
         if size is not None and size_of(part) != size:
             raise TransferError(f"{size_of(part):,} bytes arrived instead of {size:,}")
 
@@ -129,6 +117,26 @@ class Transfer:
         """Discard what has arrived."""
         self.progress(-size_of(part))
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def connection_errors(url: str) -> Iterator[None]:
+    """Raise the HTTP client's errors as TransferError, or as InputError where no other attempt would succeed."""
+    try:
+        yield
+    except TimeoutError:
+        raise TransferError("the server stopped sending") from None
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise InputError(
+            f"{url}: the server's certificate is not trusted ({error.certificate_error}): "
+            "install your system's certificates or set SSL_CERT_FILE"
+        ) from None
+    except aiohttp.InvalidURL:
+        raise InputError(f"{url} is not a URL: check --mirror") from None
+    except aiohttp.ClientConnectorError as error:
+        raise TransferError(f"no connection to {error.host} ({error.os_error.strerror or 'unknown'})") from None
+    except (aiohttp.ClientError, ssl.SSLError, ConnectionError) as error:
+        raise TransferError(f"the connection broke ({type(error).__name__})") from None
 
 
 def backoff(failures: int) -> float:

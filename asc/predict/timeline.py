@@ -68,6 +68,16 @@ def check_picture(path: Path) -> None:
         raise InputError(f"--picture={path} cannot be written: create its directory first")
 
 
+def join_rare(names: list[str], heights: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names and probabilities (n_labels, n_windows) of MOST_COLORS labels at most: the least probable are joined."""
+    if len(names) <= MOST_COLORS:
+        return names, heights
+    order = np.argsort(-heights.mean(1), kind="stable")
+    common, others = np.sort(order[: MOST_COLORS - 1]), order[MOST_COLORS - 1 :]
+    joined = np.vstack([heights[common], heights[others].sum(0)])
+    return [*(names[index] for index in common), f"{len(others)} others"], joined
+
+
 def plot_timeline(name: str, windows: Sequence[Window], labels: Sequence[str], path: Path) -> None:
     """Plot the probability of each label over time, stacked to 1.
 
@@ -79,13 +89,7 @@ def plot_timeline(name: str, windows: Sequence[Window], labels: Sequence[str], p
     from matplotlib.ticker import MultipleLocator
 
     times, heights = edges(windows), np.array([window.probabilities for window in windows]).T
-    names = [printable(label) for label in labels]
-    if len(names) > MOST_COLORS:
-        order = np.argsort(-heights.mean(1), kind="stable")
-        common, others = np.sort(order[: MOST_COLORS - 1]), order[MOST_COLORS - 1 :]
-        names = [*(names[index] for index in common), f"{len(others)} others"]
-        heights = np.vstack([heights[common], heights[others].sum(0)])
-
+    names, heights = join_rare([printable(label) for label in labels], heights)
     figure = Figure(figsize=(10, 3.6), layout="constrained", dpi=120)
     axes = figure.subplots()
     colors = colormaps["tab10"].colors  # type: ignore[attr-defined]

@@ -69,8 +69,8 @@ def aligned(columns: Iterable[Column]) -> list[str]:
 
 def report_table(tasks: Iterable[Task]) -> str:
     """The report's figures beside those of the same systems; empty if there are none."""
-    pairs = [(task, system, system.reported) for task in tasks for system in task.systems]
-    found = [(task, system, reported) for task, system, reported in pairs if reported]
+    systems = [(task, system) for task in tasks for system in task.systems]
+    found = [(task, system, reported) for task, system in systems if (reported := system.reported)]
     if not found:
         return ""
     columns = [

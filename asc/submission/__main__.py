@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, WriteError, check_number, printable
+from asc.files import written_whole
 
 EPILOG = """
 FILE of --authors is YAML; all but the authors may be left out:
@@ -67,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def submit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compute, check and write the package; return what was written."""
-    import yaml
-
     from asc.classifier import SceneClassifier  # after --help, since torch takes seconds
-    from asc.files import written_whole
     from asc.submission.meta import build_meta, read_team, run_of
     from asc.submission.output import evaluation_files, output_rows
     from asc.submission.rules import CLIPS, HEADER, LABELS, SYSTEMS, check_meta, check_output
@@ -94,12 +94,7 @@ def submit(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"rehearsal: {len(files):,} of {CLIPS:,} clips; the challenge takes complete sets only", file=sys.stderr)
     rows = output_rows(model, arguments.dir, files)
     check_output(rows, len(files))
-    label = meta["submission"]["label"]
-    output, described = (arguments.output / f"{label}.{suffix}" for suffix in ("output.csv", "meta.yaml"))
-    with written_whole(output) as table, written_whole(described) as description:  # both or none
-        with open(table, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, delimiter="\t", lineterminator="\n").writerows([HEADER, *rows])
-        description.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+    output, described = write_package(arguments.output, meta, [HEADER, *rows])
     predicted = Counter(row[1] for row in rows)
     return {
         "output": str(output),
@@ -109,6 +104,17 @@ def submit(arguments: argparse.Namespace) -> dict[str, Any]:
         **{part: meta["system"][part] for part in ("complexity", "description")},
         "development": meta["results"]["development_dataset"]["overall"],
     }
+
+
+def write_package(folder: Path, meta: dict[str, Any], table: Sequence[Sequence[str]]) -> tuple[Path, Path]:
+    """Write the output table and the meta information, both or none; return their paths."""
+    label = meta["submission"]["label"]
+    output, described = (folder / f"{label}.{suffix}" for suffix in ("output.csv", "meta.yaml"))
+    with written_whole(output) as temporary, written_whole(described) as description:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows(table)
+        description.write_text(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")
+    return output, described
 
 
 def text(summary: dict[str, Any]) -> str:

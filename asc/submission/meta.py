@@ -114,22 +114,17 @@ def development_results(run: Path) -> dict[str, Any]:
         raise InputError(f"{run} has no test clips of {missing[0]}: the challenge asks for its accuracy")
     return {
         "overall": {
-            "accuracy": percent(results.metrics["macro_accuracy"]),
+            "accuracy": round(100 * results.metrics["macro_accuracy"], 2),
             "logloss": round(results.metrics["log_loss"], 3),
         },
         "class_wise": {
             label: {
-                "accuracy": percent(class_accuracy[label] or 0.0),
+                "accuracy": round(100 * (class_accuracy[label] or 0.0), 2),
                 "logloss": round(float(predictions.losses[targets[label]].mean()), 3),
             }
             for label in LABELS
         },
     }
-
-
-def percent(fraction: float) -> float:
-    """A fraction in percent, with two digits."""
-    return round(100 * fraction, 2)
 
 
 def describe(model: SceneClassifier, run: Path) -> dict[str, Any]:
