@@ -53,11 +53,7 @@ class Window:
 
 
 def listen(
-    predictor: Predictor,
-    path: Path,
-    hop: float | None = None,
-    pool: ThreadPoolExecutor | None = None,
-    ahead: int = 1,
+    predictor: Predictor, path: Path, hop: float | None = None, pool: ThreadPoolExecutor | None = None, ahead: int = 1
 ) -> Iterator[Window]:
     """The windows of a recording in order; memory does not grow with its length.
 

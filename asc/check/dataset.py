@@ -1,7 +1,6 @@
 """The files, classes and splits of a dataset in either layout, read past its faults."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,15 +112,12 @@ def read_tau(root: Path, train_list: str, test_list: str) -> Dataset:
             dataset.warnings += found
         else:
             dataset.faults += found
-    dataset.warnings += fault(
-        root, "sound files without a row in meta.csv", list(unknown_files(root, meta)), "add them"
-    )
+    dataset.warnings += fault(root, "sound files without a row in meta.csv", unknown_files(root, meta), "add them")
     return dataset
 
 
-def unknown_files(root: Path, meta: dict[str, dict[str, str]]) -> Iterator[str]:
+def unknown_files(root: Path, meta: dict[str, dict[str, str]]) -> list[str]:
     """Names of sound files below `root` that meta.csv lacks."""
     known = {root / name for name in meta}
-    for path in files_below(root):
-        if path.suffix.lower() in SUFFIXES and path not in known:
-            yield str(path.relative_to(root))
+    sounds = [path for path in files_below(root) if path.suffix.lower() in SUFFIXES]
+    return [str(path.relative_to(root)) for path in sounds if path not in known]

@@ -5,7 +5,7 @@ import random
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -40,8 +40,8 @@ class Transfer:
 
     session: aiohttp.ClientSession
     retries: int
-    progress: Callable[[int], None] = field(default=lambda n_bytes: None)
-    report: Callable[[str], None] = field(default=lambda sentence: None)
+    progress: Callable[[int], None]
+    report: Callable[[str], None]
 
     async def fetch(self, url: str, path: Path, size: int | None, resume: bool) -> None:
         """Write the file at `url` to `path`, whole; until then its bytes are in `path` + ".part".

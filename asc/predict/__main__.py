@@ -86,11 +86,9 @@ def parse_channel(text: str) -> int | str:
     Raises:
         InputError: it is neither.
     """
-    if text == "mean":
-        return text
-    if not (text.isascii() and text.isdigit()):
+    if text != "mean" and not (text.isascii() and text.isdigit()):
         raise InputError(f"invalid --channel={text}: expected an index from 0, or mean")
-    return int(text)
+    return text if text == "mean" else int(text)
 
 
 def predict(predictor: Predictor, output: Output, arguments: argparse.Namespace) -> bool:

@@ -90,10 +90,7 @@ def section(name: str, task: Task, latency: dict[System, float], mistakes: int, 
     """What the page says of a task; `name` begins the ids of its plots."""
     return Section(
         task=task,
-        rows=[
-            (system, latency.get(system), ratio)
-            for system, ratio in zip(task.systems, speedups(task.systems, latency), strict=True)
-        ],
+        rows=list(zip(task.systems, map(latency.get, task.systems), speedups(task.systems, latency), strict=True)),
         plots=plots(name, task, latency),
         confusions=[(system, confusion(system)) for system in task.systems],
         mistakes=[(mistake, recording(mistake, task, with_sound)) for mistake in worst_mistakes(task, mistakes)],

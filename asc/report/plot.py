@@ -1,6 +1,7 @@
 """The plots of asc.report: accuracy against size or latency, with a panel for each task."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,14 +44,15 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def curves(systems: Sequence[System]) -> list[list[System]]:
-    """Systems to connect by a line, sorted by size: of one network and precision the best unpruned and the pruned."""
+    """Lines through systems by size: the most accurate unpruned one of a network and precision, and the pruned ones."""
+    families: dict[tuple, list[System]] = defaultdict(list)
+    for system in systems:
+        if not system.first.phases:
+            families[tuple(map(system.first.parts.get, ("network", "precision", "folding")))].append(system)
     lines = []
-    families = [[system.first.parts.get(part) for part in ("network", "precision", "folding")] for system in systems]
-    for family in [family for index, family in enumerate(families) if family not in families[:index]]:
-        members = [system for system, other in zip(systems, families, strict=True) if other == family]
-        members = [system for system in members if not system.first.phases]
+    for members in families.values():
         narrow = [system for system in members if system.first.filters]
-        sparse = [system for system in members if system.first.is_pruned and system not in narrow]
+        sparse = [system for system in members if system.first.is_pruned and not system.first.filters]
         unpruned = sorted((system for system in members if system not in narrow + sparse), key=accuracy)[-1:]
         lines += [sorted(unpruned + pruned, key=size) for pruned in (sparse, narrow) if pruned]
     return lines

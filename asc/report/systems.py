@@ -87,9 +87,8 @@ def group(runs: Iterable[Run]) -> list[Task]:
 
 def is_same_system(one: Run, other: Run) -> bool:
     """Whether both runs differ at most in seed and fold."""
-    if one.is_pruned or other.is_pruned:
-        return abs(one.sparsity - other.sparsity) < SAME_ZEROS and one.recipe == other.recipe
-    return one.recipe == other.recipe
+    are_as_sparse = not (one.is_pruned or other.is_pruned) or abs(one.sparsity - other.sparsity) < SAME_ZEROS
+    return are_as_sparse and one.recipe == other.recipe
 
 
 def task_title(task: tuple) -> str:
