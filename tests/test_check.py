@@ -13,7 +13,7 @@ from command import REPOSITORY
 from tiny import RATE, SECONDS, write_tiny
 
 from asc.check.__main__ import main
-from asc.check.sounds import BLOCK, listen_to
+from asc.check.sounds import BLOCK, analyze
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_level_peak_offset_and_clipping_are_those_of_arithmetic(tmp_path):
     right = np.zeros(RATE)
     right[[10, 100, 101, 200, 201, 202, 300, 301, 302, 303]] = 1, 1, 1, -1, -1, -1, 1, 1, 1, 1  # two runs
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], 1), RATE, subtype="PCM_16")
-    sound = listen_to(tmp_path / "a.wav")
+    sound = analyze(tmp_path / "a.wav")
     assert (sound.seconds, sound.rate, sound.channels, sound.format) == (1, RATE, 2, "WAV PCM_16")
     assert (sound.runs, sound.clipped, sound.silent_channels) == (2, 10 / (2 * RATE), ())
     assert sound.peak == 1
@@ -55,7 +55,7 @@ def test_blocks_do_not_cut_what_is_counted(tmp_path, first):
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, BLOCK + 100)
     wave[first : first + 4] = 1
     soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
-    sound = listen_to(tmp_path / "a.wav")
+    sound = analyze(tmp_path / "a.wav")
     assert (sound.runs, sound.clipped) == (1, 4 / len(wave))
     assert sound.level == pytest.approx(10 * np.log10(np.mean(wave**2)), abs=1e-4)
 
@@ -64,10 +64,10 @@ def test_the_same_samples_have_the_same_digest_in_any_format(tmp_path):
     digests = set()
     for name, subtype in (("a.wav", "PCM_16"), ("a.flac", "PCM_16"), ("b.wav", "PCM_24"), ("c.wav", "FLOAT")):
         soundfile.write(tmp_path / name, (noise(1) * 2**15).round() / 2**15, RATE, subtype=subtype)
-        digests.add(listen_to(tmp_path / name).digest)
+        digests.add(analyze(tmp_path / name).digest)
     assert len(digests) == 1
     soundfile.write(tmp_path / "d.wav", noise(1), RATE // 2)
-    assert listen_to(tmp_path / "d.wav").digest not in digests
+    assert analyze(tmp_path / "d.wav").digest not in digests
 
 
 # A sound dataset

@@ -61,14 +61,14 @@ class Bench:
         self.keras = device == "cpu" and peers.has("tensorflow") and peers.has("tf_keras")
 
     def rows(
-        self, clips: int, ours: dict[str, Contestant], peer: Contestant | None, bound: Contestant, scale: float = 1
+        self, clips: int, own: dict[str, Contestant], peer: Contestant | None, bound: Contestant, scale: float = 1
     ) -> list[Row]:
         """Time contestants that process `clips` each; their arithmetic is `scale` times that of `bound`."""
-        timings = contest([*ours.values(), *([peer] if peer else []), bound], self.rounds)
+        timings = contest([*own.values(), *([peer] if peer else []), bound], self.rounds)
         peer_columns = (peer.name, timings[peer.name].seconds) if peer else ("", [])
         bound_columns = (bound.name, [scale * seconds for seconds in timings[bound.name].seconds])
-        own = [(what, timings[contestant.name]) for what, contestant in ours.items()]
-        return [Row(what, clips, one.seconds, one.memory, *peer_columns, *bound_columns) for what, one in own]
+        timed = [(what, timings[contestant.name]) for what, contestant in own.items()]
+        return [Row(what, clips, one.seconds, one.memory, *peer_columns, *bound_columns) for what, one in timed]
 
     def products(self, resources: dict[str, Any]) -> Contestant:
         """The bound on arithmetic."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asc.check.dataset import read_dataset
 from asc.check.findings import sound_faults, sound_warnings
-from asc.check.sounds import listen_to_all
+from asc.check.sounds import analyze_all
 from asc.check.summary import file_values, summarize, tables
 from asc.cli import exit_on_input_error
 from asc.files import expand_home
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         names = [name.replace("{fold}", arguments.fold) for name in (arguments.train_list, arguments.test_list)]
         dataset = read_dataset(expand_home(arguments.root).resolve(), *names)
-        sounds, unreadable = listen_to_all(dataset.files())
+        sounds, unreadable = analyze_all(dataset.files())
         dataset.split(sounds)
         faults = [*dataset.faults, *sound_faults(dataset, sounds, unreadable)]
         warnings = [*dataset.warnings, *sound_warnings(dataset, sounds)]

@@ -1,4 +1,4 @@
-"""Listen to all files of a dataset from beginning to end: format, length, level, clipping, silence."""
+"""Analyze all files of a dataset from beginning to end: format, length, level, clipping, silence."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ RUN = 3  # samples in a row at full scale: a single one may be the peak of an un
 
 @dataclass(frozen=True)
 class Sound:
-    """What a file holds.
+    """The format of a sound file, and what its samples show.
 
     Attributes:
         seconds: its length.
@@ -51,7 +51,7 @@ class Sound:
     digest: str
 
 
-def listen_to(path: Path, stop: Event | None = None) -> Sound:
+def analyze(path: Path, stop: Event | None = None) -> Sound:
     """Decode a file, and measure its samples.
 
     Args:
@@ -115,14 +115,14 @@ def count_runs(full: np.ndarray) -> int:
     return int((inside[:, 1:] & ~inside[:, :-1]).sum())
 
 
-def listen_to_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, str]]:
+def analyze_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, str]]:
     """The files' contents, and what is wrong with those that cannot be read; decoded by a thread for each core."""
     sounds: dict[Path, Sound] = {}
     faults: dict[Path, str] = {}
     stop = Event()
     # libsndfile, NumPy and hashlib work outside the interpreter's lock
     with ThreadPoolExecutor() as pool:
-        jobs = [(path, pool.submit(listen_to, path, stop)) for path in paths]
+        jobs = [(path, pool.submit(analyze, path, stop)) for path in paths]
         try:
             for path, job in tqdm(jobs, "listening", unit="file", leave=False, disable=None, delay=1):
                 try:

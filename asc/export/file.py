@@ -82,13 +82,15 @@ def export_frontend(model: SceneClassifier, path: Path) -> Path:
     return write(graph, [model.clip_samples], "features", list(model.example_features().shape[1:]), model, path)
 
 
-def write(graph: Graph, source: list[int], result: str, target: list[int], model: SceneClassifier, path: Path) -> Path:
-    """Write a graph whose value `result`, each of shape `target`, comes from inputs of shape `source`."""
-    graph.nodes[-1].output[0] = result
+def write(
+    graph: Graph, input_shape: list[int], output: str, output_shape: list[int], model: SceneClassifier, path: Path
+) -> Path:
+    """Write a graph, whose newest value becomes `output`; the shapes are those of one clip."""
+    graph.nodes[-1].output[0] = output
     graph.remove_unused()
     inputs, outputs = (
-        [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", *shape])]
-        for value, shape in ((graph.source, source), (result, target))
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])]
+        for name, shape in ((graph.source, input_shape), (output, output_shape))
     )
     opsets = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid(DOMAIN, 1)] * graph.has_packed
     functions = [unpack()] * graph.has_packed

@@ -110,7 +110,7 @@ def predict(predictor: Predictor, output: Output, arguments: argparse.Namespace)
         for path, answer in answers:
             with bar.external_write_mode(sys.stdout):
                 if isinstance(answer, InputError):
-                    report(str(answer).replace(str(path), files[path]))
+                    print_error(str(answer).replace(str(path), files[path]))
                     continue
                 show(output.recording(files[path], answer))
             heard.append(answer[-1].end)
@@ -137,7 +137,7 @@ def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]
             else:
                 files.update({path: str(path) for path in find_sound_files(word)})
         except InputError as error:
-            report(str(error))
+            print_error(str(error))
             all_found = False
     return files, all_found
 
@@ -159,7 +159,7 @@ def show(text: str) -> None:
         print(text, flush=True)
 
 
-def report(fault: str) -> None:
+def print_error(fault: str) -> None:
     """Print an error that does not stop the command."""
     print(f"error: {printable(fault)}", file=sys.stderr)
 
