@@ -1,22 +1,24 @@
 """Batch norms folded away: the same function of convolutions, pooling and dense layers only.
 
-At inference a batch norm is y = scale * x + shift, with a scale and a shift for each channel. Between two convolutions
-stand
+At inference a batch norm is s x + t, with a scale s and a shift t for each channel. Right behind a convolution it is
+part of that (`fuse_conv_bn_eval`). Other norms stand between two convolutions, x -> W1 * x + b1 and x -> W2 * x + b2:
 
     Conv, ReLU, BatchNorm, MaxPool, BatchNorm, Conv           (Table 2 of the report, dropout left out)
 
-and folding moves every scale back into the convolution before and every shift forward into the convolution behind:
+W is (n_out, n_in, height, width), b (n_out,), and s and t are (n_out,) of the first, which is (n_in,) of the second.
+Every scale moves back into W1 and b1, every shift forward into b2:
 
-- A scale > 0 commutes with ReLU and with max pooling: relu(s x) = s relu(x), max(s x) = s max(x). So the convolution
-  before can produce s x by having its weights and bias multiplied by s. A scale < 0 commutes with neither; |s| goes
-  back and the sign forward, which is exact as long as no max pooling stands between. Averages commute with any scale.
-- A shift commutes with pooling: max(x + t) = max(x) + t. A convolution is linear, so W * (x + t) = W * x + W * t,
-  and where it does not pad, W * t is one number for each of its filters, the sum over its kernel of W t: a bias.
-- Where it pads with zeros, W * t is smaller at the borders, where part of the kernel sees zeros rather than t. Floats
-  have t added behind the pooling, where maps are small. 8-bit integers have one grid for all channels, on which the
-  sums would be coarser. There the convolution before gets one more filter, of weights 0 and a constant bias c > 0: a
-  map that is c everywhere (ReLU and pooling leave it so) and 0 where the next one pads, just what t is. Its kernel
-  W t / c then adds W * t exactly, borders included.
+1. Norms in a row are one: s2 (s1 x + t1) + t2 = (s2 s1) x + (s2 t1 + t2).
+2. Pooling: max(s x + t) = s max(x) + t for s > 0, mean(s x + t) = s mean(x) + t for any s.
+3. ReLU: s relu(y) = relu(s y) for s >= 0. So s W1 and s b1 give s x. Of s < 0 only |s| goes back, the sign to step 4;
+   that is exact unless max pooling stands between.
+4. Convolution is linear: W2 * (s x + t) = (W2 s) * x + W2 * t. Without padding, W2 * t has the same value everywhere,
+   the sum of W2 t over inputs, height and width, (n_out,): it goes to b2.
+5. With zero padding, W2 * t is smaller at the borders, where part of the kernel sees zeros rather than t.
+   - Floats: t is added after pooling, where maps are small (`Shift`).
+   - 8-bit integers have one step size for all channels, and adding t would make it coarser. So the first convolution
+     gets one more filter, with weights 0 and a bias c > 0: ReLU and pooling leave its map c, and the second one pads it
+     with zeros, as it should t. The kernels W2 t / c of this map add W2 * t exactly, borders included.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,7 +38,7 @@ COMMUTING = (
 
 
 class ConstantPad(nn.Module):
-    """Pad the input's single map with a constant, which an input batch norm's shift makes of the zeros of padding.
+    """Pad the network's input, one map, with a constant instead of zeros.
 
     Args:
         height, width: rows above and below, columns left and right.
@@ -59,7 +61,7 @@ class Shift(nn.Module):
     """Add a number to each map.
 
     Args:
-        shift: the numbers, shape (channels,).
+        shift: shape (channels,).
     """
 
     shift: Tensor
@@ -69,7 +71,7 @@ class Shift(nn.Module):
         self.register_buffer("shift", shift.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, bins, frames), as given."""
+        """(batch, channels, bins, frames) -> the same shape."""
         return x + self.shift
 
 
@@ -82,9 +84,9 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def unfoldable_norms(net: nn.Module) -> list[int]:
-    """Positions in `layer_graph(net)` of the batch norms that stay.
+    """Positions in `layer_graph(net)` of the batch norms that cannot be folded.
 
-    A norm right behind a convolution always folds into it, another one where `foldable_before` lets it.
+    A norm right behind a convolution always can, others if they are among `foldable_before` a convolution.
     """
     graph = layer_graph(net)
     norms = set(other_norms(graph, range(len(graph))))
@@ -95,7 +97,7 @@ def unfoldable_norms(net: nn.Module) -> list[int]:
 
 
 def other_norms(graph: LayerGraph, positions: Iterable[int]) -> list[int]:
-    """Those of `positions` where a batch norm stands that is not right behind a convolution."""
+    """Those of `positions` that hold a batch norm, unless it is right behind a convolution."""
     return [
         position
         for position in positions
@@ -104,11 +106,11 @@ def other_norms(graph: LayerGraph, positions: Iterable[int]) -> list[int]:
 
 
 def foldable_before(graph: LayerGraph, position: int) -> list[int]:
-    """Positions of the norms that fold, of those from the convolution before (or the input) to the layer at `position`.
+    """Positions of the norms between the layer at `position` and the convolution before it, or the input, if they fold.
 
-    All of them do or none. A norm does not where a ReLU follows it (its shift does not commute), where max pooling
-    follows and a scale is negative, or where it is the input's and a scale is 0, since `ConstantPad` divides by it.
-    Grouped convolutions have no place for a scale and a shift of every input, nor sums and forks for those of a branch.
+    All of them fold or none. None does if one of them is followed by a ReLU (shifts do not commute) or, with a negative
+    scale, by max pooling; or if one at the input has a scale of 0, by which `ConstantPad` would divide. Grouped
+    convolutions, sums and forks have no place for the scale and shift of each channel.
     """
     path, source = path_before(graph, position)
     ends = [graph[end] for end in (source, position) if end != INPUT]
@@ -130,9 +132,9 @@ def foldable_before(graph: LayerGraph, position: int) -> list[int]:
 
 
 def path_before(graph: LayerGraph, position: int) -> tuple[list[int], int]:
-    """Positions of the layers that a batch norm may commute with, going back from `position`, and of what is before.
+    """Positions of the layers that a batch norm may commute with, going back from `position`, and of the layer before.
 
-    The latter alone may be a sum, or pass its output to others, too.
+    That one may also be a sum, or have several users.
     """
     path, at = [], graph.inputs[position][0]
     while at != INPUT and may_commute(graph[at]) and len(graph.users(at)) == 1:
@@ -142,22 +144,26 @@ def path_before(graph: LayerGraph, position: int) -> tuple[list[int], int]:
 
 
 def may_commute(layer: nn.Module) -> bool:
-    """Whether scales or shifts pass through the layer at all; a shift does not where padding is averaged, too."""
+    """Whether a scale or a shift commutes with the layer; a shift does not with an average over padding."""
     if isinstance(layer, nn.AvgPool2d):
         return layer.padding in (0, (0, 0)) or not layer.count_include_pad
     return isinstance(layer, COMMUTING)
 
 
 def fold(net: nn.Module, unfoldable: Sequence[int], constant_maps: bool = True) -> LayerGraph:
-    """The layers of `net` for inference, without dropout and without the batch norms but those at `unfoldable`.
+    """The layers of `net` for inference, without dropout, and of its batch norms only those at `unfoldable`.
 
-    Where a shift meets padding there is a constant map, for 8 bits, or a `Shift`. The result computes what `net.eval()`
-    does, to rounding. Its structure depends on `unfoldable` alone, not on the weights, so that a checkpoint of the
-    result fits a network that was folded anew.
+    The result computes what `net.eval()` does, up to rounding. Its structure depends on `unfoldable` alone, not on the
+    weights, so that a checkpoint of the result fits a network that was folded anew.
+
+    Args:
+        net: in floats.
+        unfoldable: see `unfoldable_norms`.
+        constant_maps: at zero padding, add a constant map (for 8 bits) rather than a `Shift`: step 5 above.
     """
     graph, folded = copied_graph(net), LayerGraph()
     places = {INPUT: INPUT}  # position in `graph` -> position in `folded`
-    pending: dict[int, tuple[Tensor, Tensor]] = {}  # scale and shift (channels,) that `folded` leaves out, by position
+    pending: dict[int, tuple[Tensor, Tensor]] = {}  # by position: scale and shift (channels,) that `folded` still lacks
     for position, layer in enumerate(graph):
         before, *others = graph.inputs[position]
         place = places[before]
@@ -165,14 +171,14 @@ def fold(net: nn.Module, unfoldable: Sequence[int], constant_maps: bool = True) 
             convolution = folded[place] if place != INPUT else None
             if isinstance(convolution, nn.Conv2d):
                 folded[place] = fuse_conv_bn_eval(convolution.eval(), layer.eval())
-            else:
+            else:  # leave it to the next convolution
                 pending[position] = chained(pending.get(before), scale_and_shift(layer))
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             if before in pending:
                 place = absorb(*pending[before], folded, place, layer, constant_maps)
             place = folded.add(layer, place)
         else:
-            if before in pending:
+            if before in pending:  # pooling and dropout commute with it
                 pending[position] = pending[before]
             if not isinstance(layer, nn.Dropout | nn.Dropout2d):
                 place = folded.add(layer, place, *(places[other] for other in others))
@@ -181,7 +187,11 @@ def fold(net: nn.Module, unfoldable: Sequence[int], constant_maps: bool = True) 
 
 
 def fold_checked(net: nn.Module, features: Tensor) -> LayerGraph:
-    """`net` in floats, folded as far as it can be, and compared with it on random features, shaped as `features`."""
+    """`net` in floats, folded as far as possible, and compared with it on random features of the shape of `features`.
+
+    Raises:
+        InputError: the two differ.
+    """
     folded = fold(net, unfoldable_norms(net), constant_maps=False)
     pool_first(folded)
     check_same(folded, net, features)
@@ -189,7 +199,7 @@ def fold_checked(net: nn.Module, features: Tensor) -> LayerGraph:
 
 
 def pool_first(graph: LayerGraph) -> None:
-    """Swap each ReLU with the max pooling behind it, which leaves it fewer values: they commute."""
+    """Swap each ReLU with the max pooling behind it: they commute, and ReLU then has fewer values to compute."""
     for position, layer in enumerate(graph):
         if isinstance(layer, nn.MaxPool2d | MaxPoolOverTime) and graph.follows(position, nn.ReLU):
             before = graph.inputs[position][0]
@@ -197,11 +207,11 @@ def pool_first(graph: LayerGraph) -> None:
 
 
 def chained(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Scale and shift of one batch norm behind another."""
+    """Scale and shift of one batch norm, if there is one, followed by another (step 1)."""
     if first is None:
         return second
-    scale, shift = second
-    return scale * first[0], shift + scale * first[1]  # scale (s x + t) + shift = (scale s) x + (shift + scale t)
+    (s1, t1), (s2, t2) = first, second
+    return s2 * s1, t2 + s2 * t1
 
 
 @torch.no_grad()
@@ -215,30 +225,32 @@ def absorb(
 ) -> int:
     """Make `layer` compute from x what it computed from scale * x + shift, x the output at `place` of `folded`.
 
-    Edits `layer`, and in `folded` the nearest convolution before; may append a `ConstantPad`, where there is none, or a
-    `Shift`. Returns the place whose output `layer` takes.
+    Edits `layer`, and in `folded` the convolution before. May append a `ConstantPad` or a `Shift`.
 
-    scale, shift (n_in,); layer.weight (n_out, n_in, height, width), or (n_out, n_in * values a map) of a dense layer.
+    Returns the place in `folded` whose output `layer` is to take.
+
+    scale, shift (n_in,); layer.weight (n_out, n_in, height, width), of a dense layer (n_out, n_in * values in a map).
     """
     source = convolution_before(folded, place)
     padding = layer.padding if isinstance(layer, nn.Conv2d) and any(layer.padding) else None
-    if source is not None:  # |scale| back: there it lies before the 8-bit grid, which all channels share
+    if source is not None:  # step 3; before the 8-bit step size, which all channels share
         source.weight.mul_(scale.abs().view(-1, 1, 1, 1))
         source.bias.mul_(scale.abs())  # type: ignore[union-attr]
-        scale = torch.where(scale < 0, -1.0, 1.0).to(scale)  # of a scale of 0, x is 0 now
-    elif padding:  # at the input: zeros of (scale x + shift) are x = -shift / scale
+        scale = torch.where(scale < 0, -1.0, 1.0).to(scale)  # also for a scale of 0, which has made x 0
+    elif padding:  # at the input: what is 0 after the norm was -shift / scale before
         place = folded.add(ConstantPad(int(padding[0]), int(padding[1]), -shift / scale), place)
-        layer.padding = (0, 0)
-    repeats = layer.weight.shape[1] // len(scale)  # flattened maps stand channel by channel
-    scale, shift = (value.repeat_interleave(repeats) for value in (scale, shift))
-    shift_kernels = torch.einsum("oc...,c->o...", layer.weight, shift)  # W t: (n_out, height, width), or (n_out,)
+        layer.padding, padding = (0, 0), None
+
+    # step 4; a dense layer has the values of a map side by side
+    scale, shift = (value.repeat_interleave(layer.weight.shape[1] // len(value)) for value in (scale, shift))
+    shift_kernels = torch.einsum("oc...,c->o...", layer.weight, shift)  # W2 t: (n_out, height, width), or (n_out,)
     layer.weight.mul_(scale.view(1, -1, *[1] * (layer.weight.ndim - 2)))
-    if source is not None and padding and constant_maps:
-        add_constant_map(source, layer, shift_kernels)  # type: ignore[arg-type]
-    elif source is not None and padding:
-        place = folded.add(Shift(scale * shift), place)  # W s (x + s t) = W (s x + t), since s is 1 or -1
-    else:
+    if not padding:
         layer.bias.add_(shift_kernels.reshape(len(shift_kernels), -1).sum(1))  # type: ignore[union-attr]
+    elif constant_maps:  # step 5
+        add_constant_map(source, layer, shift_kernels)  # type: ignore[arg-type]
+    else:
+        place = folded.add(Shift(scale * shift), place)  # s x + t = s (x + s t), since s is 1 or -1
     return place
 
 
@@ -253,10 +265,10 @@ def convolution_before(graph: LayerGraph, place: int) -> nn.Conv2d | None:
 
 
 def add_constant_map(source: nn.Conv2d, layer: nn.Conv2d, shift_kernels: Tensor) -> None:
-    """One more filter of `source`, whose map is a constant c, and for it in `layer` the kernels W t / c.
+    """Add a filter to `source` whose map is a constant c, and to `layer` its kernels, `shift_kernels` / c.
 
-    shift_kernels (n_out, height, width). c is chosen so large that no filter of `layer` has its largest weight, which
-    sets the step of its 8-bit grid, in the new kernel; at least 1.
+    shift_kernels: W2 t (n_out, height, width). c is at least 1, and large enough that no filter of `layer` has its
+    largest weight, which sets its 8-bit step size, in the new kernel.
     """
     largest = layer.weight.flatten(1).abs().amax(1).clamp_min(1e-12)  # (n_out,)
     constant = (shift_kernels.flatten(1).abs().amax(1) / largest).max().clamp_min(1)
