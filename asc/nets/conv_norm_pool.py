@@ -2,17 +2,22 @@
 
 Of 100 clips of 128 x 428, a convolution of 32 filters makes tensors of 701 MB. Layer by layer, each of them goes to
 memory and back a dozen times in a step, which takes longer than the arithmetic. Here they exist in parts of 2 MB,
-which stay in a core's cache, and never as a whole:
+which stay in a core's cache, and never as a whole. With W the kernels, b the bias, and for each filter the mean and
+variance of r over clips, height and width, inverse = 1 / sqrt(variance + eps), and a scale and a shift:
 
-- Max pooling commutes with a norm of positive scale. The norm is z = scale (r - mean) / deviation + shift of
-  r = relu(y), so max(z) is that of max(r); where scale < 0 it is that of min(r) = -max(-r). Pooling so needs no
-  statistics, and the norm has no more than the pooled values to compute.
+    y = W * x + b,  r = relu(y)                             (batch, filters, height, width), in parts
+    z = pool(scale (r - mean) inverse + shift)              (batch, filters, h, w)
+      = scale inverse pool(r) + (shift - scale inverse mean)
+
+- The last line holds for scale > 0; for scale < 0, the maximum of the norm is at min(r) = -max(-r). So pooling needs no
+  statistics, and the norm is computed of pooled values alone.
 - The backward pass needs r again, at every position, and computes it anew from the small input.
-- The convolution is a matrix product of the input's patches (positions, k + 1) and the weights (k + 1, filters). A
-  patch is what a kernel of k = inputs * height * width weights sees, and a 1, whose weight is the bias. The gradients
-  are products as well, for which oneDNN takes several times as long if the input is a single map.
-- Each thread computes parts of its own. Were each operation split between threads, they would have to wait for each
-  other a hundred times a clip, and on a busy machine long.
+- The convolution is a matrix product. A patch is what a kernel sees of x at one position, k = inputs * kernel height *
+  kernel width values, and a 1, which multiplies the bias: y (positions, filters) = patches (positions, k + 1) times
+  weights (k + 1, filters). The gradients are products too, for which oneDNN takes several times as long if x is a
+  single map.
+- Each thread computes parts of its own. If threads shared each operation, they would wait for each other a hundred
+  times a clip, which takes long on a busy machine.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PART = 2**19  # values of the convolution's output in a part: 2 MB in float32
+PART = 2**19  # values of y in a part: 2 MB in float32
 
 Result = TypeVar("Result")
 
@@ -32,8 +37,8 @@ Result = TypeVar("Result")
 def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> bool:
     """Whether `conv_norm_pool` computes what these layers do in training, and faster.
 
-    Only plain layers without hooks, so that quantization-aware training and pruning do their work; and a single input
-    map on a CPU, where it has been measured to pay. What torch compiles is left to its compiler.
+    It replaces only plain layers without hooks, so that those of quantization and pruning run, and only for a single
+    input map on a CPU, where it was measured to be faster. It leaves what torch compiles to the compiler.
     """
     layers = (convolution, relu, norm, pool)
     return (
@@ -53,7 +58,7 @@ def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> 
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Whether someone else is called with the layer."""
+    """Whether calling the layer also calls hooks."""
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return any(getattr(layer, name) for name in hooks)
 
@@ -61,13 +66,13 @@ def has_hooks(layer: nn.Module) -> bool:
 def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tensor:
     """pool(norm(relu(convolution(x)))) of x (batch, inputs, height, width); updates the norm's running statistics.
 
-    Under autocast the large tensors are of its type, but not the statistics and the gradients of the parameters.
+    Autocast applies to the large tensors, not to the statistics and the gradients of the parameters.
 
     Args:
         x: on the CPU.
-        convolution: of stride and dilation 1, in one group, padded with a number of zeros.
-        norm: in training, with parameters, running statistics and a momentum.
-        pool: of windows side by side, without padding.
+        convolution: stride and dilation 1, one group, padded with a number of zeros.
+        norm: in training mode, with parameters, running statistics and a momentum.
+        pool: windows that do not overlap, without padding.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     height, width = pair(convolution.padding)  # type: ignore[arg-type]  # no text
@@ -85,20 +90,20 @@ def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, pool
 
 @torch.no_grad()
 def update_running_statistics(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
-    """As `nn.BatchNorm2d` does, by mean and biased variance (channels,) of so many values; it keeps the unbiased."""
+    """As `nn.BatchNorm2d` does, from mean and biased variance (filters,) of `count` values; it stores the unbiased."""
     norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
 
 
 class Part(NamedTuple):
-    """Some rows of r of some clips.
+    """Some rows of r, of some clips.
 
     Attributes:
-        values: of a channel.
-        rows: of r.
-        x: the rows of the padded input that they are computed of, clips first.
-        z: the rows that they are pooled to, clips first.
+        values: number of values of each filter.
+        rows: number of rows.
+        x: index of the clips and rows of the padded input that they are computed from.
+        z: index of the clips and rows that they are pooled to.
     """
 
     values: int
@@ -108,8 +113,8 @@ class Part(NamedTuple):
 
 
 def split(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[Part]:
-    """Parts of the padded input (batch, inputs, height, width), cut between windows of the pooling."""
-    height, width = (size - extent + 1 for size, extent in zip(x.shape[2:], kernel.shape[2:], strict=True))
+    """Parts of r for padded x (batch, inputs, height, width), cut between windows of the pooling."""
+    height, width = convolved_size(x, kernel)
     window, _ = pair(pool.kernel_size)
     windows = max(1, PART // (len(kernel) * width * window))
     clips = max(1, PART // (len(kernel) * width * height))
@@ -129,53 +134,59 @@ def split(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[Part]:
 
 def pooled_size(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[int]:
     """Height and width of z for padded x."""
-    sizes = zip(x.shape[2:], kernel.shape[2:], pair(pool.kernel_size), strict=True)
-    return [-(-(size - extent + 1) // n) if pool.ceil_mode else (size - extent + 1) // n for size, extent, n in sizes]
+    sizes = zip(convolved_size(x, kernel), pair(pool.kernel_size), strict=True)
+    return [-(-size // n) if pool.ceil_mode else size // n for size, n in sizes]
+
+
+def convolved_size(x: Tensor, kernel: Tensor) -> tuple[int, int]:
+    """Height and width of y for padded x."""
+    return x.shape[2] - kernel.shape[2] + 1, x.shape[3] - kernel.shape[3] + 1
 
 
 class ConvNormPool(torch.autograd.Function):
-    """The arithmetic of `conv_norm_pool`: y is the convolution's output, r = relu(y), z the norm of r, pooled."""
+    """The arithmetic of `conv_norm_pool`, in the names of this file's first lines."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float, pool: nn.MaxPool2d
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """For padded x: z (batch, filters, h, w), mean and variance (filters,) of r, and the values they are of."""
+        """For padded x: z (batch, filters, h, w), mean and variance (filters,) of r, and the number of their values."""
         weights, sign = product_weights(kernel, bias), torch.where(scale < 0, -1.0, 1.0)
         flips = bool((sign < 0).any())
         parts = split(x, kernel, pool)
 
         size = (len(x), len(kernel), *pooled_size(x, kernel, pool))
         pooled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-        positions = torch.empty_like(pooled, dtype=torch.int32)  # in the part's rows
+        positions = torch.empty_like(pooled, dtype=torch.int32)  # of the maxima, in the part's rows
 
         @torch.no_grad()
-        def of_part(part: Part) -> tuple[Tensor, Tensor]:
-            r = rectified(patches(x[part.x], kernel), weights, part)
+        def pool_part(part: Part) -> tuple[Tensor, Tensor]:
+            r = convolve_and_rectify(patches(x[part.x], kernel), weights, part)
+            # torch.var_mean takes 20 times as long on this memory layout
             mean, variance = torch.batch_norm_update_stats(r, torch.zeros_like(scale), torch.ones_like(scale), 0.0)
             if flips:
-                r.mul_(maps(sign, r))
+                r.mul_(per_map(sign, r))
             pooled[part.z], positions[part.z] = F.max_pool2d(
                 r, pool.kernel_size, ceil_mode=pool.ceil_mode, return_indices=True
             )
             return mean, variance
 
-        means, variances = zip(*in_parallel(of_part, parts), strict=True)
+        means, variances = zip(*in_parallel(pool_part, parts), strict=True)
         if flips:
-            pooled *= maps(sign, x)
+            pooled *= per_map(sign, x)
 
         # of all parts: the mean of the means, and the mean of the variances plus the variance of the means
         counts = torch.tensor([part.values for part in parts], dtype=torch.float64)
-        share, part_means = counts / counts.sum(), torch.stack(means).double()
-        mean = share @ part_means
-        variance = share @ (torch.stack(variances).double() + (part_means - mean).square())
+        fraction, part_means = counts / counts.sum(), torch.stack(means).double()  # (parts,), (parts, filters)
+        mean = fraction @ part_means
+        variance = fraction @ (torch.stack(variances).double() + (part_means - mean).square())
         inverse = (variance + eps).rsqrt().to(scale)
         mean, variance = mean.to(scale), variance.to(scale)
 
         ctx.save_for_backward(x, kernel, bias, scale, pooled, positions, mean, inverse)
         ctx.pool, ctx.count = pool, sum(part.values for part in parts)
         ctx.mark_non_differentiable(mean, variance)
-        z = torch.addcmul(maps(shift - mean * scale * inverse, x), pooled, maps(scale * inverse, x))
+        z = torch.addcmul(per_map(shift - mean * scale * inverse, x), pooled, per_map(scale * inverse, x))
         return z, mean, variance, ctx.count
 
     @staticmethod
@@ -183,41 +194,46 @@ class ConvNormPool(torch.autograd.Function):
     def backward(ctx: Any, dz: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
         """Gradients of x, kernel, bias, scale and shift.
 
-        Let xhat = (r - mean) inverse, with M values a channel, and g the gradient of scale * xhat + shift: dz where
-        a maximum was and 0 elsewhere. Batch norm has
+        Let xhat = (r - mean) inverse, with M values of each filter, and g the gradient of scale xhat + shift: dz where
+        a maximum was, 0 elsewhere. The gradients of batch norm are
 
             dshift = sum(g),  dscale = sum(g xhat),  dr = scale inverse (g - dshift / M - xhat dscale / M).
 
-        The sums are over pooled values alone. The rest reaches every position, as a constant and a multiple of r:
-        dr = scale inverse g + offset + slope r. Then dy = dr where r > 0, and 0 elsewhere.
+        The sums need pooled values alone. With xhat written out, dr is g, a constant and a multiple of r:
+
+            dr = scale inverse g + offset + slope r
+            slope = -scale inverse^2 dscale / M,  offset = -scale inverse dshift / M - slope mean.
+
+        Then dy = dr where r > 0 and 0 elsewhere, dweights = patches^T dy, and dpatches = dy weights^T, which are added
+        where they were taken from x.
         """
         x, kernel, bias, scale, pooled, positions, mean, inverse = ctx.saved_tensors
         pool = ctx.pool
         dshift = dz.sum((0, 2, 3), dtype=scale.dtype)
-        dscale = inverse * (pooled - maps(mean, pooled)).mul_(dz).sum((0, 2, 3), dtype=scale.dtype)
+        dscale = inverse * (pooled - per_map(mean, pooled)).mul_(dz).sum((0, 2, 3), dtype=scale.dtype)
         slope = -scale * inverse.square() * dscale / ctx.count
         offset = -scale * inverse * dshift / ctx.count - slope * mean
         size, weights = [*pair(pool.kernel_size)], product_weights(kernel, bias)
 
         @torch.no_grad()
-        def of_part(part: Part) -> tuple[Tensor, Tensor | None]:
-            columns = patches(x[part.x], kernel)
-            r = rectified(columns, weights, part)
-            g = dz[part.z] * maps(scale * inverse, dz)
-            dy = torch.ops.aten.max_pool2d_with_indices_backward(
-                g, r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions[part.z].long()
+        def part_gradients(part: Part) -> tuple[Tensor, Tensor | None]:
+            columns = patches(x[part.x], kernel)  # (clips, k + 1, positions)
+            r = convolve_and_rectify(columns, weights, part)
+            scaled = dz[part.z] * per_map(scale * inverse, dz)
+            dr = torch.ops.aten.max_pool2d_with_indices_backward(
+                scaled, r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions[part.z].long()
             )
-            dy.addcmul_(r, maps(slope, r)).add_(maps(offset, r))
-            torch.ops.aten.threshold_backward.grad_input(dy, r, 0, grad_input=dy)
-            rows = dy.permute(0, 2, 3, 1).flatten(1, 2)  # (clips, positions, filters), as they lie in memory
-            dweights = torch.bmm(columns, rows).to(scale).sum(0)
+            dr.addcmul_(r, per_map(slope, r)).add_(per_map(offset, r))
+            torch.ops.aten.threshold_backward.grad_input(dr, r, 0, grad_input=dr)
+            dy = dr.permute(0, 2, 3, 1).flatten(1, 2)  # (clips, positions, filters), as they lie in memory
+            dweights = torch.bmm(columns, dy).to(scale).sum(0)
             if not ctx.needs_input_grad[0]:
                 return dweights, None
-            dpatches = torch.bmm(weights[:-1].expand(len(rows), -1, -1), rows.transpose(1, 2))
+            dpatches = torch.bmm(weights[:-1].expand(len(dy), -1, -1), dy.transpose(1, 2))  # (clips, k, positions)
             return dweights, F.fold(dpatches, x[part.x].shape[2:], kernel.shape[2:])
 
         parts = split(x, kernel, pool)
-        dweights, dx_parts = zip(*in_parallel(of_part, parts), strict=True)
+        dweights, dx_parts = zip(*in_parallel(part_gradients, parts), strict=True)
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         if dx is not None:
             for part, values in zip(parts, dx_parts, strict=True):
@@ -227,7 +243,7 @@ class ConvNormPool(torch.autograd.Function):
 
 
 def in_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """`function` of each part, on as many threads as torch has, and inside on one."""
+    """`function` of each part, in as many threads as torch has, each of which computes alone."""
     threads = torch.get_num_threads()
     if threads == 1:
         return list(map(function, parts))
@@ -239,28 +255,28 @@ def in_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> li
 
 
 def product_weights(kernel: Tensor, bias: Tensor) -> Tensor:
-    """(k + 1, filters): the kernel's and, last, the bias."""
+    """Weights (k + 1, filters): the kernels and, last, the bias."""
     return torch.cat([kernel.flatten(1).t(), bias.unsqueeze(0)])
 
 
 def patches(x: Tensor, kernel: Tensor) -> Tensor:
-    """Of padded x: (clips, k + 1, positions). `F.unfold` takes seven times as long."""
-    height, width = (size - extent + 1 for size, extent in zip(x.shape[2:], kernel.shape[2:], strict=True))
+    """Patches (clips, k + 1, positions) of padded x. `F.unfold` takes seven times as long."""
+    height, width = convolved_size(x, kernel)
     seen = x.unfold(2, height, 1).unfold(3, width, 1).reshape(len(x), -1, height * width)
     return F.pad(seen, (0, 0, 0, 1), value=1)
 
 
-def rectified(patches: Tensor, weights: Tensor, part: Part) -> Tensor:
-    """Of patches: r (clips, filters, height, width), the filters side by side in memory."""
+def convolve_and_rectify(patches: Tensor, weights: Tensor, part: Part) -> Tensor:
+    """The r of a part (clips, filters, height, width), channels_last, from patches (clips, k + 1, positions)."""
     rows = torch.bmm(patches.transpose(1, 2), weights.expand(len(patches), -1, -1)).relu_()
     return rows.unflatten(1, (part.rows, -1)).permute(0, 3, 1, 2)
 
 
-def maps(values: Tensor, like: Tensor) -> Tensor:
-    """(channels,) as (channels, 1, 1), to go with maps, and in their type."""
+def per_map(values: Tensor, like: Tensor) -> Tensor:
+    """(filters,) -> (filters, 1, 1), to be broadcast over maps, with the dtype of `like`."""
     return values.view(-1, 1, 1).to(like.dtype)
 
 
 def pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of one number or two."""
+    """Height and width: one number stands for both."""
     return (value, value) if isinstance(value, int) else value
