@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,10 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 from asc.errors import InputError, printable
 from asc.files import written_whole
 from asc.plain_yaml import read_yaml
-from asc.settings import Fraction
+from asc.results import read_results
 
 JOB_FILE = "job.json"
 REPEATS = ("seed", "data.fold")  # runs that differ in these alone are repetitions, to be averaged
-Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_ROWS, MAX_PANELS, MAX_CELL = 30, 6, 24
 
 
@@ -26,31 +26,9 @@ class Record(TypedDict):
     """How a run of a sweep ended: its job.json."""
 
     overrides: list[str]
-    status: Literal["finished", "failed", "too large", "stopped"]  # what is stopped writes none
+    status: Literal["finished", "failed", "too large", "stopped"]  # a stopped run has no job.json
     objective: Annotated[float, Field(allow_inf_nan=False)] | None
     reason: str
-
-
-class Test(TypedDict):
-    """What is told of a run's test."""
-
-    macro_accuracy: Fraction
-    log_loss: Figure
-
-
-class Complexity(TypedDict):
-    """What is told of a run's network."""
-
-    size_kb: Figure
-    macs: Figure
-    file_bytes: Figure
-
-
-class Results(TypedDict):
-    """What is told of a run's results.json."""
-
-    test: Test
-    complexity: Complexity
 
 
 @dataclass(frozen=True)
@@ -93,21 +71,19 @@ def read_record(folder: Path) -> Record | None:
     """The job.json in a run's directory; None if there is none.
 
     Raises:
-        InputError: no sweep writes that.
+        InputError: it is damaged.
     """
     return read_as(Record, folder / JOB_FILE, lambda file: json.loads(file.read_bytes()))
 
 
 def read_as(kind: Any, file: Path, read: Callable[[Path], Any]) -> Any:
-    """What `read` finds in a file of a run, if it is of this kind; None if there is no file.
+    """The content of a run's file by `read`, which must be of type `kind`; None if there is no file.
 
     Raises:
-        InputError: no sweep writes that.
+        InputError: it is damaged.
     """
     try:
-        content = read(file)
-        TypeAdapter(kind).validate_python(content, strict=True)
-        return content  # all of it
+        return TypeAdapter(kind).validate_python(read(file), strict=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: JSON nested without end
@@ -115,6 +91,17 @@ def read_as(kind: Any, file: Path, read: Callable[[Path], Any]) -> Any:
         raise InputError(
             f"{file} is not what a sweep writes: delete {folder}, and the same command does this run again"
         ) from error
+
+
+def read_checked_results(file: Path) -> dict[str, Any]:
+    """The content of a results.json.
+
+    Raises:
+        FileNotFoundError, InputError: it is not there, or damaged.
+    """
+    content = json.loads(file.read_bytes())
+    read_results(file)
+    return content
 
 
 def read_jobs(directory: Path) -> list[Job]:
@@ -132,7 +119,7 @@ def read_jobs(directory: Path) -> list[Job]:
             record = {"overrides": overrides, "status": "stopped", "objective": None, "reason": ""}
         results = None
         if record["status"] != "failed":
-            results = read_as(Results, folder / "results.json", lambda file: json.loads(file.read_bytes()))
+            results = read_as(dict, folder / "results.json", read_checked_results)
         jobs.append(
             Job(
                 name=str(folder.relative_to(directory)),
@@ -147,7 +134,7 @@ def read_jobs(directory: Path) -> list[Job]:
 
 
 def sweep_report(directory: Path, jobs: Sequence[Job]) -> str:
-    """Write sweep.csv and sweep.png; return the table, what failed and why, and where the files are.
+    """Write sweep.csv and sweep.png; return the table, the reasons of failures, and the paths of the files.
 
     Raises:
         WriteError: a file cannot be written.
@@ -157,10 +144,8 @@ def sweep_report(directory: Path, jobs: Sequence[Job]) -> str:
     if any(job.results for job in jobs):
         files.append(directory / "sweep.png")
         plot_sweep(files[1], jobs)
-    counts = [
-        (status, sum(job.status == status for job in jobs)) for status in dict.fromkeys(job.status for job in jobs)
-    ]
-    lines = ["", *sweep_table(jobs), "", "runs    " + ", ".join(f"{count} {status}" for status, count in counts)]
+    counts = Counter(job.status for job in jobs)
+    lines = ["", *sweep_table(jobs), "", "runs    " + ", ".join(f"{n} {status}" for status, n in counts.items())]
     for reason in dict.fromkeys(job.reason for job in jobs if job.status == "failed"):
         names = [job.name for job in jobs if job.status == "failed" and job.reason == reason]
         lines.append(f"failed  {', '.join(names)}: {printable(reason)}")
@@ -181,8 +166,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [a if short.count(a) == 1 else name for a, name in zip(short, names, strict=True)]
 
 
-def rows(jobs: Sequence[Job]) -> tuple[list[str], list[list[Job]]]:
-    """The settings to show, and the runs of each row: repetitions together, unless nothing else was swept."""
+def grouped(jobs: Sequence[Job]) -> tuple[list[str], list[list[Job]]]:
+    """The settings to show, and the runs of each row: repetitions share a row, unless all runs are repetitions."""
     names = [name for name in swept(jobs) if name not in REPEATS]
     if not names:
         return swept(jobs), [[job] for job in jobs]
@@ -193,13 +178,13 @@ def rows(jobs: Sequence[Job]) -> tuple[list[str], list[list[Job]]]:
 
 
 def score(jobs: Sequence[Job]) -> float:
-    """Mean objective of runs with the same settings; those without one come last."""
+    """Mean objective of runs with the same settings; -inf if none has one."""
     return mean([job.objective for job in jobs if job.objective is not None] or [float("-inf")])
 
 
 def best(jobs: Sequence[Job]) -> str | None:
     """The settings of best validation accuracy; None without validation."""
-    names, groups = rows(jobs)
+    names, groups = grouped(jobs)
     group = max(groups, key=score)
     if not any(job.validation is not None for job in group):
         return None
@@ -210,67 +195,66 @@ def best(jobs: Sequence[Job]) -> str | None:
 
 def sweep_table(jobs: Sequence[Job]) -> list[str]:
     """Lines of a table: a row for each combination of settings, the best on validation first."""
-    names, groups = rows(jobs)
+    names, groups = grouped(jobs)
     groups = sorted(groups, key=score, reverse=True)
-    stacks = [
+    columns = [
         [head, *(cell(group[0].settings.get(name, "")) for group in groups)]
         for head, name in zip(short_names(names), names, strict=True)
     ]
-    if not stacks:
-        stacks = [["run", *(group[0].name for group in groups)]]
+    if not columns:
+        columns = [["run", *(group[0].name for group in groups)]]
     if names and not set(names) - set(REPEATS):
         groups = [*groups, list(jobs)]
-        stacks = [[*stack, "mean" if stack is stacks[0] else ""] for stack in stacks]
-    stacks += [
+        columns = [[*column, "mean" if column is columns[0] else ""] for column in columns]
+    columns += [
         ["runs", *(str(sum(bool(job.results) for job in group)) for group in groups)],
-        ["validation %", *(average(group, "validation", 1) for group in groups)],
-        ["test %", *(average(group, "test", 1) for group in groups)],
-        ["KB", *(average(group, "size_kb", 1, spread=False) for group in groups)],
+        ["validation %", *(average(group, "validation") for group in groups)],
+        ["test %", *(average(group, "test") for group in groups)],
+        ["KB", *(average(group, "size_kb", spread=False) for group in groups)],
         ["", *(unfinished(group) for group in groups)],
     ]
-    widths = [max(map(len, stack)) for stack in stacks]
+    widths = [max(map(len, column)) for column in columns]
     lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*stacks, strict=True)
+        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
     ]
     lines.insert(1, "-" * max(map(len, lines)))
     hidden = len(lines) - 2 - MAX_ROWS
     return lines if hidden <= 0 else [*lines[: 2 + MAX_ROWS], f"... and {hidden} more rows: see sweep.csv"]
 
 
-def average(jobs: Sequence[Job], metric: str, digits: int, spread: bool = True) -> str:
+def average(jobs: Sequence[Job], metric: str, spread: bool = True) -> str:
     """Mean of a metric over the runs that have it, and its sample standard deviation."""
     values = [value for value in (getattr(job, metric) for job in jobs) if value is not None]
     if not values:
         return "-"
-    deviation = f" +- {stdev(values):.{digits}f}" if spread and len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{deviation}"
+    deviation = f" +- {stdev(values):.1f}" if spread and len(values) > 1 else ""
+    return f"{mean(values):.1f}{deviation}"
 
 
 def unfinished(jobs: Sequence[Job]) -> str:
-    """What became of the runs that are not finished."""
-    other = [job.status for job in jobs if job.status != "finished"]
-    counts = ((status, other.count(status)) for status in dict.fromkeys(other))
-    return ", ".join(status if len(jobs) == 1 else f"{count} {status}" for status, count in counts)
+    """Statuses of the runs that are not finished."""
+    counts = Counter(job.status for job in jobs if job.status != "finished")
+    return ", ".join(status if len(jobs) == 1 else f"{n} {status}" for status, n in counts.items())
 
 
 def cell(value: str) -> str:
-    """A setting's value in a table: numbers to four digits, and long text cut."""
+    """A setting's value in the table: numbers with four digits, text cut to MAX_CELL characters."""
     number = as_number(value)
     text = f"{number:.4g}" if number is not None else printable(value)
     return text if len(text) <= MAX_CELL else text[: MAX_CELL - 3] + "..."
 
 
-def as_number(value: str | None) -> float | None:
-    """The number that a setting's value is; None if it is none."""
+def as_number(value: str) -> float | None:
+    """A setting's value as a number; None if it is none."""
     try:
-        return float(value or "")
+        return float(value)
     except ValueError:
         return None
 
 
 def write_table(path: Path, jobs: Sequence[Job]) -> None:
-    """Write sweep.csv: a row for each run, with the settings that differ; accuracies are fractions."""
+    """Write sweep.csv: a row for each run, with the settings that differ between runs; accuracies are fractions."""
     names = swept(jobs)
     columns = ["job", *names, "status", "val_macro_accuracy", "test_macro_accuracy", "test_log_loss"]
     sizes = ["size_kb", "macs", "file_bytes"]
@@ -286,14 +270,14 @@ def write_table(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
-    """Plot each run's accuracy, on validation if there is any, against each setting that differs and against size."""
+    """Plot each run's accuracy (validation, or else test) against each setting that differs and against size."""
     from matplotlib.figure import Figure  # pyplot would look for a display
 
     done = [job for job in jobs if job.results]
     metric = "validation" if all(job.validation is not None for job in done) else "test"
     accuracies = [getattr(job, metric) for job in done]
     top = accuracies.index(max(accuracies))
-    names, _ = rows(jobs)
+    names, _ = grouped(jobs)
     panels: list[tuple[str, list[Any]]] = [(name, [job.settings.get(name, "") for job in done]) for name in names]
     if len({job.size_kb for job in done}) > 1 or not panels:
         panels.insert(0, ("non-zero parameters, KB", [job.size_kb for job in done]))
