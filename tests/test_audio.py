@@ -8,9 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from asc.data.audio import probe, read_wave
+from asc.data.audio import read_wave
 from asc.errors import InputError
-from asc.sound import fit_length
+from asc.sound import duration, fit_length
 
 RATE = 44100
 
@@ -84,7 +84,7 @@ def test_a_channel_that_is_not_there_is_refused(clip, channel):
 
 def test_the_header_tells_the_duration(tmp_path):
     soundfile.write(tmp_path / "clip.wav", np.zeros(24000), 16000)
-    assert probe(tmp_path / "clip.wav") == 1.5
+    assert duration(tmp_path / "clip.wav") == 1.5
 
 
 # Resampling
@@ -191,7 +191,7 @@ def refusal(path: Path, function=lambda path: read_wave(path, RATE)) -> str:
     return message
 
 
-@pytest.mark.parametrize("function", [probe, lambda path: read_wave(path, RATE)], ids=["probe", "read_wave"])
+@pytest.mark.parametrize("function", [duration, lambda path: read_wave(path, RATE)], ids=["duration", "read_wave"])
 def test_what_is_no_sound_file_is_refused(tmp_path, function):
     bad = tmp_path / "bad.wav"
     assert "does not exist" in refusal(bad, function)
@@ -203,7 +203,7 @@ def test_what_is_no_sound_file_is_refused(tmp_path, function):
     assert "0 samples" in refusal(bad, function)
 
 
-@pytest.mark.parametrize("function", [probe, lambda path: read_wave(path, RATE)], ids=["probe", "read_wave"])
+@pytest.mark.parametrize("function", [duration, lambda path: read_wave(path, RATE)], ids=["duration", "read_wave"])
 @pytest.mark.parametrize("share", [0.5, 0.999])
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
 def test_a_wav_that_is_cut_off_is_refused(tmp_path, samples, subtype, share, function):
@@ -228,9 +228,9 @@ def test_the_header_of_an_old_format_tells_that_it_is_cut_off(tmp_path, samples,
     """Otherwise what is left would pass for the whole."""
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, samples, RATE, subtype="PCM_16")
-    assert probe(path) == len(samples) / RATE
+    assert duration(path) == len(samples) / RATE
     cut(path, 0.999)
-    assert "cut off" in refusal(path, probe)
+    assert "cut off" in refusal(path, duration)
 
 
 def test_a_wav_cut_within_its_header_is_refused(clip):
@@ -302,7 +302,7 @@ def test_tau_clips_read_as_soundfile_reads_them(shared):
         assert (info.samplerate, info.channels, info.subtype) == (48000, 2, "PCM_24")
         wave = read_wave(path, 48000, 0)
         assert torch.equal(wave, torch.from_numpy(soundfile.read(path, dtype="float32")[0][:, 0].copy()))
-        assert probe(path) == len(wave) / 48000
+        assert duration(path) == len(wave) / 48000
         lengths[len(wave)] += 1
     # shared/data/README.md: two are one sample long and two one sample short
     assert lengths == {480000: 4, 480001: 2, 479999: 2}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asc.data.datamodule import SceneData
     from asc.data.folder import FolderScenes
-    from asc.data.remembered import scene_data
+    from asc.data.from_checkpoint import scene_data
 
 __all__ = ["FolderScenes", "SceneData", "scene_data"]
-MODULES = {"FolderScenes": "folder", "SceneData": "datamodule", "scene_data": "remembered"}
+MODULES = {"FolderScenes": "folder", "SceneData": "datamodule", "scene_data": "from_checkpoint"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from torchaudio.transforms import Resample
 from tqdm import tqdm
 
 from asc.errors import InputError
-from asc.sound import open_sound, rate_ratio, read_mono, seek
+from asc.sound import duration, open_sound, rate_ratio, read_mono, seek
 
 
 @cache
@@ -20,17 +20,7 @@ def resampler(ratio: Fraction) -> Resample:
     return Resample(ratio.denominator, ratio.numerator)
 
 
-def probe(path: Path) -> float:
-    """Duration in seconds, read from the header.
-
-    Raises:
-        InputError: the file is missing, not audio, empty, or a WAV shorter than its header says.
-    """
-    with open_sound(path) as sound:
-        return sound.frames / sound.samplerate
-
-
-def probe_all(paths: Sequence[Path]) -> list[float]:
+def durations(paths: Sequence[Path]) -> list[float]:
     """Durations in seconds of all files, read from their headers.
 
     Raises:
@@ -39,7 +29,7 @@ def probe_all(paths: Sequence[Path]) -> list[float]:
     seconds, faults = [], []
     for path in tqdm(paths, "headers", unit="file", leave=False, disable=None, delay=1):
         try:
-            seconds.append(probe(path))
+            seconds.append(duration(path))
         except InputError as error:
             faults.append(str(error))
     if faults:
@@ -78,7 +68,7 @@ def read_wave(
 
 
 def _source_samples(samples: int, ratio: Fraction) -> int:
-    """Number of samples of the file that the first `samples` resampled by `ratio` depend on."""
+    """Number of the file's first samples that determine the first `samples` after resampling by `ratio`."""
     if ratio == 1:
         return samples
     orig, new = ratio.denominator, ratio.numerator
@@ -86,9 +76,9 @@ def _source_samples(samples: int, ratio: Fraction) -> int:
 
 
 def _source_start(start: int, ratio: Fraction) -> tuple[int, int]:
-    """Where to begin in the file for the resampled sample `start`: (sample of the file, resampled samples to skip).
+    """Where to start reading for the resampled sample `start`: (sample of the file, resampled samples to skip).
 
-    It is the start of a block of the resampler, and far enough before for the filter's left side.
+    This is the start of one of the resampler's blocks, early enough for the left half of its filter.
     """
     if ratio == 1:
         return start, 0

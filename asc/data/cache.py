@@ -167,7 +167,7 @@ class CacheFile:
         fcntl.lockf(file, fcntl.LOCK_UN)
 
     def _claimed(self, file: BinaryIO) -> Iterator[range]:
-        """Lock and yield the blocks that are not written, but for those that another process has locked."""
+        """Lock and yield the blocks that are not written, except those that another process has locked."""
         held: deque[range] = deque()
         for rows in self._blocks():
             for block in [rows, *([held.popleft()] if held else [])]:  # its process may have died

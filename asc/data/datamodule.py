@@ -32,7 +32,7 @@ from asc.frontend import Frontend
 from asc.settings import Count, Index, SampleRate, Seed, checked
 
 PREFETCH = 2  # batches that each worker holds ready
-DECODING = (asc.sound, audio)  # what reads sound files
+DECODING = (asc.sound, audio)  # modules that read sound files
 
 
 class SceneData(LightningDataModule):
@@ -102,7 +102,7 @@ class SceneData(LightningDataModule):
         self.start = (0, 0)  # epoch and batch that training begins with
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be equal when a run resumes, and the epoch and batch with which it goes on."""
+        """What must be equal when a run resumes, and the (epoch, batch) it resumes with."""
         return {**self.batching(), "start": next_batch(self.trainer) if self.trainer else (0, 0)}
 
     def batching(self) -> dict[str, str]:
@@ -112,11 +112,11 @@ class SceneData(LightningDataModule):
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
 
     def identity(self, clip: Clip) -> tuple:
-        """What tells a clip from others, wherever the dataset lies."""
+        """What identifies a clip, wherever the dataset is stored."""
         return clip.path.name, clip.label
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the next batch; refuse other data, by which validation or test clips could leak into training.
+        """Resume with the next batch; refuse other data, since validation or test clips could leak into training.
 
         Raises:
             InputError: names what differs.
@@ -162,7 +162,7 @@ class SceneData(LightningDataModule):
         self.clips = {"train": train, "val": val, "test": test}
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
-        """The training clips, validation included, and the test clips; of all clips with `cv`, in any division.
+        """The clips to train on, validation included, and to test on; with `cv`, all clips, divided in any way.
 
         Raises:
             InputError: a list is missing or invalid.
@@ -185,6 +185,7 @@ class SceneData(LightningDataModule):
         return present
 
     def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
+        """Length of every clip in seconds; stores the durations of the files in `seconds`."""
         clips = [*train, *test]
         self.seconds = dict(zip(clips, self._durations([clip.path for clip in clips]), strict=True))
         # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
@@ -194,12 +195,12 @@ class SceneData(LightningDataModule):
     def _durations(self, paths: list[Path]) -> list[float]:
         """Seconds of all files, from the cache or read from their headers."""
         if not self.cache:
-            return audio.probe_all(paths)
+            return audio.durations(paths)
         path = cache.cache_path(self.cache_dir, {}, paths, DECODING)
-        return cache.load_or_compute(path, len(paths), lambda: np.array(audio.probe_all(paths))).tolist()
+        return cache.load_or_compute(path, len(paths), lambda: np.array(audio.durations(paths))).tolist()
 
     def check_length(self, samples: int) -> None:
-        """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound as a tone.
+        """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound like a tone.
 
         Raises:
             InputError: counts them and names the first few.
@@ -218,7 +219,7 @@ class SceneData(LightningDataModule):
         return sorted(clips, key=lambda clip: (str(clip.path), clip.start))
 
     def cache_path(self, settings: dict, frontend: Frontend) -> Path:
-        """The cache file of the features by this frontend of these settings."""
+        """The cache file of the features that this frontend, built from `settings`, computes."""
         decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         clips = self.cached_clips()
         starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
@@ -226,9 +227,9 @@ class SceneData(LightningDataModule):
         return cache.cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
-        """Take batches from cached features, computed and written now if they are not there; return their file.
+        """From now on take batches from cached features, which are computed first if necessary; return their file.
 
-        They are moved to the device's memory if they fit.
+        A GPU's memory holds them if they fit.
 
         Raises:
             InputError: the frontend is trainable, so that its features change at every step.
@@ -313,7 +314,7 @@ class SceneData(LightningDataModule):
 
 
 def next_batch(trainer: Trainer) -> tuple[int, int]:
-    """Epoch and batch with which training goes on, from 0; of a trained epoch, the first batch of the next."""
+    """The (epoch, batch) that training continues with, from 0; after the last batch, the next epoch's first."""
     loop: Any = trainer.fit_loop
     epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
     return epoch.processed, batch.ready if epoch.processed < epoch.ready else 0
@@ -325,9 +326,9 @@ def cores() -> int:
 
 
 def workers_with_room(workers: int, batch_bytes: int) -> int:
-    """At most so many worker processes as shared memory has room for, of which Docker gives 64 MB: others would hang.
+    """Number of worker processes, at most `workers`, that shared memory has room for: more would hang.
 
-    Half of it, since another loader may be waiting.
+    Docker gives a container 64 MB of it. Half is left to another loader.
     """
     return int(min(workers, shared_memory() / 2 / (PREFETCH * batch_bytes)))
 

@@ -104,7 +104,7 @@ class FeatureDataset(Dataset):
     def __init__(
         self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Clip, int]
     ):
-        # on a GPU all is there, and a batch crosses over as its indices alone
+        # targets and rows are where the features are, so that only a batch's indices are transferred to a GPU
         self.device = features.device if isinstance(features, Tensor) else torch.device("cpu")
         self.features, self.targets = features, class_indices(clips, labels).to(self.device)
         self.rows = torch.tensor([rows[clip] for clip in clips], device=self.device)

@@ -17,7 +17,7 @@ from asc.settings import Seed, checked
 class FolderScenes(SceneData):
     """Train, validation and test clips of DIR/<label>/..., or of DIR/train/<label>/... and DIR/test/<label>/...
 
-    All clips of a location stay in one split: of a subfolder of a class, or of a recording directly in its folder.
+    All clips of a location stay in one split: a subfolder of a class, or a recording directly in the class's folder.
 
     Args:
         root: the folder.

@@ -119,7 +119,7 @@ def meta_rows(root: Path) -> list[dict[str, str]]:
 def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
     """What is wrong with the file names in a table, a sentence each.
 
-    A name that leads out of the dataset, or the long way round, would hide that a file is in two lists.
+    An absolute name, or one with "..", could hide that a file is in two lists.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     yield from fault(path, "files listed more than once", twice)
@@ -128,7 +128,7 @@ def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a file name is relative and does not climb; links to another disk may stand below the folder."""
+    """Whether a file name is relative and without ".."; it may be a link to another disk."""
     path = PurePath(name)
     return not path.anchor and ".." not in path.parts
 

@@ -102,7 +102,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All visible files below a folder; links are followed, though not round in a circle."""
+    """All visible files below a folder; symbolic links are followed, but not in circles."""
     real = folder.resolve()
     if real in parents:
         return
@@ -136,7 +136,7 @@ def cut_all(recordings: dict[str, list[Clip]], durations: dict[Path, float], len
 
 
 def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path) -> tuple[list[Clip], list[Clip]]:
-    """The clips of (train, test): of the folders of these names, or else about `fraction` of each class for the test.
+    """The (train, test) clips: by the folders of these names, or else about `fraction` of each class to test on.
 
     Raises:
         InputError: a class has a single location, or none of its locations is held out.
@@ -160,7 +160,7 @@ def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path)
 
 
 def notes(found: Folder, root: Path) -> list[str]:
-    """What of a folder is left out, a sentence each."""
+    """Sentences on what is left out of a folder."""
     sentences = []
     if found.others:
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in found.others)
@@ -176,7 +176,7 @@ def notes(found: Folder, root: Path) -> list[str]:
 
 
 def leaks(splits: dict[str, list[Clip]], durations: dict[Path, float], root: Path) -> list[str]:
-    """Signs that a recording is in two splits, a sentence for each pair of splits."""
+    """Signs that a recording is in two splits: sentences for each pair of splits."""
     sentences: list[str] = []
     files = {name: list({clip.path: clip for clip in clips}.values()) for name, clips in splits.items()}
     for one, other in combinations(files, 2):

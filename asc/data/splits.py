@@ -32,13 +32,13 @@ def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[s
 
 
 def same_file(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
-    """Pairs of clips whose names lead to the same file, by a link, although their locations differ."""
+    """Pairs of clips at different locations whose paths, by links, are the same file."""
     first: dict[tuple[int, int], Clip] = {}
     pairs = []
     for clip in clips:
         try:
             status = os.stat(clip.path)
-        except OSError:  # missing files are told of elsewhere
+        except OSError:  # missing files are reported elsewhere
             continue
         known = first.setdefault((status.st_dev, status.st_ino), clip)
         if known.location != clip.location and known.path != clip.path:

@@ -150,7 +150,7 @@ def write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def write_flac(path: Path, wave: np.ndarray) -> None:
-    """Write a waveform (samples,) as FLAC by way of memory: of a full disk libsndfile does not always tell."""
+    """Write a waveform (samples,) as FLAC, encoded in memory: libsndfile does not always report a full disk."""
     encoded = io.BytesIO()
     soundfile.write(encoded, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     path.write_bytes(encoded.getbuffer())

@@ -8,9 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from asc.data import SceneData
+from asc.data import SceneData, scene_data
 from asc.data.lists import Clip, shorten
-from asc.data.remembered import scene_data
 from asc.errors import InputError
 from asc.listen import Predictor
 from asc.loading import read_checkpoint
