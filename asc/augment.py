@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
-from asc.classifier import SceneClassifier
+from asc.classifier import SceneClassifier, soft_labels
 from asc.settings import Fraction, Index, checked
 
 Alpha = Annotated[float, Field(gt=1e-6, le=1e6)]  # of Beta(alpha, alpha)
@@ -32,7 +32,7 @@ def mixup(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor,
 def roll(x: Tensor, shift: Tensor, crop: int | None = None) -> Tensor:
     """Shift each example of x (batch, 1, n_bins, frames) by shift (batch,) frames, circularly.
 
-    `crop`: number of frames to keep; with a random shift this is a random excerpt.
+    `crop`: number of frames to return; with a random shift they are a random excerpt.
     """
     frames = x.shape[-1]
     index = (torch.arange(crop or frames, device=x.device) - shift.view(-1, 1)) % frames  # (batch, crop)
@@ -58,7 +58,7 @@ def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple
 
     x (batch, 1, n_bins, frames) natural logarithms, target (batch, n_classes), lam (batch,) in [0, 1], perm (batch,).
     """
-    level = (2 * x).logsumexp((1, 2, 3), keepdim=True) / 2  # but for a constant
+    level = (2 * x).logsumexp((1, 2, 3), keepdim=True) / 2  # log root mean square plus a constant, (batch, 1, 1, 1)
     log_lam, log_rest = (weight.clamp_min(1e-4).log().view(-1, 1, 1, 1) for weight in (lam, 1 - lam))
     other = x[perm] - level[perm] + level
     power = torch.logaddexp(2 * (log_lam + x), 2 * (log_rest + other))
@@ -101,11 +101,6 @@ def time_stretch(x: Tensor, rate: Tensor) -> Tensor:
     return torch.lerp(x.gather(-1, index[0]), x.gather(-1, index[1]), weight)
 
 
-def soft_labels(target: Tensor, model: SceneClassifier) -> Tensor:
-    """Soft labels (batch, n_classes) from class indices (batch,); soft labels are returned as they are."""
-    return F.one_hot(target, len(model.labels)) if target.ndim == 1 else target
-
-
 def draw_beta(alpha: float, x: Tensor) -> Tensor:
     """A number from Beta(alpha, alpha) for each example of x (batch, ...), drawn where x is."""
     concentration = torch.full((len(x),), alpha, device=x.device)
@@ -131,7 +126,7 @@ class Mixup(pl.Callback):
         self.alpha, self.keep_originals = alpha, keep_originals
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
+        x, target = batch[0], soft_labels(batch[1], len(model.labels)).to(batch[0])
         lam = draw_beta(self.alpha, x)
         mixed = mixup(x, target, lam, torch.randperm(len(x), device=x.device))
         batch[:] = [torch.cat(pair) for pair in zip((x, target), mixed, strict=True)] if self.keep_originals else mixed
@@ -149,7 +144,7 @@ class BetweenClass(pl.Callback):
         self.alpha = alpha
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        x, target = batch[0], soft_labels(batch[1], model).to(batch[0])
+        x, target = batch[0], soft_labels(batch[1], len(model.labels)).to(batch[0])
         lam = draw_beta(self.alpha, x)
         batch[:] = between_class(x, target, lam, torch.randperm(len(x), device=x.device))
 

@@ -40,7 +40,7 @@ class SceneClassifier(pl.LightningModule):
         channel: channel of a file that `classify` uses: index from 0, or "mean".
         stage: "float", "pruned", "qat" (fake-quantized, during fine-tuning) or "int8".
         quantization: arguments of `asc.rewrite.quantize.prepare` after the network, for the last two stages.
-        body_lr: learning rate of all but the last layer, as a fraction of the optimizer's; less than 1 for transfer
+        body_lr: learning rate of all layers but the last, as a fraction of the optimizer's; less than 1 for transfer
             learning (see `start_from`).
     """
 
@@ -76,8 +76,9 @@ class SceneClassifier(pl.LightningModule):
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels), validate_args=False)
         self.temperature = 1.0  # of the logits in the loss; a phase may raise it
-        self.losses = CatMetric(nan_strategy="disable")  # of each clip; the metrics sync across processes
-        self.train_losses = CatMetric(nan_strategy="disable")  # since the epoch began
+        # metrics sync across processes; a check for NaN would wait for the GPU
+        self.losses = CatMetric(nan_strategy="disable")  # log loss of each validation or test clip
+        self.train_losses = CatMetric(nan_strategy="disable")  # of each clip since the epoch began
 
     @property
     def sample_rate(self) -> int:
@@ -152,10 +153,9 @@ class SceneClassifier(pl.LightningModule):
         et al., 2015).
         """
         x, target = batch
-        if target.ndim == 1:
-            target = F.one_hot(target, len(self.labels))
         log_probs = F.log_softmax(self.net(x) / self.temperature, dim=-1)
-        loss = self.temperature**2 * F.kl_div(log_probs, target.to(log_probs), reduction="batchmean")
+        target = soft_labels(target, len(self.labels)).to(log_probs)
+        loss = self.temperature**2 * F.kl_div(log_probs, target, reduction="batchmean")
         self.train_losses.update(loss.detach().expand(len(x)))
         return loss
 
@@ -163,7 +163,7 @@ class SceneClassifier(pl.LightningModule):
         self.train_losses.reset()
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Update the metrics and return the logits; targets are class indices, since there is no mixup here."""
+        """Update the metrics and return the logits; targets are class indices, since only training mixes clips."""
         x, target = batch
         logits = self.net(x).float()
         self.confusion.update(logits, target)
@@ -174,7 +174,7 @@ class SceneClassifier(pl.LightningModule):
         self.test_probabilities: list[list[float]] = []  # of each clip, in the order of the test list
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """As in validation; keep each clip's probabilities."""
+        """As in validation, and store each clip's probabilities."""
         self.test_probabilities += self.validation_step(batch, batch_idx).softmax(-1).tolist()
 
     def on_validation_epoch_end(self) -> None:
@@ -190,7 +190,7 @@ class SceneClassifier(pl.LightningModule):
         )
 
     def epoch_metrics(self) -> Metrics:
-        """Metrics of the clips since the last call."""
+        """Metrics of all clips since the last call."""
         matrix = self.confusion.compute().cpu()
         log_loss = self.losses.compute().mean().item()
         self.confusion.reset()
@@ -199,24 +199,23 @@ class SceneClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if set, a scheduler stepped after each batch."""
-        settings, scale = self.hparams["scheduler"], self.hparams["body_lr"]
+        scheduler, body_lr = self.hparams["scheduler"], self.hparams["body_lr"]
         params: Any = self.parameters()
-        if scale != 1:
+        if body_lr != 1:
             head = set(last_layer(self.net).parameters())
             body = [parameter for parameter in self.parameters() if parameter not in head]
-            rate = self.hparams["optimizer"]["lr"]
-            params = [{"params": body, "lr": scale * rate}, {"params": list(head)}]
+            params = [{"params": body, "lr": body_lr * self.hparams["optimizer"]["lr"]}, {"params": list(head)}]
         optimizer = build(self.hparams["optimizer"], params=params)
-        if settings is None:
+        if scheduler is None:
             return optimizer
-        if scale != 1 and "max_lr" in settings:  # OneCycleLR overrides the groups' rates
-            settings = {**settings, "max_lr": [scale * settings["max_lr"], settings["max_lr"]]}
+        if body_lr != 1 and "max_lr" in scheduler:  # OneCycleLR overrides the groups' rates
+            scheduler = {**scheduler, "max_lr": [body_lr * scheduler["max_lr"], scheduler["max_lr"]]}
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = build(settings, optimizer=optimizer, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        schedule = build(scheduler, optimizer=optimizer, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def start_from(self, source: "SceneClassifier") -> None:
-        """Load a trained classifier's frontend and network; a last layer for another number of labels stays untrained.
+        """Copy the weights of a trained classifier; a last layer for another number of labels stays untrained.
 
         Raises:
             InputError: `source` has another frontend or network.
@@ -230,7 +229,7 @@ class SceneClassifier(pl.LightningModule):
         self.net.load_state_dict({**weights, **new})
 
     def with_net(self, net: nn.Module, /, **changes: Any) -> "SceneClassifier":
-        """This classifier with another network; `changes` are the hyperparameters that describe it."""
+        """A classifier with this one's frontend and the weights of `net`, which the hyperparameters `changes` build."""
         model = SceneClassifier(**{**self.hparams, **changes})
         with running_on((model.hparams["quantization"] or {}).get("engine")):
             model.net.load_state_dict(net.state_dict())
@@ -238,7 +237,7 @@ class SceneClassifier(pl.LightningModule):
         return model.eval()
 
     def folded(self) -> "SceneClassifier":
-        """A copy for inference with batch norms folded into the convolutions: same output, fewer operations."""
+        """A copy for inference with batch norms folded into the convolutions: fewer operations, the same output."""
         model = copy.deepcopy(self)
         if self.stage in ("float", "pruned"):
             model.net = fold_checked(self.net, self.example_features())
@@ -280,7 +279,6 @@ class SceneClassifier(pl.LightningModule):
         checkpoint = read_checkpoint(checkpoint_path)
         hyperparameters = checkpoint["hyper_parameters"]
         check_hyperparameters(hyperparameters, trusted, checkpoint_path)
-        damaged = f"{checkpoint_path} does not fit its own settings: it is damaged, train again"
         try:
             check_size(hyperparameters, checkpoint_path)
             engine = (hyperparameters.get("quantization") or {}).get("engine")
@@ -288,7 +286,7 @@ class SceneClassifier(pl.LightningModule):
                 model = cls(**{**hyperparameters, **kwargs})
                 model.load_state_dict(checkpoint["state_dict"])
                 check_finite(model.state_dict(), checkpoint_path)
-                if model.stage == "int8":  # whose layers fit any length or only some
+                if model.stage == "int8":  # its layers may not take clips of this length
                     model.eval().probabilities(np.zeros((1, model.clip_samples), np.float32))
         except InputError as error:
             if kwargs or str(checkpoint_path) in str(error):
@@ -296,12 +294,12 @@ class SceneClassifier(pl.LightningModule):
             fault = str(error).partition(": give it on the command line")[0]
             raise InputError(f"{checkpoint_path} cannot be used ({fault}): use another checkpoint") from error
         except Exception as error:  # a damaged file may hold anything
-            raise InputError(damaged) from error
+            raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
         return model.to(map_location or "cpu").eval()
 
 
 def check_wave(wave: Tensor) -> None:
-    """Refuse what is no waveforms, and NaN, for which an 8-bit network would give ordinary logits.
+    """Refuse anything but finite waveforms: for NaN an 8-bit network would give ordinary logits.
 
     Raises:
         InputError: says what was given.
@@ -317,6 +315,11 @@ def check_wave(wave: Tensor) -> None:
         raise InputError(f"the waveform {tuple(wave.shape)} is empty: give at least one")
     if not wave.isfinite().all():
         raise InputError("the waveform holds NaN or infinity: repair it or leave it out")
+
+
+def soft_labels(target: Tensor, n_classes: int) -> Tensor:
+    """Soft labels (batch, n_classes) from class indices (batch,); soft labels are returned as they are."""
+    return F.one_hot(target, n_classes) if target.ndim == 1 else target
 
 
 def last_layer(net: nn.Module) -> nn.Module:

@@ -45,9 +45,9 @@ def stored_values(net: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
         if isinstance(layer, nnq.Conv2d | nnq.Linear):
             yield from ((layer, value) for value in (layer.weight(), layer.bias()))
         yield from ((layer, value) for value in layer.parameters(recurse=False))
-        names = {"running_mean", "running_var"} if isinstance(layer, _BatchNorm) else dict(layer.named_buffers())
-        buffers = (value for name, value in layer.named_buffers(recurse=False) if name in names)
-        yield from ((layer, value) for value in buffers if value.is_floating_point())
+        for name, value in layer.named_buffers(recurse=False):
+            if value.is_floating_point() and (name.startswith("running_") or not isinstance(layer, _BatchNorm)):
+                yield layer, value
 
 
 def count_macs(net: nn.Module, features: Tensor) -> int:
@@ -59,7 +59,7 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
         weight = layer.weight() if isinstance(layer, nnq.Conv2d | nnq.Linear) else cast(Tensor, layer.weight)
         total += output[0].numel() * weight[0].numel()  # one kernel per output value
 
-    net = copy.deepcopy(net).eval()  # a network in training goes on undisturbed
+    net = copy.deepcopy(net).eval()  # leaves the mode and hooks of the original alone
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nnq.Conv2d | nnq.Linear):
             layer.register_forward_hook(count)

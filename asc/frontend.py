@@ -129,9 +129,13 @@ class Spectrogram(Frontend):
         check_number("frontend.win_length", win_length, int, 1, n_fft)
         if filterbank:
             check_number("frontend.n_bins", n_bins, int, 1, min(n_fft // 2 + 1, MOST_BANDS))
+        elif n_bins != n_fft // 2 + 1:
+            raise InputError(
+                f"invalid frontend.n_bins={n_bins}: expected n_fft // 2 + 1 = {n_fft // 2 + 1} without a filterbank"
+            )
         check_number("frontend.f_max", f_max, float, 0, sample_rate / 2)
         check_number("frontend.f_min", f_min, float, 0, f_max)
-        taps = taper(window, win_length)
+        window_values = window_function(window, win_length)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames
         self.standardized, self.trainable = standardize, trainable_stft
@@ -150,19 +154,9 @@ class Spectrogram(Frontend):
             )
             self.stft.register_buffer("window_mask", self.stft.window_mask, persistent=False)  # for the inverse only
         else:
-            self.register_buffer("window", torch.as_tensor(taps, dtype=torch.float32), persistent=False)
-
-        weights = None
-        if filterbank == "gammatone":
-            weights = torch.as_tensor(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max), dtype=torch.float32)
-        elif filterbank == "mel":
-            weights = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
-        elif n_bins != n_fft // 2 + 1:
-            raise InputError(
-                f"invalid frontend.n_bins={n_bins}: expected n_fft // 2 + 1 = {n_fft // 2 + 1} without a filterbank"
-            )
-        self.register_buffer("weights", weights, persistent=False)  # (n_bins, n_fft // 2 + 1)
-
+            self.register_buffer("window", torch.as_tensor(window_values, dtype=torch.float32), persistent=False)
+        weights = filterbank_weights(filterbank, sample_rate, n_fft, n_bins, f_min, f_max)
+        self.register_buffer("weights", weights, persistent=False)
         if standardize:
             self.register_buffer("mean", torch.zeros(n_bins, 1))
             self.register_buffer("std", torch.ones(n_bins, 1))
@@ -231,7 +225,18 @@ class Spectrogram(Frontend):
         self.std.copy_(std.clamp_min(1e-5).unsqueeze(1))  # no division by zero in a constant band
 
 
-def taper(window: str, samples: int) -> np.ndarray:
+def filterbank_weights(
+    filterbank: str | None, sample_rate: int, n_fft: int, n_bins: int, f_min: float, f_max: float
+) -> Tensor | None:
+    """Weights (n_bins, n_fft // 2 + 1) of a filterbank for magnitudes or energies; None without one."""
+    if filterbank == "gammatone":
+        return torch.as_tensor(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max), dtype=torch.float32)
+    if filterbank == "mel":
+        return melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
+    return None
+
+
+def window_function(window: str, samples: int) -> np.ndarray:
     """The window function (samples,) of this name.
 
     Raises:

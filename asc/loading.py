@@ -103,10 +103,10 @@ def known_classes(role: str) -> set[str]:
 
 
 def check_hyperparameters(hyperparameters: dict[str, Any], trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse hyperparameters that could do anything else than build a classifier.
+    """Refuse hyperparameters that could do more than build a classifier.
 
-    Each role names a class of a closed list, or of a trusted module; all else are plain values. No interpolation
-    `${...}`, which may call a resolver, and no keyword of Hydra (`_args_`, `_partial_`...) is among them.
+    Each of ROLES names a class of a closed list or a trusted module; everything else is a plain value, but no
+    interpolation `${...}`, which may call a resolver, and no keyword of Hydra (`_args_`, `_partial_`...).
 
     Raises:
         InputError: names what is refused.
@@ -132,7 +132,7 @@ def check_target(role: str, target: Any, trusted: Sequence[str], path: str | Pat
 
 
 def check_plain(value: Any, path: str | Path) -> None:
-    """Refuse what is not a number, a text, a list or a dictionary of such, and what Hydra would act on."""
+    """Refuse all but numbers, text, and lists and dictionaries of them; also what Hydra would act on."""
     if isinstance(value, str):
         if "${" in value:
             raise InputError(
@@ -152,10 +152,10 @@ def check_plain(value: Any, path: str | Path) -> None:
 
 
 def check_size(hyperparameters: dict[str, Any], path: str | Path) -> None:
-    """Refuse a network that has more values than the file has bytes, before memory is given to it.
+    """Refuse a network that has more values than the file has bytes, before memory is allocated for it.
 
     Raises:
-        InputError: tells both.
+        InputError: gives both numbers.
     """
     if hyperparameters["net"]["_target_"] not in known_classes("net"):
         return  # a trusted class may do anything
@@ -170,7 +170,7 @@ def check_size(hyperparameters: dict[str, Any], path: str | Path) -> None:
 
 
 def check_finite(state: dict[str, Any], path: str | Path) -> None:
-    """Refuse weights that are not finite numbers, of which every probability would be NaN.
+    """Refuse weights that are not finite numbers: every probability would be NaN.
 
     Raises:
         InputError: names the first array.

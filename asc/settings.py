@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Index = Annotated[int, Field(ge=0, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]  # of something of which a rest must stay
+Share = Annotated[float, Field(ge=0, lt=1)]  # a fraction that is removed, but never all
 Filters = Annotated[int, Field(ge=1, le=8192)]
 Momentum = Annotated[float, Field(gt=0, le=1)]  # of batch norm
 Epsilon = Annotated[float, Field(gt=0, le=1)]
@@ -23,7 +23,7 @@ Scale = Annotated[float, Field(ge=0, le=10)]
 SampleRate = Annotated[int, Field(ge=1, le=768_000)]  # Hz
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no more
 
-# strict: no text for a number, no 1 for true; a whole number is a float all the same
+# strict: no text for a number, no 1 for true; only an integer may stand for a float
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} are from the error's context
     "int_type": "an integer",
@@ -81,7 +81,7 @@ def plain(value: Any) -> Any:
 
 def sentence(group: str, error: ValidationError) -> str:
     """One sentence on the first wrong value: its name, what it is, and what is expected."""
-    # a value in a list tells more than that another type of the setting is no list
+    # first the error about a value in a list, which says more than that the list is no number
     first, *others = sorted(error.errors(), key=lambda part: -sum(isinstance(step, int) for step in part["loc"]))
     name = setting(group, first)
     if first["type"] == "unexpected_keyword_argument":
@@ -107,6 +107,6 @@ def described(error: ErrorDetails) -> str:
 
 
 def shown(value: Any) -> str:
-    """The value as one would type it, and not too much of it."""
+    """The value as one would type it, cut to 60 characters."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
