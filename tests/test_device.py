@@ -24,11 +24,11 @@ from asc.compress.prune_filters import strongest_filters, without_filters
 from asc.data import SceneData, datamodule
 from asc.export import export
 from asc.training.averaging import AverageLastEpochs
+from asc.training.batch_memory import available_memory, step_memory
 from asc.training.checkpoints import ExactResume
 from asc.training.history import History
 from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
-from asc.training.room import available_memory, step_memory
 
 HERE = "cuda" if torch.cuda.is_available() else "emulated"
 STEP, END = "a step", "an epoch's end"

@@ -34,7 +34,7 @@ def alone_in_directory(job: Callable[[DictConfig], float | None]) -> Callable[[D
 def save_settings(folder: Path, config: DictConfig) -> None:
     """Write config.yaml, hydra.yaml and overrides.yaml of a run.
 
-    Hydra itself would cut off those of an earlier run, which is to be resumed, before a full disk stops it.
+    If the disk is full, Hydra itself would truncate the files of the run that is to be resumed.
 
     Args:
         folder: .hydra in the run's directory.
@@ -60,7 +60,7 @@ def resume_setting(cfg: DictConfig) -> str:
 
 
 def refuse_other_run(directory: Path, checkpoint: Path, setting: str) -> None:
-    """Refuse to overwrite a run, which can be resumed by this setting if `checkpoint` exists and it was not finished.
+    """Refuse to overwrite a run; an unfinished one can be resumed by this setting if `checkpoint` exists.
 
     Raises:
         InputError: the directory holds a run.

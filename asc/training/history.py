@@ -43,12 +43,12 @@ class History(pl.Callback):
         self.seconds = self.elapsed(model)
 
     def elapsed(self, model: pl.LightningModule) -> float:
-        """Seconds since the epoch began until its last step, which a GPU may still be at."""
+        """Seconds from the epoch's start to the end of its last step, which a GPU may still be computing."""
         torch.get_device_module(model.device).synchronize()
         return time.perf_counter() - self.started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Log the training loss, append the epoch's row and write all rows. Callbacks after this one see the loss.
+        """Log the training loss, for the callbacks after this one too; append the epoch's row and write all rows.
 
         Raises:
             InputError: the loss is not finite; raised before this epoch overwrites a good checkpoint.

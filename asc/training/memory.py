@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
 
 def peak_memory() -> int | None:
     """Peak memory of this process in bytes; None if the system does not report it."""
-    try:  # getrusage would tell that of the process which started this one, if it is larger
+    try:  # getrusage gives the peak of the parent process if that is larger
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return 1024 * int(status["VmHWM"].split()[0])
     except (OSError, KeyError):  # not Linux

@@ -10,10 +10,10 @@ from asc.data import SceneData
 
 @torch.no_grad()
 def refresh_batch_norms(model: SceneClassifier, data: SceneData) -> None:
-    """Set the running statistics to those of the training clips as inference gets them: whole and not augmented.
+    """Set the running statistics to those of whole training clips without augmentation, as inference gets them.
 
-    Training leaves the statistics of its last batches, of mixed, masked excerpts. `torch.optim.swa_utils.update_bn`
-    would do the same, but with dropout at work.
+    Training leaves the statistics of its last batches of mixed and masked excerpts. `torch.optim.swa_utils.update_bn`
+    would do the same, but with dropout active.
     """
     norms = [
         layer

@@ -13,7 +13,7 @@ from asc.classifier import SceneClassifier
 class ClipsProgressBar(TQDMProgressBar):
     """Lightning's bar, counting clips; without a terminal it prints a line for each epoch instead."""
 
-    shown = 0.0  # when, in seconds of a clock that only goes forward
+    shown = 0.0  # time of the last update, s
 
     def setup(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, model, stage)
@@ -45,7 +45,7 @@ class ClipsProgressBar(TQDMProgressBar):
         return bar
 
     def _should_update(self, current: int, total: int) -> bool:
-        """Show it ten times a second at most: the loss that is shown must be waited for, if a GPU computes it."""
+        """Update at most ten times a second, since reading the loss waits for the GPU."""
         is_due = current == total or time.monotonic() - self.shown >= 0.1
         if not (is_due and super()._should_update(current, total)):
             return False

@@ -47,7 +47,7 @@ def write_results(
     plot_confusion_matrix(
         torch.tensor(model.test_metrics.confusion_matrix), model.labels, directory / "confusion_matrix.png"
     )
-    # the last file: it tells that the run is finished
+    # last, since this file marks the run as finished
     with written_whole(directory / "results.json") as temporary:
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
     return results

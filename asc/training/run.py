@@ -14,6 +14,7 @@ from asc.cli import resume_hint
 from asc.data import SceneData
 from asc.errors import InputError, check_choice
 from asc.export import export_or_checkpoint
+from asc.training.batch_memory import CheckBatchMemory
 from asc.training.checkpoints import (
     AtomicCheckpointIO,
     ExactResume,
@@ -25,11 +26,10 @@ from asc.training.checkpoints import (
 from asc.training.directory import refuse_other_run, resume_setting
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
-from asc.training.logged import LogAugmentation, close_logger, log_results, make_logger, open_logger, writing_log
+from asc.training.loggers import LogAugmentation, close_logger, log_results, make_logger, open_logger, writing_log
 from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
-from asc.training.room import CheckRoom
 
 
 def begin_run(cfg: DictConfig, checkpoint: Path, precisions: tuple[str, ...]) -> Path:
@@ -78,20 +78,17 @@ class Run:
         self.directory = Path(cfg.run_dir)
         self.history = History(self.directory)
         self.logger = make_logger(cfg.logger)
-        own = [self.history, ClipsProgressBar(), ExactResume(cfg.seed)]
+        all_callbacks = [self.history, ClipsProgressBar(), ExactResume(cfg.seed)]
         if self.logger:
-            own.append(LogAugmentation(self.directory / "augmentation.png"))  # before the augmentation
-        own += [instantiate(callback) for callback in cfg.callbacks.values()]
-        own += callbacks or []
-        own.append(CheckRoom(min(data.batch_size, len(data.clips["train"]))))  # of the augmented batch
+            all_callbacks.append(LogAugmentation(self.directory / "augmentation.png"))  # before the augmentation
+        all_callbacks += [instantiate(callback) for callback in cfg.callbacks.values()]
+        all_callbacks += callbacks or []
+        all_callbacks.append(CheckBatchMemory(min(data.batch_size, len(data.clips["train"]))))  # of the augmented batch
         if cfg.save_minutes:
-            own.append(SaveWithinEpochs(checkpoint, cfg.save_minutes))
-        own.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
+            all_callbacks.append(SaveWithinEpochs(checkpoint, cfg.save_minutes))
+        all_callbacks.append(last_checkpoint(checkpoint))  # after BestCheckpoint, whose score it saves
         self.trainer: pl.Trainer = instantiate(
-            cfg.trainer,
-            callbacks=own,
-            logger=self.logger or False,
-            plugins=[AtomicCheckpointIO()],
+            cfg.trainer, callbacks=all_callbacks, logger=self.logger or False, plugins=[AtomicCheckpointIO()]
         )
         self.check()
 
@@ -143,7 +140,7 @@ class Run:
                 open_logger(self.logger)
                 self.trainer.fit(self.model, self.data, ckpt_path=resume, weights_only=True)
         except BaseException as error:
-            with suppress(OSError):  # where the log cannot be written, which `error` tells
+            with suppress(OSError):  # the log cannot be written, as `error` says already
                 close_logger(self.logger, "failed")
             if isinstance(error, SystemExit):  # Lightning raises it on Ctrl-C
                 hint = resume_hint(self.checkpoint, self.directory, resume_setting(self.cfg))

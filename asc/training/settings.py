@@ -27,7 +27,7 @@ Batches = Count | Annotated[float, Field(gt=0, le=1)]  # a number, or a fraction
 
 
 class Settings(BaseModel):
-    """Settings of a group; those that are not named here are left to whoever takes them."""
+    """Settings of a group; those that are not named here are checked by the class that takes them."""
 
     model_config = ConfigDict(**STRICT, extra="allow", protected_namespaces=())
 
@@ -97,7 +97,7 @@ class Trainer(Settings):
 
 
 class Optimizer(Settings):
-    """Of a class in torch.optim; beyond a learning rate of 100 or a decay of 1 lies a slip of the pen."""
+    """Of a class in torch.optim; a learning rate above 100 or a decay above 1 is a typing error."""
 
     lr: LearningRate = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0

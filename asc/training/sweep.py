@@ -1,8 +1,8 @@
-"""A sweep of runs: one that fails does not end the others, and all end with a table and a plot.
+"""A sweep of runs: if one fails the others go on, and the sweep ends with a table and a plot.
 
-Hydra's sweepers end at the first SystemExit of a job, and their callbacks are not told of Ctrl-C. So each job records
-how it ended in job.json, in its own directory and perhaps on another machine, and the command reads these files at its
-end, whatever that is.
+Hydra's sweepers end at the first SystemExit of a job, and do not call their callbacks on Ctrl-C. So each job, perhaps
+on another machine, writes a job.json about its end to its directory, and the command reads these files before it ends,
+for whatever reason.
 """
 
 import json
@@ -31,7 +31,7 @@ WORST = float("-inf")  # a failed run's objective, from which Optuna learns to a
 
 
 class Sweep(Callback):
-    """Hydra tells what begins: a run, whose directory may hold another, a sweep, which `sweep_summary` ends, or a job.
+    """Called by Hydra at the start of a run, a sweep and a job: checks directories, and notes the sweep's.
 
     Attributes:
         directory: of the sweep in this process; None outside a sweep.
@@ -55,14 +55,14 @@ class Sweep(Callback):
 
 @contextmanager
 def sweep_summary() -> Iterator[None]:
-    """Around a command: a sweep ends with its table and plot, also after Ctrl-C; exit with 1 if one of its runs failed.
+    """Run a command in this block: a sweep ends with table and plot, even after Ctrl-C, and with 1 if a run failed.
 
     Raises:
         SystemExit: see `exit_on_input_error`, or a run failed.
     """
     Sweep.directory = None
     failed = False
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra prints its own faults, in many lines
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints errors itself, in many lines
     with exit_on_input_error():
         check_extra()
         check_directory()
@@ -85,7 +85,7 @@ def is_main_process() -> bool:
 
 
 def check_extra() -> None:
-    """Refuse a search without Optuna, before Hydra does at greater length.
+    """Refuse a search without Optuna, with a shorter message than Hydra's.
 
     Raises:
         InputError: names the extra.
@@ -96,7 +96,7 @@ def check_extra() -> None:
 
 
 def check_directory() -> None:
-    """Refuse `hydra.run.dir=` without a directory, by which Hydra scatters a run over the current one.
+    """Refuse `hydra.run.dir=` without a directory: Hydra would write the run into the current one.
 
     Raises:
         InputError: names the setting.
@@ -162,7 +162,7 @@ def check_search(held_out: Sequence[Any]) -> None:
 
 
 def check_size(size_kb: float, max_size_kb: float | None) -> None:
-    """Refuse a network of more non-zero parameters than the setting allows.
+    """Refuse a network whose non-zero parameters take more KB than the setting allows.
 
     Raises:
         TooLargeError: a search's objective is then below 0.

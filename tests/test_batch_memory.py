@@ -10,7 +10,7 @@ from classifiers import classifier, fit
 from torch import nn
 
 from asc.errors import InputError
-from asc.training.room import HEAP, CheckRoom, available_memory, step_memory
+from asc.training.batch_memory import HEAP, CheckBatchMemory, available_memory, step_memory
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -38,7 +38,7 @@ PEAK = """
 import copy, torch
 from asc.nets import PhamCNN
 from asc.training.memory import keep_freed_memory, peak_memory
-from asc.training.room import step_memory
+from asc.training.batch_memory import step_memory
 keep_freed_memory()
 torch.set_num_threads(1)
 net = PhamCNN(3).to(memory_format=torch.channels_last)
@@ -107,9 +107,9 @@ def test_a_system_that_does_not_tell(tmp_path):
 
 def test_a_batch_that_cannot_fit_is_refused_with_the_size_that_does(monkeypatch):
     def refusal(free: int) -> str:
-        monkeypatch.setattr("asc.training.room.available_memory", lambda device: free)
+        monkeypatch.setattr("asc.training.batch_memory.available_memory", lambda device: free)
         with pytest.raises(InputError) as told:
-            fit(classifier(), CheckRoom(batch_size=8))
+            fit(classifier(), CheckBatchMemory(batch_size=8))
         return str(told.value)
 
     fits = re.fullmatch(r"a step of data.batch_size=8 needs .* set data.batch_size=(\d) or less", refusal(3_500_000))
@@ -120,7 +120,7 @@ def test_a_batch_that_cannot_fit_is_refused_with_the_size_that_does(monkeypatch)
 
 def test_the_check_changes_nothing_of_the_training():
     trained = []
-    for callbacks in ([], [CheckRoom(batch_size=8)]):
+    for callbacks in ([], [CheckBatchMemory(batch_size=8)]):
         torch.manual_seed(0)
         trained.append(fit(classifier(), *callbacks).state_dict())
     assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())

@@ -8,7 +8,7 @@ import torch
 from command import call, results
 from PIL import Image
 
-from asc.training.logged import describe, plot_spectrograms
+from asc.training.loggers import describe, plot_spectrograms
 
 FINAL = ("test/macro_accuracy", "test/accuracy_indoor", "size_kb", "file_bytes")
 

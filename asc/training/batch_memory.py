@@ -1,4 +1,4 @@
-"""Whether a training step of the batch fits into memory: its tensors are measured on a few clips, before the first."""
+"""Check before the first training step that a batch fits into memory, by measuring a step of two clips."""
 
 import copy
 import weakref
@@ -15,16 +15,18 @@ from torch.utils._pytree import tree_leaves
 from asc.classifier import SceneClassifier
 from asc.errors import InputError
 
-CLIPS = 2  # that are measured
-HEAP = 2.4  # bytes of a process for a byte of tensors on a CPU, gaps between them and oneDNN's own; at most, measured
-FILES = {  # limit and usage of a control group, of version 2 and of version 1
+CLIPS = 2
+HEAP = (
+    2.4  # bytes of a process for each byte of tensors on a CPU: gaps and oneDNN's buffers; the most that was measured
+)
+FILES = {  # limit and usage of a control group, in versions 2 and 1
     "": ("memory.max", "memory.current"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
 
 
-class CheckRoom(pl.Callback):
-    """Refuses a batch that cannot fit. Place it after the augmentation, which may change the size of clips and batch.
+class CheckBatchMemory(pl.Callback):
+    """Refuses a batch that cannot fit. Comes after the augmentation, which may change the size of clips and batch.
 
     Args:
         batch_size: clips of a batch before augmentation.
@@ -35,10 +37,10 @@ class CheckRoom(pl.Callback):
         self.checked = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        """Before the first step, which is not changed by that.
+        """Check once, without side effects on training.
 
         Raises:
-            InputError: tells what the batch needs, what there is, and the batch size that fits.
+            InputError: gives the memory that the batch needs, the free memory, and the batch size that fits.
         """
         if self.checked:
             return
@@ -52,8 +54,8 @@ class CheckRoom(pl.Callback):
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []), torch.enable_grad():
             net = copy.deepcopy(model.net)
             with trainer.precision_plugin.forward_context():
-                few = x[:CLIPS].detach()
-                clip = step_memory(lambda: net(few).float().sum().backward(), x.device) // len(few)
+                clips = x[:CLIPS].detach()
+                clip = step_memory(lambda: net(clips).float().sum().backward(), x.device) // len(clips)
         needed = len(x) * clip
         if needed > free:
             fits = self.batch_size * free // needed
@@ -65,9 +67,9 @@ class CheckRoom(pl.Callback):
 
 
 def step_memory(step: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that a step takes at its peak, besides what is there before."""
+    """Bytes that a step allocates, at its peak."""
     if device.type == "cuda":
-        step()  # from the first on, cuBLAS keeps a workspace, which no clip adds to
+        step()  # the first one also allocates cuBLAS' workspace, whose size does not depend on the batch
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         step()
@@ -78,7 +80,7 @@ def step_memory(step: Callable[[], Any], device: torch.device) -> int:
 
 
 class Storages(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations inside return, as long as they live.
+    """Counts the bytes of the tensors that operations in the block create, until they are freed.
 
     Attributes:
         peak: the most at any time.
@@ -107,13 +109,13 @@ class Storages(TorchDispatchMode):
             weakref.finalize(storage, self.free, address, size)
 
     def free(self, address: int, size: int) -> None:
-        """Count it no longer."""
+        """Stop counting a storage."""
         self.alive.discard(address)
         self.now -= size
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take on the device; None if the system does not tell.
+    """Bytes that this process may still allocate on the device; None if the system does not report it.
 
     Args:
         device: CPU or GPU.
@@ -133,7 +135,7 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int | None
 
 
 def container_memory(root: Path) -> Iterator[int]:
-    """Bytes that each control group around this process leaves it, of Linux's version 2 or 1."""
+    """Bytes left in each Linux control group (version 2 or 1) of this process."""
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in FILES:
@@ -146,8 +148,8 @@ def container_memory(root: Path) -> Iterator[int]:
                 most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                 if most != "max":
-                    yield int(most) - used + int(stat["inactive_file"])  # files in memory give way
-            except (OSError, KeyError):  # no limit here, or none that can be seen
+                    yield int(most) - used + int(stat["inactive_file"])  # the page cache is freed on demand
+            except (OSError, KeyError):  # no limit, or not readable
                 pass
             if folder == top:
                 break

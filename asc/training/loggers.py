@@ -1,4 +1,4 @@
-"""What a run sends to its logger (TensorBoard, Weights & Biases or MLflow) besides the metrics of each epoch."""
+"""A run's logger (TensorBoard, Weights & Biases or MLflow), and what it gets besides the metrics of each epoch."""
 
 import threading
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def setting(logger: Logger) -> str:
 
 @contextmanager
 def writing_log(logger: Logger | None) -> Iterator[None]:
-    """Around what logs: name the logger where its files cannot be written; the system's error names none.
+    """If the log cannot be written in this block, name the logger: the system's error does not.
 
     Raises:
         WriteError: gives the system's reason.
@@ -67,7 +67,7 @@ def writing_log(logger: Logger | None) -> Iterator[None]:
     before = threading.excepthook
 
     def excepthook(fault: threading.ExceptHookArgs) -> None:
-        if not isinstance(fault.exc_value, OSError):  # TensorBoard's thread: it is raised here, too
+        if not isinstance(fault.exc_value, OSError):  # of TensorBoard's thread, which raises it here too
             before(fault)
 
     threading.excepthook = excepthook
@@ -157,7 +157,7 @@ class LogAugmentation(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, model: SceneClassifier, outputs: Any, batch: list, batch_idx: int
     ) -> None:
-        """Plot that clip and what augmentation has made of it, which is the last one too if mixup doubles the batch."""
+        """Plot that clip and its augmented version, which is the last one too if mixup doubles the batch."""
         if self.before and trainer.logger:
             clips = [self.before, (batch[0][-1], batch[1][-1])]
             targets = [describe(target, model.labels) for _, target in clips]
