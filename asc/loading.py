@@ -57,19 +57,22 @@ def upgrade(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """Names of the settings that differ; a setting missing from an older checkpoint has its default.
 
-    `theirs` and `ours` are Hydra nodes. The class of `ours` is imported, so it must be trusted.
+    `theirs` and `ours` are Hydra nodes, which may hold further nodes. The classes of `ours` are imported: trust them.
     """
     if theirs.get("_target_") != ours.get("_target_"):
         return ["_target_"]
     known = inspect.signature(pkgutil.resolve_name(ours["_target_"])).parameters
     defaults = {name: known[name].default for name in {*theirs, *ours} if name in known}
     full_theirs, full_ours = ({**defaults, **settings} for settings in (theirs, ours))
-    return sorted(name for name in full_ours if plain(full_theirs[name]) != plain(full_ours[name]))
+    return sorted(name for name in full_ours if differ(full_theirs[name], full_ours[name]))
 
 
-def plain(value: Any) -> Any:
-    """Convert a tuple to a list: saved settings do not distinguish them."""
-    return list(value) if isinstance(value, tuple) else value
+def differ(theirs: Any, ours: Any) -> bool:
+    """Whether two settings differ; saved ones do not distinguish tuples and lists."""
+    if isinstance(theirs, dict) and isinstance(ours, dict) and "_target_" in ours:
+        return bool(differing_settings(theirs, ours))
+    theirs, ours = (list(value) if isinstance(value, tuple) else value for value in (theirs, ours))
+    return theirs != ours
 
 
 def build(node: dict[str, Any], **arguments: Any) -> Any:

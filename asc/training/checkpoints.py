@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def replace_weights(path: Path, model: SceneClassifier) -> None:
-    """Put the model's weights into its checkpoint, all else left as it is."""
+    """Replace the weights in the model's checkpoint, and nothing else."""
     checkpoint = read_checkpoint(path)
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     AtomicCheckpointIO().save_checkpoint({**checkpoint, "state_dict": state}, path)
@@ -103,11 +103,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class SaveWithinEpochs(Checkpoint):
-    """Saves last.ckpt within an epoch too, where one takes hours. Lightning calls it after all other callbacks.
+    """Saves last.ckpt within an epoch too, if epochs take hours. Lightning calls it after all other callbacks.
 
     Args:
         path: of last.ckpt.
-        minutes: from one file to the next.
+        minutes: between two saves.
     """
 
     def __init__(self, path: Path, minutes: float):
@@ -115,7 +115,7 @@ class SaveWithinEpochs(Checkpoint):
         self.saved = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save after an optimizer's step, unless the epoch ends, which saves it anyway."""
+        """Save after an optimizer step, except the epoch's last, after which it is saved anyway."""
         is_step = (next_batch(trainer)[1] % trainer.accumulate_grad_batches) == 0
         if is_step and not trainer.is_last_batch and time.monotonic() - self.saved >= self.seconds:
             trainer.save_checkpoint(self.path)
@@ -138,13 +138,13 @@ class ExactResume(pl.Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch * 1_009 + trainer.global_rank)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, model: SceneClassifier, checkpoint: dict[str, Any]) -> None:
-        """Within an epoch, save torch's random numbers and the losses so far, which Lightning leaves out."""
+        """Within an epoch, save torch's random state and the losses so far, which Lightning does not."""
         if next_batch(trainer)[1]:
             random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
             checkpoint["within_epoch"] = {"random": random, "losses": model.train_losses.value}
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
-        """Go on within an epoch, of whose start Lightning does not tell the callbacks again."""
+        """Resume within an epoch, for which Lightning does not call `on_train_epoch_start` again."""
         if self.within_epoch:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_train_epoch_start(trainer, model)
@@ -171,7 +171,7 @@ class ExactResume(pl.Callback):
 
 
 def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:
-    """Refuse to resume from a checkpoint of another model, or of a run with another number of epochs or steps.
+    """Refuse to resume from a checkpoint of another model or phase, without optimizer state, or of more epochs.
 
     Raises:
         InputError: names what differs.
@@ -179,13 +179,10 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
     checkpoint = read_checkpoint(path)
     if unfinished_phase(path) and not any(isinstance(callback, Phase) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise InputError(f"checkpoint={path} is of a run of compress.py: resume it by this command and resume=")
-    target = {"_target_": "asc.SceneClassifier"}
-    parts = ("frontend", "net", "optimizer", "scheduler")
-    saved, now = ({**target, **settings} for settings in (checkpoint["hyper_parameters"], dict(model.hparams)))
-    pairs = {part: (saved.pop(part, None) or {}, now.pop(part, None) or {}) for part in parts}
-    differing = [part for part, (old, new) in pairs.items() if old != new and (not new or differing_settings(old, new))]
-    differing += differing_settings(saved, now)
-    if differing:
+    classifier = {"_target_": "asc.SceneClassifier"}
+    if differing := differing_settings(
+        {**checkpoint["hyper_parameters"], **classifier}, {**model.hparams, **classifier}
+    ):
         raise InputError(
             f"checkpoint={path} was trained with another {', '.join(differing)}: "
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
