@@ -19,14 +19,15 @@ Stride = int | tuple[int, int]  # of bins and frames
 class CPMobile(nn.Module):
     """Inverted residual blocks: 61,148 trained parameters with ten classes (Schmid et al., 2023, without their GRN).
 
-    Two convolutions of stride 2, blocks in stages of growing width, a convolution to one map a class, and its average.
-    128 x 428 in: 32 x 107, 32 x 54 after block 3 and 16 x 54 after block 4, `n_classes` logits out.
+    Two convolutions of stride 2, blocks in stages of growing width, a 1 x 1 convolution to a map for each class, and
+    the average of each map. 128 x 428 in: 32 x 107, 32 x 54 after block 3 and 16 x 54 after block 4, `n_classes` logits
+    out.
 
     Args:
         n_classes: number of scenes.
-        base_channels: width of the first stage; a quarter of it between the first two convolutions.
-        channels_multiplier: factor on the width from one stage to the next.
-        expansion_rate: factor on it within a block.
+        base_channels: channels of the first stage; a quarter of them between the first two convolutions.
+        channels_multiplier: factor on the channels from one stage to the next.
+        expansion_rate: factor on the channels within a block.
         n_blocks: blocks of each stage.
         strides: of each block, over bins and frames.
         dropout: fraction of the values dropped before the last convolution. Ours; the original has none.
@@ -42,14 +43,7 @@ class CPMobile(nn.Module):
         channels_multiplier: Annotated[float, Field(gt=0, le=8)] = 1.8,
         expansion_rate: Annotated[float, Field(gt=0, le=16)] = 2.1,
         n_blocks: Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Len(1, 8)] = (3, 2, 1),
-        strides: Sequence[Annotated[Sequence[Step], Len(2, 2)]] = (
-            (1, 1),
-            (1, 1),
-            (1, 2),
-            (2, 1),
-            (1, 1),
-            (1, 1),
-        ),
+        strides: Sequence[Annotated[Sequence[Step], Len(2, 2)]] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
         dropout: Share = 0.0,
         bn_momentum: Momentum = 0.1,
         bn_eps: Epsilon = 1e-5,

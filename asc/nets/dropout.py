@@ -7,13 +7,13 @@ from asc.errors import InputError
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with 16 random bits for each value instead of a whole draw, which takes a tenth of a training step.
+    """`nn.Dropout` with 16 random bits for each value: a whole random number for each takes a tenth of a training step.
 
-    The fraction p is rounded to a multiple of 2^-16, and what is kept is scaled by 1 / (1 - p) of the p so rounded.
+    p is rounded to a multiple of 2^-16; the other values are scaled by 1 / (1 - p), of the rounded p.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros in random places of x, of any shape and memory order without gaps, in training alone."""
+        """x, of any shape and dense memory format, with zeros in random places in training."""
         kept = round((1 - self.p) * 2**16)
         if not self.training or kept in (0, 2**16) or x.device.type != "cpu":
             return super().forward(x)
@@ -23,7 +23,7 @@ class Dropout(nn.Dropout):
 
 
 def scaled(dropout: float, dropout_scale: float) -> float:
-    """The fraction to drop.
+    """The fraction to drop, `dropout` * `dropout_scale`.
 
     Raises:
         InputError: nothing would be left.

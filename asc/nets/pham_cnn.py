@@ -19,9 +19,10 @@ class Block(nn.Sequential):
     """Bn - Cv - ReLU - Bn - Mp - Dr, or without the first batch norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Layer by layer, or in training, if that saves time, all between the first norm and dropout at once."""
+        """Layer by layer; in training, if that is faster, all layers between the first norm and dropout at once."""
         layers: list[Any] = list(self)
         *first, convolution, relu, norm, pool, dropout = layers
+        # torch.fx traces the layers by something that is no Tensor
         if not (self.training and isinstance(x, Tensor) and is_fusible(x, convolution, relu, norm, pool)):
             return super().forward(x)
         for layer in first:
@@ -54,8 +55,8 @@ class PhamCNN(nn.Module):
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
         one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
-        pooling: over all that block 4 leaves of a clip, "max" (Table 2), "average" or "mean_std", the mean and the
-            standard deviation, for which the dense layer has twice the inputs. All but the first are ours.
+        pooling: of block 4, over the whole map: "max" (Table 2), "average", or "mean_std", mean and standard deviation,
+            which doubles the inputs of the dense layer. All but the first are ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01,
             which takes some 500 steps to settle.
         bn_eps: added to batch norm's variance. Keras' default.
@@ -76,13 +77,13 @@ class PhamCNN(nn.Module):
         super().__init__()
         n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
-        again = not one_input_norm
+        bn_first = not one_input_norm
         drop = [scaled(share, dropout_scale) for share in dropouts]
         self.blocks = nn.Sequential(
-            block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, True),
-            block(n1, n2, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, again),
-            block(n2, n3, 1, nn.MaxPool2d((2, 4)), drop[2], bn, again),
-            block(n3, n4, 1, POOLINGS[pooling](), drop[3], bn, again),
+            block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, bn_first=True),
+            block(n1, n2, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, bn_first),
+            block(n2, n3, 1, nn.MaxPool2d((2, 4)), drop[2], bn, bn_first),
+            block(n3, n4, 1, POOLINGS[pooling](), drop[3], bn, bn_first),
         )
         self.dense = nn.Linear(2 * n4 if pooling == "mean_std" else n4, n_classes)
 

@@ -40,7 +40,7 @@ class AvgPoolOverTime(OverTime):
 class MeanStdPoolOverTime(OverTime):
     """Mean and standard deviation over all bins and frames: (batch, channels, bins, frames) -> (batch, channels, 2, 1).
 
-    The two of a channel stand side by side, so that flattened they are its columns in a dense layer.
+    The two of a channel are neighbours, also in the weights of a dense layer, as pruning of filters expects.
     """
 
     eps = 1e-5  # added to the variance: the root has no derivative at 0, where ReLU leaves many channels
