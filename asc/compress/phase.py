@@ -51,7 +51,7 @@ class Phase(pl.Callback, ABC):
             raise InputError(f"{type(self).__name__} takes one checkpoint, not {1 + len(others)}: give checkpoint=FILE")
 
     def state_dict(self) -> dict[str, str]:
-        """The class and its settings as text, by which the checkpoint of an unfinished run is known."""
+        """The class and its settings as text, by which `check_resumable` knows the checkpoint of an unfinished run."""
         settings = {name: repr(getattr(self, name, None)) for name in inspect.signature(type(self)).parameters}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **settings}
 
@@ -69,6 +69,16 @@ class Phase(pl.Callback, ABC):
                 f"resume={path} is of a run with another phase.{', phase.'.join(differing)}: "
                 "resume with its settings, which are in its .hydra/overrides.yaml"
             )
+
+
+def check_float(model: SceneClassifier) -> None:
+    """Refuse a quantized classifier.
+
+    Raises:
+        InputError: says which checkpoint to give.
+    """
+    if model.stage not in ("float", "pruned"):
+        raise InputError("the checkpoint is quantized already: give best.ckpt or pruned.ckpt of its origin")
 
 
 def unfinished_phase(path: str) -> dict[str, Any] | None:

@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
 from asc.classifier import SceneClassifier
-from asc.compress.phase import Phase
+from asc.compress.phase import Phase, check_float
 from asc.errors import InputError
 from asc.rewrite.quantize import kernels
 from asc.settings import Index, Share, checked
 
 
 class Prune(Phase):
-    """Kernels of convolutions and dense layers lose their weights of smallest magnitude.
+    """Set the weights of smallest magnitude in convolutions and dense layers to zero.
 
-    At each epoch the fraction that is to be zero grows by the schedule, and training goes on with the rest
-    (Zhu and Gupta, 2017; TensorFlow Model Optimization's PolynomialDecay).
+    From epoch to epoch the fraction of zeros grows by the schedule, and training goes on with the other weights (Zhu
+    and Gupta, 2017; TensorFlow Model Optimization's PolynomialDecay).
 
     Args:
         amount: fraction of the weights that are zero in the end; or a list, the fraction of each kernel in the
@@ -61,7 +61,7 @@ class Prune(Phase):
                 "give a fraction for each, or one for all"
             )
         for kernel in kernels(model.net):
-            # the memory layout of a product, on which the rounding of convolutions depends: that of earlier versions
+            # a product's memory layout, as in earlier versions: the rounding of convolutions depends on it
             kernel.data = kernel.data * torch.ones_like(kernel)
         return model
 
@@ -70,7 +70,7 @@ class Prune(Phase):
         return model.with_net(model.net, stage="pruned")
 
     def amount_at(self, epoch: int, epochs: int, amount: float | None = None) -> float:
-        """Fraction of zeros in an epoch, counted from 0, of so many, on the way to `amount`, by default the first."""
+        """Fraction of zeros in `epoch`, from 0, of `epochs`, on the way to `amount`; None: the first kernel's."""
         final = self.amounts[0] if amount is None else amount
         ramp = epochs // 2 if self.ramp_epochs is None else self.ramp_epochs
         if self.schedule == "constant" or epoch >= ramp:
@@ -82,7 +82,7 @@ class Prune(Phase):
         """Refuse a schedule that ends after training does.
 
         Raises:
-            InputError: tells both numbers.
+            InputError: gives both numbers.
         """
         epochs = trainer.max_epochs or 1
         if (self.ramp_epochs or 0) >= epochs:
@@ -92,7 +92,7 @@ class Prune(Phase):
             )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Prune anew: what was zero is smallest and stays so."""
+        """Choose the zeros again, for all weights: earlier zeros have the smallest magnitude and stay."""
         every = list(kernels(model.net))
         groups = [every] if self.scope == "global" else [[kernel] for kernel in every]
         amounts = self.amounts if self.by_layer else self.amounts * len(groups)
@@ -100,38 +100,27 @@ class Prune(Phase):
         for group, final in zip(groups, amounts, strict=True):
             amount = self.amount_at(trainer.current_epoch, trainer.max_epochs or 1, final)
             self.masks += zip(group, magnitude_masks(group, amount), strict=True)
-        self.put_zeros()
+        apply_masks(self.masks)
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
         """Put the zeros back after the optimizer's step."""
-        self.put_zeros()
+        apply_masks(self.masks)
 
     def on_train_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
         """Put the zeros into weights that were averaged over epochs, too."""
-        self.put_zeros()
-
-    @torch.no_grad()
-    def put_zeros(self) -> None:
-        """Zeros where the masks are."""
-        for kernel, mask in self.masks:
-            kernel.mul_(mask)
+        apply_masks(self.masks)
 
 
-def check_float(model: SceneClassifier) -> None:
-    """Refuse a quantized classifier.
-
-    Raises:
-        InputError: says which checkpoint to give.
-    """
-    if model.stage not in ("float", "pruned"):
-        raise InputError(
-            "the checkpoint is quantized already: prune best.ckpt or pruned.ckpt of its origin, then quantize"
-        )
+@torch.no_grad()
+def apply_masks(masks: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Set the weights of each kernel to zero where its mask is 0."""
+    for kernel, mask in masks:
+        kernel.mul_(mask)
 
 
 @torch.no_grad()
 def magnitude_masks(group: Sequence[Tensor], amount: float) -> list[Tensor]:
-    """For each kernel 0 where its weights are of the fraction `amount` that is smallest in all of them, and else 1."""
+    """For each kernel 1, and 0 at the fraction `amount` of the weights of all kernels that is smallest in magnitude."""
     weights = torch.cat([kernel.flatten() for kernel in group])
     mask = L1Unstructured(float(amount)).compute_mask(weights, torch.ones_like(weights))
     parts = mask.split([kernel.numel() for kernel in group])

@@ -1,4 +1,4 @@
-"""The phase `prune_filters`: whole filters go, and the network is smaller and faster."""
+"""The phase `prune_filters`: whole filters are removed, which makes the network smaller and faster."""
 
 import copy
 from collections.abc import Sequence
@@ -8,17 +8,16 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from asc.classifier import SceneClassifier
-from asc.compress.phase import Phase
-from asc.compress.prune import check_float
+from asc.compress.phase import Phase, check_float
 from asc.errors import InputError
 from asc.rewrite.graph import check_same, layer_graph
 from asc.settings import Share, checked
 
 
 class PruneFilters(Phase):
-    """Convolutions lose whole filters, and what follows them the inputs.
+    """Remove whole filters of convolutions, and the inputs of the layers behind them.
 
-    The filters of the smallest L1 norm go at once (Li et al., 2017), then the smaller network is fine-tuned.
+    The filters of smallest L1 norm are removed at once (Li et al., 2017), then the smaller network is fine-tuned.
 
     Args:
         amount: fraction of each convolution's filters to remove; at least one filter stays.
@@ -49,7 +48,7 @@ class PruneFilters(Phase):
 
 
 def check_prunable(net: nn.Module, features: Tensor) -> None:
-    """Refuse a network whose convolutions cannot lose filters each by itself.
+    """Refuse a network whose filters depend on each other.
 
     Raises:
         InputError: it has sums, whose branches need the same maps, or grouped convolutions.
@@ -77,8 +76,8 @@ def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
 def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
     """A copy of `net` in which each convolution has the filters `kept`, and what follows takes their maps alone."""
     smaller = copy.deepcopy(net)
-    maps, rest = torch.zeros(1, dtype=torch.long), iter(kept)
-    channels = 1
+    rest, channels = iter(kept), 1
+    maps = torch.zeros(1, dtype=torch.long)  # indices of the maps that stay of these channels; at first the input
     for layer in layer_graph(smaller):
         if isinstance(layer, nn.BatchNorm2d):
             for name in ("weight", "bias", "running_mean", "running_var"):
@@ -95,7 +94,7 @@ def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
 
 
 def select(layer: nn.Module, name: str, indices: Tensor, dim: int = 0) -> None:
-    """Leave only `indices` of an array of the layer."""
+    """Select `indices` of an array of the layer along `dim`."""
     array = getattr(layer, name)
     if array is not None:
         kept = array.detach().index_select(dim, indices.to(array.device))

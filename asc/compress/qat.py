@@ -10,7 +10,8 @@ from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc.classifier import SceneClassifier
-from asc.compress.phase import Phase
+from asc.compress.phase import Phase, check_float
+from asc.compress.prune import apply_masks
 from asc.errors import InputError
 from asc.rewrite.fold import fold, unfoldable_norms
 from asc.rewrite.graph import check_same, layer_graph
@@ -26,10 +27,11 @@ class QAT(Phase):
     Args:
         engine: that will run the network: onednn or x86 on PCs and servers, qnnpack anywhere.
         fold: fold batch norms into the convolutions first (`asc.rewrite.fold`).
-        weight_bits: of the kernels; None takes what the engine adds up without overflow on every processor: 8 on
-            qnnpack, 7 on the others, where 8 suit processors with VNNI alone.
-        frozen_observers: last epochs in which the ranges of values are no longer observed, but kept; None: a fifth.
-        frozen_norms: last epochs in which batch norms, where any are left, keep their statistics; None: two fifths.
+        weight_bits: of the kernels; None: as many as the engine can add up without overflow on every processor, 8 on
+            qnnpack and 7 on the others, where 8 need a processor with VNNI.
+        frozen_observers: number of last epochs in which the observed ranges are frozen; None: a fifth of all.
+        frozen_norms: number of last epochs in which the statistics of batch norms, if any are left, are frozen; None:
+            two fifths of all.
     """
 
     checkpoint = "qat.ckpt"
@@ -53,8 +55,7 @@ class QAT(Phase):
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
         """`model` with fake quantization."""
         self.refuse_others(others)
-        if model.stage in ("qat", "int8"):
-            raise InputError("the checkpoint is quantized already: give best.ckpt or pruned.ckpt of its origin")
+        check_float(model)
         settings: dict[str, Any] = {"engine": self.engine, "weight_bits": self.weight_bits, "fold_norms": self.fold}
         settings["unfoldable"] = unfoldable_norms(model.net) if self.fold else []
         rewritten = fold(model.net, settings["unfoldable"]) if self.fold else layer_graph(model.net)
@@ -66,16 +67,16 @@ class QAT(Phase):
         return model.with_net(convert(model.net, self.engine), stage="int8")
 
     def frozen_epochs(self, epochs: int) -> tuple[int, int]:
-        """The last ones of so many epochs in which observers and batch norms are frozen."""
+        """Numbers of last epochs, of `epochs`, in which observers and batch norms are frozen."""
         observers = epochs // 5 if self.frozen_observers is None else self.frozen_observers
         norms = 2 * epochs // 5 if self.frozen_norms is None else self.frozen_norms
         return observers, norms
 
     def on_fit_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Note which weights are zero.
+        """Store which weights are zero.
 
         Raises:
-            InputError: there is no epoch left in which to observe ranges.
+            InputError: no epoch is left in which to observe ranges.
         """
         epochs = trainer.max_epochs or 1
         observers, _ = self.frozen_epochs(epochs)
@@ -87,7 +88,7 @@ class QAT(Phase):
         self.masks = [(kernel, kernel != 0) for kernel in kernels(model.net)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Freeze what is to settle before the end."""
+        """Freeze observers and batch norms in the last epochs."""
         epochs = trainer.max_epochs or 1
         left = epochs - trainer.current_epoch
         observers, norms = self.frozen_epochs(epochs)
@@ -98,8 +99,6 @@ class QAT(Phase):
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.eval()
 
-    @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
         """Put the zeros back."""
-        for kernel, mask in self.masks:
-            kernel.mul_(mask)
+        apply_masks(self.masks)

@@ -17,7 +17,7 @@ INPUT = -1  # position of the network's input in a `LayerGraph`
 
 
 class Add(nn.Module):
-    """The sum of two branches, as a layer: a sum of 8-bit integers has a grid of its own."""
+    """The sum of two branches, as a layer: a sum of 8-bit integers has a scale and zero point of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class LayerGraph(nn.Sequential):
         self.last_use: dict[int, int] = {}
 
     def add(self, layer: nn.Module, *inputs: int) -> int:
-        """Append a layer that takes the outputs at these positions; its own position."""
+        """Append a layer that takes the outputs at these positions; return its own position."""
         self.append(layer)
         self.inputs.append(inputs)
         position = len(self) - 1
@@ -65,7 +65,7 @@ class LayerGraph(nn.Sequential):
         return [user for user, inputs in enumerate(self.inputs) if position in inputs]
 
     def follows(self, position: int, kind: type[nn.Module]) -> bool:
-        """Whether a layer takes the output of one of this kind, and no other layer does."""
+        """Whether the layer at `position`, and no other, takes the output of a layer of this kind."""
         source = self.inputs[position][0]
         return source != INPUT and isinstance(self[source], kind) and len(self.users(source)) == 1
 
@@ -88,7 +88,7 @@ FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
 
 
 class LayerTracer(fx.Tracer):
-    """Records the calls of layers, and takes a condition on sizes for a check that passes."""
+    """Records the calls of layers; takes every condition on sizes for false, as in checks that do not raise."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A layer has no children."""
@@ -131,7 +131,7 @@ def layer_graph(net: nn.Module) -> LayerGraph:
 
 
 def layer_of(net: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The layer that a call runs; None for what is no call of a layer, and may concern sizes alone."""
+    """The layer that a node runs; None if it is no call of a layer: it may only compute sizes."""
     if node.op in ("call_function", "call_method"):
         return FUNCTIONS[node.target]() if node.target in FUNCTIONS else None
     if node.op != "call_module":
@@ -159,13 +159,13 @@ def is_supported(layer: nn.Module) -> bool:
 
 
 def operands(node: fx.Node, layer: nn.Module | None) -> list[str]:
-    """Names of the values that a call takes, or the output does; a constant is the name of none."""
+    """Names of the values that a node takes; the text of a constant is the name of no value."""
     values = [str(value) for value in (*node.args, *node.kwargs.values())]
     return values if layer is None or isinstance(layer, Add) else values[:1]  # others take sizes, or `inplace`, too
 
 
 def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[int]) -> int:
-    """Add a layer unless it does nothing; the position of its output.
+    """Add a layer unless it does nothing; return the position of its output.
 
     Raises:
         InputError: the layer has weights and is in the graph already, whose places are rewritten one by one.
@@ -183,7 +183,7 @@ def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[i
 
 
 def copied_graph(net: nn.Module) -> LayerGraph:
-    """A copy of `layer_graph`, all its layers with biases, which folding and 8-bit sums need a place for."""
+    """A copy of `layer_graph` in which all layers have biases, as folding and 8-bit arithmetic need."""
     graph = copy.deepcopy(layer_graph(net))
     for layer in graph:
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is None:
@@ -192,10 +192,10 @@ def copied_graph(net: nn.Module) -> LayerGraph:
 
 
 def check_same(graph: LayerGraph, net: nn.Module, features: Tensor) -> None:
-    """Refuse a graph that computes something else than the network it was made of.
+    """Refuse a graph that computes something else than the network it was made from.
 
     Raises:
-        InputError: the two differ by more than rounding on random features, shaped as `features`.
+        InputError: on random features of the shape of `features` the two differ by more than rounding.
     """
     x = torch.randn_like(features).cpu()
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """8-bit quantization in torch.ao's eager mode: prepare -> fine-tune -> convert (Jacob et al., 2018).
 
-Weights are symmetric, a scale for each output channel; activations are affine, 8 bits, one scale a tensor.
+Weights are quantized symmetrically, per output channel; activations affinely, per tensor, to 8 bits.
 """
 
 import copy
@@ -22,13 +22,13 @@ from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 ENGINES = ("onednn", "x86", "qnnpack")
 FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
 FUSED_IN_GRAPHS = (*FUSED, (nn.Conv2d, nn.BatchNorm2d))  # chains in checkpoints of version 0.1.0 have the two apart
-# Padding is that of the input, which is float. An average of integers would be rounded to their grid, whose step is
-# made for the range of single values, which is far wider than that of averages.
+# ConstantPad pads the input, which is float. An average of integers would be rounded to their step size, although its
+# range is far smaller than theirs.
 IN_FLOATS = (ConstantPad, nn.AvgPool2d, AvgPoolOverTime, MeanStdPoolOverTime)
 
 
 def safe_weight_bits(engine: str) -> int:
-    """Bits that weights may have so that the engine's sums are right on every processor.
+    """Most bits that weights may have for the engine's sums to be right on every processor.
 
     Without VNNI instructions, x86 and onednn add products in pairs in 16 bits, and two products of 8 bits by 8 overflow
     them, silently. 7 bits by 8 do not (2 * 255 * 64 < 2**15), and qnnpack has no such limit.
@@ -37,7 +37,7 @@ def safe_weight_bits(engine: str) -> int:
 
 
 def available(engine: str) -> str:
-    """The engine, or the portable one where this machine lacks it: the integers of a network suit each engine.
+    """`engine`, or qnnpack if this machine lacks it: a network's integers run on any engine.
 
     Raises:
         InputError: this machine has neither.
@@ -52,7 +52,7 @@ def available(engine: str) -> str:
 
 @contextmanager
 def running_on(engine: str | None) -> Iterator[None]:
-    """8-bit layers that are made or loaded inside run on this engine, here and later."""
+    """8-bit layers that are built or loaded in this block run on this engine, also afterwards; None: torch's choice."""
     before = torch.backends.quantized.engine
     if engine:
         torch.backends.quantized.engine = available(engine)
@@ -64,7 +64,7 @@ def running_on(engine: str | None) -> Iterator[None]:
 
 @contextmanager
 def without_deprecation_notices() -> Iterator[None]:
-    """Silence torch about the future of torch.ao: this package pins a torch that has it."""
+    """Silence torch's notices that torch.ao will be removed: this package pins a version of torch that has it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", ".*must run observer before calling calculate_qparams")
@@ -74,7 +74,7 @@ def without_deprecation_notices() -> Iterator[None]:
 
 
 class KernelObserver(tq.MovingAveragePerChannelMinMaxObserver):
-    """Ranges of a kernel's filters; one of zeros gets the widest, for its bias must fit 32 bits on its grid."""
+    """Ranges of a kernel's filters. A filter of zeros gets the largest scale, at which its bias fits into 32 bits."""
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Scale and zero point of each filter."""
@@ -83,15 +83,15 @@ class KernelObserver(tq.MovingAveragePerChannelMinMaxObserver):
 
 
 def qconfig(bits: int) -> tq.QConfig:
-    """How 8-bit activations and weights of so many bits are observed and rounded in training.
+    """Observers and fake quantization of 8-bit activations, and of weights with `bits` bits.
 
-    Not torch's fused modules: these find the scale of weights by another formula (maximum / 127) than the conversion
-    does (maximum / 127.5).
+    torch's fused modules would find the scale of weights by another formula (maximum / 127) than the conversion does
+    (maximum / 127.5).
     """
     activation = tq.FakeQuantize.with_args(observer=tq.MovingAverageMinMaxObserver, quant_min=0, quant_max=255)
     weight = tq.FakeQuantize.with_args(
         observer=KernelObserver,
-        averaging_constant=1.0,  # a weight is what it is
+        averaging_constant=1.0,  # the range of the current weights, not a moving average
         quant_min=-(2 ** (bits - 1)),
         quant_max=2 ** (bits - 1) - 1,
         dtype=torch.qint8,
@@ -101,7 +101,7 @@ def qconfig(bits: int) -> tq.QConfig:
 
 
 class AddReLU(Add):
-    """The rectified sum of two branches, as one layer: its grid has no negative values."""
+    """The rectified sum of two branches, as one layer: its range has no negative values."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """ReLU of the sum of two tensors of one shape."""
@@ -109,10 +109,10 @@ class AddReLU(Add):
 
 
 class FakeQuantized(LayerGraph):
-    """A network in quantization-aware training: the ranges of its values are observed in training alone."""
+    """A network in quantization-aware training: the ranges of its values are observed in training mode only."""
 
     def train(self, mode: bool = True) -> "FakeQuantized":
-        """Observe, or no longer."""
+        """Switch the mode, and the observers with it."""
         self.apply(tq.enable_observer if mode else tq.disable_observer)
         return super().train(mode)
 
@@ -123,11 +123,11 @@ def prepare(
     """A copy of `net` that rounds as its 8-bit version will, ready to be fine-tuned.
 
     Args:
-        net: a float network of which there is a `layer_graph`.
-        engine: that will run it.
+        net: a float network that `layer_graph` can trace.
+        engine: PyTorch's engine that will run the 8-bit network.
         weight_bits: of the kernels.
-        fold_norms: fold all batch norms away but those at the positions `unfoldable`.
-        unfoldable: of `asc.rewrite.fold.unfoldable_norms`.
+        fold_norms: fold all batch norms except those at `unfoldable`.
+        unfoldable: see `asc.rewrite.fold.unfoldable_norms`.
     """
     graph = with_stubs(fold(net, unfoldable) if fold_norms else copied_graph(net)).train()
     with without_deprecation_notices(), running_on(engine):
@@ -135,13 +135,13 @@ def prepare(
         graph.qconfig = qconfig(weight_bits)  # type: ignore[assignment]
         tq.prepare_qat(graph, inplace=True)
         for layer in graph.children():
-            if hasattr(layer, "weight_fake_quant"):  # weights can be observed at once
+            if hasattr(layer, "weight_fake_quant"):  # the range of weights is known before training
                 layer.weight_fake_quant(layer.weight)  # type: ignore[operator]
     return graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def with_stubs(graph: LayerGraph) -> FakeQuantized:
-    """The layers of `graph`, with a stub wherever floats become integers or integers floats."""
+    """The layers of `graph`, with a stub wherever values are to be quantized or dequantized."""
     stubbed = FakeQuantized()
     floats, integers = {INPUT: INPUT}, dict[int, int]()  # position in `graph` -> position in `stubbed`
 
@@ -167,7 +167,7 @@ def with_stubs(graph: LayerGraph) -> FakeQuantized:
 
 
 def fuse(graph: LayerGraph) -> None:
-    """Make one layer of neighbours that round once; the places of the others become identities."""
+    """Fuse neighbouring layers that are to round only once; identities take the places of all but one."""
     for position, layer in enumerate(graph):
         if isinstance(layer, nn.ReLU) and graph.follows(position, Add):
             graph[graph.inputs[position][0]], graph[position] = AddReLU(), nn.Identity()
@@ -176,7 +176,7 @@ def fuse(graph: LayerGraph) -> None:
 
 
 def fusible(graph: LayerGraph) -> list[list[str]]:
-    """Names of the neighbours that torch makes one layer of."""
+    """Names of the layers in each group that torch can fuse."""
     groups = []
     fused = FUSED if graph.is_chain else FUSED_IN_GRAPHS
     for start in range(len(graph)):
