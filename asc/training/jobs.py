@@ -276,7 +276,6 @@ def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
     done = [job for job in jobs if job.results]
     metric = "validation" if all(job.validation is not None for job in done) else "test"
     accuracies = [getattr(job, metric) for job in done]
-    top = accuracies.index(max(accuracies))
     names, _ = grouped(jobs)
     panels: list[tuple[str, list[Any]]] = [(name, [job.settings.get(name, "") for job in done]) for name in names]
     if len({job.size_kb for job in done}) > 1 or not panels:
@@ -288,17 +287,7 @@ def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (name, values) in zip(grid.flat, panels, strict=False):
-        numbers = [as_number(str(value)) for value in values]
-        if None in numbers:
-            axes.scatter([cell(str(value)) for value in values], accuracies, alpha=0.7)
-            axes.tick_params(axis="x", labelrotation=30)
-        else:
-            axes.scatter(numbers, accuracies, alpha=0.7)
-            if min(numbers) > 0 and max(numbers) >= 10 * min(numbers):  # type: ignore[operator, type-var]
-                axes.set_xscale("log")
-        if metric == "validation":
-            x = numbers[top] if None not in numbers else cell(str(values[top]))
-            axes.scatter([x], [accuracies[top]], s=120, facecolors="none", edgecolors="C3", label="best run")
+        plot_accuracies(axes, list(map(str, values)), accuracies, mark_best=metric == "validation")
         axes.set_xlabel(printable(name))
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:
@@ -307,3 +296,18 @@ def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def plot_accuracies(axes: Any, values: Sequence[str], accuracies: Sequence[float], mark_best: bool) -> None:
+    """Plot accuracies against values: of numbers, on a logarithmic axis if they span a decade, or of text."""
+    numbers = [number for number in map(as_number, values) if number is not None]
+    are_numbers = len(numbers) == len(values)
+    x: list[Any] = numbers if are_numbers else list(map(cell, values))
+    axes.scatter(x, accuracies, alpha=0.7)
+    if not are_numbers:
+        axes.tick_params(axis="x", labelrotation=30)
+    elif min(numbers) > 0 and max(numbers) >= 10 * min(numbers):
+        axes.set_xscale("log")
+    if mark_best:
+        best = accuracies.index(max(accuracies))
+        axes.scatter([x[best]], [accuracies[best]], s=120, facecolors="none", edgecolors="C3", label="best run")
