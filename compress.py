@@ -72,12 +72,12 @@ def training_data(cfg: DictConfig, checkpoint: str, model: "SceneClassifier") ->
     node: Any = OmegaConf.to_container(cfg.data, resolve=True)
     overrides = {name: value for name, value in node.items() if value is not None and name != "_target_"}
     saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
-    heard = {
+    given = {
+        **overrides,
         "sample_rate": model.sample_rate,
         "channel": model.channel,
         "clip_seconds": model.clip_samples / model.sample_rate,
     }
-    given = {**overrides, **heard}
     if "root" not in {**saved, **given}:
         raise InputError(f"checkpoint={checkpoint} does not name its training data: give data=dcase data.root=DIR")
     data = scene_data(saved, given, get_class(node["_target_"]) if "_target_" in node else None)

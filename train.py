@@ -39,14 +39,14 @@ def train(cfg: DictConfig) -> float | None:
     data.setup()
     check_search(data.clips["val"])
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # untrained biases are zeros
+    check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # all, since untrained biases are zeros
     instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
     run = Run(cfg, model, data, last)
     run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
     if cfg.compile:
-        # takes effect at the first step; a smaller last batch gets code of its own, and the others keep theirs
+        # takes effect at the first step; dynamic=False compiles a smaller last batch apart from the others
         model.net.compile(mode=cfg.compile, dynamic=False)
     if not run.fit(resume=cfg.checkpoint):
         return None  # only the main process tests; Hydra uses its return value

@@ -23,7 +23,7 @@ TINY = float(np.finfo(np.float32).tiny)  # the smallest probability: float32 rou
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier says of a set of clips.
+    """A classifier's predictions for a set of clips.
 
     Attributes:
         labels: names of the scenes.
@@ -63,7 +63,7 @@ class Predictions:
         return torch.from_numpy(matrix)
 
     def metrics(self) -> Metrics:
-        """The test metrics of a run, of these clips."""
+        """Metrics of these predictions, as in a run's test."""
         return compute_metrics(self.confusion_matrix, float(self.losses.mean()), self.labels)
 
 
@@ -76,7 +76,7 @@ def predict(predictor: Predictor, batches: Iterable[Sequence[Tensor]], clips: in
         clips: number of clips, for the progress bar.
 
     Raises:
-        InputError: the answer is not a number.
+        InputError: a probability is NaN.
     """
     rows = []
     with tqdm(total=clips, unit=" clips", leave=False, disable=None, delay=2) as bar:

@@ -1,4 +1,4 @@
-"""results.json of a finished run, checked: a run of someone else may hold anything."""
+"""Read the results.json of a finished run and check it, since others may have written it."""
 
 import json
 import math
@@ -26,7 +26,7 @@ PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int
 
 @dataclass(frozen=True)
 class Results:
-    """What a run's results.json says.
+    """The content of a run's results.json.
 
     Attributes:
         stage: float, pruned, qat or int8.
@@ -44,7 +44,7 @@ class Results:
 
     @property
     def class_accuracy(self) -> dict[str, float | None]:
-        """Fraction of each label's test clips that are recognized; None for a label without clips."""
+        """Fraction of each label's test clips that are classified correctly; None for a label without clips."""
         diagonal = [row[index] / sum(row) if sum(row) else None for index, row in enumerate(self.confusion)]
         return dict(zip(self.labels, diagonal, strict=True))
 
@@ -53,7 +53,7 @@ def read_results(file: Path) -> Results:
     """Read a results.json.
 
     Raises:
-        InputError: it is incomplete, or no run has such results; names what is wrong.
+        InputError: a value is missing or impossible; names it.
     """
     try:
         content = json.loads(regular(file).read_text())

@@ -58,7 +58,6 @@ def checked(group: str) -> Callable[[Init], Init]:
 
     def decorate(init: Init) -> Init:
         validated = validate_call(config=STRICT)(init)
-
         names = list(inspect.signature(init).parameters)
 
         @functools.wraps(init)

@@ -66,7 +66,6 @@ class Prune(Phase):
         return model
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
-        """The pruned classifier."""
         return model.with_net(model.net, stage="pruned")
 
     def amount_at(self, epoch: int, epochs: int, amount: float | None = None) -> float:

@@ -43,7 +43,6 @@ class PruneFilters(Phase):
             ) from error
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
-        """The smaller classifier."""
         return model
 
 

@@ -56,10 +56,11 @@ class QAT(Phase):
         """`model` with fake quantization."""
         self.refuse_others(others)
         check_float(model)
-        settings: dict[str, Any] = {"engine": self.engine, "weight_bits": self.weight_bits, "fold_norms": self.fold}
-        settings["unfoldable"] = unfoldable_norms(model.net) if self.fold else []
-        rewritten = fold(model.net, settings["unfoldable"]) if self.fold else layer_graph(model.net)
+        unfoldable = unfoldable_norms(model.net) if self.fold else []
+        rewritten = fold(model.net, unfoldable) if self.fold else layer_graph(model.net)
         check_same(rewritten, model.net, model.example_features())
+        settings: dict[str, Any] = {"engine": self.engine, "weight_bits": self.weight_bits}
+        settings |= {"fold_norms": self.fold, "unfoldable": unfoldable}
         return model.with_net(prepare(model.net, **settings), stage="qat", quantization=settings)
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:

@@ -25,7 +25,6 @@ class MaxPoolOverTime(OverTime):
     """The largest value; by `max_pool2d` rather than `amax` or adaptive pooling, which have no 8-bit kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool."""
         return F.max_pool2d(x, self.kernel_size(x))
 
 
@@ -33,7 +32,6 @@ class AvgPoolOverTime(OverTime):
     """The average."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool."""
         return F.avg_pool2d(x, self.kernel_size(x))
 
 
@@ -49,7 +47,6 @@ class MeanStdPoolOverTime(OverTime):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool."""
         mean = F.avg_pool2d(x, self.kernel_size(x))
         variance = F.avg_pool2d((x - mean).square(), self.kernel_size(x))
         return torch.cat([mean, (variance + self.eps).sqrt()], 2)
