@@ -64,12 +64,12 @@ def cache_path(directory: Path, settings: dict, paths: Sequence[Path], code: Ite
 
 
 class CacheFile:
-    """An .npy file of equal rows, each with a checksum that tells whether it is still as written.
+    """An .npy file of rows of one shape, each with a checksum.
 
-    It is a structured array (rows,) of `values` and `crc32`, and gets its name when it is complete. Processes that want
-    it at the same time, also on several machines, share the work block by block. One claims a block by locking its
-    bytes in a temporary file, and writes it there. The system unlocks what a killed process has claimed, so that
-    another computes it. Blocks do not depend on who computes them, nor do the bytes of the file.
+    It is a structured array (rows,) of `values` and `crc32`, and gets its name when it is complete. Processes that need
+    it at the same time, even on several machines, share the work block by block. A process claims a block by locking
+    its bytes in a temporary file, and writes it there. The system unlocks what a killed process has claimed, so that
+    another computes it. The bytes of the file do not depend on which process computes a block.
 
     Args:
         path: of the file.
@@ -168,11 +168,11 @@ class CacheFile:
 
     def _claimed(self, file: BinaryIO) -> Iterator[range]:
         """Lock and yield the blocks that are not written, except those that another process has locked."""
-        held: deque[range] = deque()
+        of_others: deque[range] = deque()
         for rows in self._blocks():
-            for block in [rows, *([held.popleft()] if held else [])]:  # its process may have died
+            for block in [rows, *([of_others.popleft()] if of_others else [])]:  # whose process may have died since
                 if not self._locked(file, *self._place(block)):
-                    held.append(block)
+                    of_others.append(block)
                 elif self._is_written(file, block):
                     fcntl.lockf(file, fcntl.LOCK_UN, *self._place(block))
                 else:
@@ -199,7 +199,7 @@ class CacheFile:
         return len(rows) * self.row.itemsize, len(self.header) + rows.start * self.row.itemsize
 
     def _is_written(self, file: BinaryIO, rows: range) -> bool:
-        """Whether the last checksum of a block is there: quick, but tells nothing about damage."""
+        """Whether the last checksum of a block is there, which does not exclude damage."""
         return any(os.pread(file.fileno(), 4, sum(self._place(rows)) - 4))
 
     def _are_intact(self, file: BinaryIO, rows: range) -> bool:
@@ -226,7 +226,7 @@ class CacheFile:
 
 
 def checksum(values: np.ndarray) -> int:
-    """The CRC-32 of a row, never 0, by which `CacheFile` tells what is not written."""
+    """The CRC-32 of a row, never 0, which marks a row that is not written."""
     return zlib.crc32(values.tobytes()) or 1
 
 

@@ -118,14 +118,13 @@ def split(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[Part]:
     window, _ = pair(pool.kernel_size)
     windows = max(1, PART // (len(kernel) * width * window))
     clips = max(1, PART // (len(kernel) * width * height))
-    starts = list(range(0, max(1, height - window + 1), windows * window))  # rows too few to be pooled join the last
-    every = slice(None)
+    starts = list(range(0, max(1, height - window + 1), windows * window))  # a rest below a window joins the last
     return [
         Part(
             values=min(clips, len(x) - clip) * (stop - start) * width,
             rows=stop - start,
-            x=(slice(clip, clip + clips), every, slice(start, stop + kernel.shape[2] - 1)),
-            z=(slice(clip, clip + clips), every, slice(start // window, -(-stop // window))),
+            x=(slice(clip, clip + clips), slice(None), slice(start, stop + kernel.shape[2] - 1)),
+            z=(slice(clip, clip + clips), slice(None), slice(start // window, -(-stop // window))),
         )
         for clip in range(0, len(x), clips)
         for start, stop in zip(starts, [*starts[1:], height], strict=True)

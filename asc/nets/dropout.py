@@ -18,6 +18,7 @@ class Dropout(nn.Dropout):
         if not self.training or kept in (0, 2**16) or x.device.type != "cpu":
             return super().forward(x)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+        # 16 bits as an integer from -2^15 on are less than kept - 2^15 with probability kept / 2^16
         mask = (draws.view(torch.int16)[: x.numel()] < kept - 2**15) * (2**16 / kept)
         return x * mask.to(x.dtype).as_strided(x.size(), x.stride())
 

@@ -79,7 +79,7 @@ LAYERS = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Linear, nn.Identity, Add),
     *(nn.MaxPool2d, nn.AvgPool2d, MaxPoolOverTime, AvgPoolOverTime, MeanStdPoolOverTime),
 )
-# Functions and methods that become layers. Any reshaping is taken for nn.Flatten, and `check_same` finds out.
+# Functions and methods that become layers. Any reshaping is taken for nn.Flatten; `check_same` finds other kinds.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), Add),
     **dict.fromkeys((torch.relu, F.relu, "relu", "relu_"), nn.ReLU),

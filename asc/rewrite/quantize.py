@@ -21,7 +21,7 @@ from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
 
 ENGINES = ("onednn", "x86", "qnnpack")
 FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
-FUSED_IN_GRAPHS = (*FUSED, (nn.Conv2d, nn.BatchNorm2d))  # chains in checkpoints of version 0.1.0 have the two apart
+FUSED_IN_GRAPHS = (*FUSED, (nn.Conv2d, nn.BatchNorm2d))  # apart in chains, as in checkpoints of version 0.1.0
 # ConstantPad pads the input, which is float. An average of integers would be rounded to their step size, although its
 # range is far smaller than theirs.
 IN_FLOATS = (ConstantPad, nn.AvgPool2d, AvgPoolOverTime, MeanStdPoolOverTime)

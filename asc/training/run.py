@@ -33,7 +33,7 @@ from asc.training.results import cache_summary, results_table, summary, write_re
 
 
 def begin_run(cfg: DictConfig, checkpoint: Path, precisions: tuple[str, ...]) -> Path:
-    """Check the settings, seed the random numbers and return the run's directory.
+    """Check precision and directory, seed the random numbers and return the run's directory.
 
     Args:
         cfg: settings of the command.
@@ -41,7 +41,7 @@ def begin_run(cfg: DictConfig, checkpoint: Path, precisions: tuple[str, ...]) ->
         precisions: values of trainer.precision that the command supports.
 
     Raises:
-        InputError: a setting is invalid, or the directory holds another run.
+        InputError: the precision is not supported, or the directory holds another run.
     """
     check_choice("trainer.precision", str(cfg.trainer.precision), precisions)
     directory = Path(cfg.run_dir)
