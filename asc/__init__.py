@@ -13,6 +13,8 @@ __all__ = ["InputError", "SceneClassifier"]
 # OpenMP's threads wait for each other after every operation. By default they wait in a loop, which on a busy machine
 # takes the core from the thread they wait for. OpenMP reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# ONNX Runtime from 1.29 on otherwise tells Microsoft which networks are run.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

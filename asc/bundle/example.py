@@ -1,9 +1,12 @@
 """The scene in recordings: python example.py clip.wav ... Needs onnxruntime, numpy and soundfile."""
 
 import json
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported
 
 import numpy as np
 import onnxruntime
