@@ -1,6 +1,7 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
 import errno
+import io
 import logging
 import os
 import shlex
@@ -22,7 +23,7 @@ def exit_on_input_error() -> Iterator[None]:
     The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it. SIGTERM, which SLURM, Kubernetes and
     `kill` send, is taken as Ctrl-C.
     """
-    open_closed_streams()
+    prepare_streams()
     is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
@@ -42,11 +43,16 @@ def exit_on_input_error() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def open_closed_streams() -> None:
-    """Let a closed standard stream (`>&-`), which is None, discard what is printed."""
-    for name in ("stdout", "stderr"):
+def prepare_streams() -> None:
+    """Give a closed standard stream (`>&-`), which is None, a place where nothing is read or kept.
+
+    Output of letters that its encoding lacks, as on Windows into a file, is escaped: an error would end a long run.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def input_fault(error: Exception) -> str | None:

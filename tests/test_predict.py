@@ -272,6 +272,14 @@ def test_an_onnx_file_needs_no_torch_and_standard_input_is_a_file(run, model, fo
     assert json.loads(first)["probabilities"] == pytest.approx(model.classify("sounds/a.wav"), abs=1e-4)
 
 
+def test_a_closed_standard_input_is_an_empty_one(run, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # what Python makes of <&-
+    status, _, err = predict(capsys, run / "model.onnx", "-")
+    sys.stdin.close()
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith("error: standard input is not a sound file")
+
+
 def test_ctrl_c_and_a_closed_pipe_end_it_quietly(run, folder):
     with soundfile.SoundFile("long.flac", "w", RATE, 1) as file:
         for _ in range(60):

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from command import ENVIRONMENT, call, results, rows, run
 
@@ -173,6 +174,17 @@ def test_a_run_needs_no_standard_output(quick, tmp_path):
     process.join()
     assert process.exitcode == 0
     assert results(tmp_path / "run")["stage"] == "float"
+
+
+def test_letters_that_the_output_lacks_are_escaped(tmp_path):
+    for label in ("Straße", "Wald"):
+        (tmp_path / label).mkdir()
+        for number in range(2):
+            soundfile.write(tmp_path / label / f"{number}.wav", np.full(800, 0.1 + 0.1 * number), 8000)
+    settings = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    done = run("asc.check", str(tmp_path), script="-m", env=settings)
+    assert not done.stderr
+    assert "Stra\\xdfe" in done.stdout
 
 
 # File locks

@@ -48,8 +48,6 @@ class Table(Output):
     The names of the files stand last, where no length disturbs the columns.
     """
 
-    encoding = {"errors": "backslashreplace"}
-
     def __init__(self, labels: Sequence[str]):
         super().__init__(labels)
         self.width = max(len("scene"), *(len(printable(label)) + 2 for label in labels))
