@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import resource
 import shutil
 import subprocess
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from classifiers import classifier, save
+from classifiers import classifier, observed, save
 from command import ENVIRONMENT, REPOSITORY, run
 from tiny import RATE, SECONDS
 
 from asc import InputError, SceneClassifier
+from asc.compress import QAT
 from asc.loading import check_hyperparameters
 
 
@@ -229,6 +231,20 @@ def test_damaged_settings_are_one_sentence(damage, checkpoint, tmp_path):
     with pytest.raises(InputError) as refusal:
         SceneClassifier.load_from_checkpoint(tmp_path / "damaged.ckpt")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("engine", 2), ("engine", "fbgemm"), ("weight_bits", True), ("fold_norms", "yes"), ("unfoldable[0]", "a")],
+)
+def test_quantization_of_another_kind_is_named(name, value, tmp_path):
+    save(observed(classifier(), QAT()), tmp_path / "qat.ckpt")
+    content = torch.load(tmp_path / "qat.ckpt", weights_only=True)
+    setting = name.removesuffix("[0]")
+    content["hyper_parameters"]["quantization"][setting] = value if setting == name else [value]
+    torch.save(content, tmp_path / "qat.ckpt")
+    with pytest.raises(InputError, match=rf"qat.ckpt cannot be used \(invalid {re.escape(name)}={str(value).lower()}:"):
+        SceneClassifier.load_from_checkpoint(tmp_path / "qat.ckpt")
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 5, {5: 1}])

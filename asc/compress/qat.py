@@ -1,10 +1,9 @@
 """The phase `qat`: 8-bit quantization-aware training (Jacob et al., 2018)."""
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
@@ -15,7 +14,7 @@ from asc.compress.prune import apply_masks
 from asc.errors import InputError
 from asc.rewrite.fold import fold, unfoldable_norms
 from asc.rewrite.graph import check_same, layer_graph
-from asc.rewrite.quantize import ENGINES, convert, kernels, prepare, safe_weight_bits
+from asc.rewrite.quantize import ENGINES, Engine, WeightBits, convert, kernels, prepare, safe_weight_bits
 from asc.settings import Index, checked
 
 
@@ -39,9 +38,9 @@ class QAT(Phase):
     @checked("phase")
     def __init__(
         self,
-        engine: Literal["onednn", "x86", "qnnpack"] = "onednn",
+        engine: Engine = "onednn",
         fold: bool = True,
-        weight_bits: Annotated[int, Field(ge=2, le=8)] | None = None,
+        weight_bits: WeightBits | None = None,
         frozen_observers: Index | None = None,
         frozen_norms: Index | None = None,
     ):

@@ -7,8 +7,10 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated, Literal, get_args
 
 import torch
+from pydantic import Field, validate_call
 from torch import Tensor, nn
 from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic import qat as nniqat
@@ -18,8 +20,11 @@ from asc.nets.pool import AvgPoolOverTime, MeanStdPoolOverTime
 from asc.rewrite.columns import PairedConvReLU2d
 from asc.rewrite.fold import ConstantPad, fold
 from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
+from asc.settings import STRICT, Index
 
-ENGINES = ("onednn", "x86", "qnnpack")
+Engine = Literal["onednn", "x86", "qnnpack"]
+WeightBits = Annotated[int, Field(ge=2, le=8)]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 FUSED = ((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), (nn.Conv2d, nn.ReLU), (nn.Linear, nn.ReLU))
 FUSED_IN_GRAPHS = (*FUSED, (nn.Conv2d, nn.BatchNorm2d))  # apart in chains, as in checkpoints of version 0.1.0
 # ConstantPad pads the input, which is float. An average of integers would be rounded to their step size, although its
@@ -117,8 +122,9 @@ class FakeQuantized(LayerGraph):
         return super().train(mode)
 
 
+@validate_call(config=STRICT)  # a checkpoint says any of them
 def prepare(
-    net: nn.Module, engine: str, weight_bits: int, fold_norms: bool, unfoldable: Sequence[int]
+    net: nn.Module, engine: Engine, weight_bits: WeightBits, fold_norms: bool, unfoldable: Sequence[Index]
 ) -> FakeQuantized:
     """A copy of `net` that rounds as its 8-bit version will, ready to be fine-tuned.
 
