@@ -18,6 +18,7 @@ import soundfile
 from asc.errors import InputError, check_number
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz, of files: beyond, a header is wrong or a recording useless
+LARGEST = 2.0**31  # of samples: integers of 32 bits that were written as floats
 LARGEST_PERIOD = 2_000  # samples: see `rate_ratio`
 ZEROS, ROLLOFF = 6, 0.99  # of the resampling filter: zero crossings a side, fraction of the Nyquist frequency
 BLOCK_SECONDS = 10.0  # decoded at a time
@@ -28,13 +29,14 @@ SUFFIXES = frozenset(  # of the names of files that libsndfile reads
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
     + (".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist")
 )
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "VOC", "NIST")  # theirs
 
 
 def open_sound(path: Path) -> soundfile.SoundFile:
     """Open a sound file.
 
     Raises:
-        InputError: the file is missing, not audio, empty, cut off, or has an impossible header.
+        InputError: the file is missing, not audio, of a rare format, empty, cut off, or has an impossible header.
     """
     if not os.path.isfile(path):
         raise InputError(f"{path} does not exist or is not a file: check the path")
@@ -46,6 +48,8 @@ def open_sound(path: Path) -> soundfile.SoundFile:
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
         why = getattr(error, "error_string", "no header").rstrip(".")
         raise InputError(f"{path} is not a sound file ({why}): replace or remove it") from error
+    if sound.format not in FORMATS:
+        raise InputError(f"{path} is {sound.format}, a format that does not tell its length: convert it to WAV or FLAC")
     # libsndfile reads a truncated file without an error and reports it only in its log
     cut = re.search(CUT_OFF, sound.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream of unknown length
@@ -126,13 +130,14 @@ def read_channels(sound: soundfile.SoundFile, samples: int, path: Path) -> np.nd
 
 
 def check_finite(wave: np.ndarray, path: Path) -> None:
-    """Refuse NaN and infinity.
+    """Refuse NaN, infinity, and numbers beyond all samples.
 
     Raises:
         InputError: names the file.
     """
-    if not np.isfinite(wave).all():
-        raise InputError(f"{path} holds samples that are not finite numbers (NaN or infinity): replace or remove it")
+    if not (wave.min() >= -LARGEST and wave.max() <= LARGEST):  # of NaN neither is true
+        why = "beyond all samples" if np.isfinite(wave).all() else "not finite numbers (NaN or infinity)"
+        raise InputError(f"{path} holds samples that are {why}: replace or remove it")
 
 
 def _one_channel(samples: np.ndarray, channel: int | str, path: Path) -> np.ndarray:

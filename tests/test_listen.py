@@ -69,9 +69,11 @@ def test_silence_has_an_answer_and_what_is_no_sound_has_none(tmp_path):
     assert told(listen(Loudness(), write(tmp_path / "silence.wav", steps(0, 0)))) == [(0, 0.5, 0), (0.5, 1, 0)]
     with pytest.raises(InputError, match=r"one.wav is shorter than one window: give 0.010 s"):
         list(listen(Loudness(), write(tmp_path / "one.wav", steps(0.5)[:1])))
-    for value in (np.nan, np.inf):
-        with pytest.raises(InputError, match="not finite numbers"):
-            list(listen(Loudness(), write(tmp_path / "nan.wav", steps(0, value))))
+    for value, why in ((np.nan, "not finite numbers"), (np.inf, "not finite numbers"), (-1e30, "beyond all samples")):
+        with pytest.raises(InputError, match=f"no.wav holds samples that are {why}"):
+            list(listen(Loudness(), write(tmp_path / "no.wav", steps(0, value))))
+    integers = write(tmp_path / "integers.wav", steps(2.0**31))
+    assert told(listen(Loudness(), integers)) == [(0, 0.5, 2.0**31)]
 
 
 def test_damaged_weights_are_told(tmp_path):

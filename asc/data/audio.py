@@ -41,7 +41,7 @@ def durations(paths: Sequence[Path]) -> list[float]:
 def read_wave(
     path: Path, sample_rate: int, channel: int | str = 0, samples: int | None = None, start: int = 0
 ) -> Tensor:
-    """Waveform (samples,), float32 in [-1, 1], from any file that libsndfile reads (WAV, FLAC, OGG, MP3...).
+    """Waveform (samples,), float32 in [-1, 1], from a sound file (WAV, FLAC, OGG, MP3...).
 
     Args:
         path: the audio file.

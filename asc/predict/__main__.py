@@ -22,7 +22,7 @@ from asc.predictor import load_predictor
 
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
 EPILOG = """\
-A PATH is a sound file of any format that libsndfile reads, any rate, channels and length; a folder, which is searched
+A PATH is a sound file (WAV, FLAC, OGG, MP3...) of any rate, channels and length; a folder, which is searched
 with all its folders; a pattern such as 'day*/**/*.flac'; or - for standard input. Put -- before names that begin with
 a dash. A recording longer than the training clips is classified window by window; its answer is their mean.
 
