@@ -7,11 +7,9 @@ standard deviation of the difference between frames, of log gammatone magnitudes
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from asc.cli import exit_on_input_error, silence_libraries
 from asc.data import SceneData
 from asc.errors import InputError
 from asc.frontend import Spectrogram
+from asc.settings import compose_settings
 
 N_BINS, C = 40, 0.03  # C: inverse L2 strength in scikit-learn
 
@@ -55,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = parser.parse_args(argv).setting
     silence_libraries()
     with exit_on_input_error():
-        conf = Path(__file__).parents[1] / "conf"
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            cfg = compose("train", overrides)
+        cfg = compose_settings("train", overrides)
         settings: dict = {"n_bins": N_BINS, "normalize": "level"}
         results = []
         for fold in range(1, cfg.data.cv + 1) if cfg.data.cv else [cfg.data.fold]:

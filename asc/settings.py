@@ -1,11 +1,12 @@
-"""Check the arguments of the classes that settings build against their annotations, by pydantic."""
+"""Settings: composed by Hydra; arguments of the classes that they build checked by pydantic."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 from pydantic_core import ErrorDetails
 
@@ -47,6 +48,21 @@ EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} ar
 }
 
 Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The settings of train.py or compress.py, by that name without suffix.
+
+    Raises:
+        InputError: the package is installed without them.
+    """
+    from hydra import compose, initialize_config_dir  # which classifiers do without
+
+    conf = Path(__file__).parents[1] / "conf"
+    if not conf.is_dir():
+        raise InputError(f"{conf} does not exist: run this in a clone of the repository, which has the settings")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose(command, list(overrides))
 
 
 def checked(group: str) -> Callable[[Init], Init]:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from asc.data import SceneData, scene_data
 from asc.data.lists import Clip, shorten
 from asc.errors import InputError
 from asc.listen import Predictor
 from asc.loading import read_checkpoint
+from asc.settings import compose_settings
 
 BATCH_SIZE = 16  # bounds the memory, whatever the checkpoint was trained with
 LENGTH_TOLERANCE = 0.01  # s: some TAU clips are a sample longer or shorter than 10 s
@@ -35,9 +35,10 @@ def evaluation_data(checkpoint: Path, predictor: Predictor, overrides: Sequence[
         "clip_seconds": predictor.clip_samples / predictor.sample_rate,
     }
     if any(item.startswith("data=") for item in overrides):
-        data = instantiate(compose_data("train", overrides), **heard)
+        data = instantiate(compose_settings("train", overrides).data, **heard)
     else:
-        node: Any = OmegaConf.to_container(compose_data("compress", ["checkpoint=given", *overrides]), resolve=True)
+        settings = compose_settings("compress", ["checkpoint=given", *overrides])
+        node: Any = OmegaConf.to_container(settings.data, resolve=True)
         given = {name: value for name, value in node.items() if value is not None}
         data = scene_data(own_data(checkpoint), {"batch_size": BATCH_SIZE, **given, **heard})
     data.prepare_data()
@@ -51,13 +52,6 @@ def evaluation_data(checkpoint: Path, predictor: Predictor, overrides: Sequence[
     data.labels = predictor.labels
     data.check_length(predictor.min_samples)
     return data
-
-
-def compose_data(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The node `data` of a command's settings."""
-    conf = Path(__file__).parents[2] / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        return compose(command, list(overrides)).data
 
 
 def own_data(checkpoint: Path) -> dict[str, Any]:
