@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -50,6 +51,23 @@ EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} ar
 Init = TypeVar("Init", bound=Callable[..., None])
 
 
+def literal(override: str) -> str:
+    """The override with the home directory for ~, and with quotes if Hydra's grammar has no = or ü in a path."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    name, _, value = override.partition("=")
+    mark = "'" if '"' in value else '"'
+    if override.startswith("-") or not value or value[0] in "[{('\"" or value[-1] == "\\" or mark in value:
+        return override  # no text, or none that quotes would mend
+    value = os.path.expanduser(value)
+    try:
+        OverridesParser.create().parse_overrides([f"{name}={value}"])
+        return f"{name}={value}"
+    except OverrideParseException:
+        return f"{name}={mark}{value}{mark}"
+
+
 def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
     """The settings of train.py or compress.py, by that name without suffix.
 
@@ -62,7 +80,7 @@ def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
     if not conf.is_dir():
         raise InputError(f"{conf} does not exist: run this in a clone of the repository, which has the settings")
     with initialize_config_dir(str(conf), version_base="1.3"):
-        return compose(command, list(overrides))
+        return compose(command, list(map(literal, overrides)))
 
 
 def checked(group: str) -> Callable[[Init], Init]:

@@ -27,6 +27,7 @@ from asc.benchmark.growth import Stopwatch
 from asc.data import SceneData, audio
 from asc.data.cache import load_or_compute
 from asc.data.synthetic import write_scenes
+from asc.settings import literal
 from asc.training.results import from_home
 
 FORK = multiprocessing.get_context("fork")
@@ -158,6 +159,37 @@ def test_a_user_without_home_needs_none_for_a_path_of_its_own(tiny, tmp_path):
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+def test_paths_are_taken_as_one_writes_them(quick, tiny, tmp_path, monkeypatch):
+    home = tmp_path / "Jürgen's a=b (1)"
+    home.mkdir()
+    (home / "tau").symlink_to(tiny)
+    monkeypatch.setenv("HOME", str(home))
+    assert call(*quick, "data.root=~/tau", f"hydra.run.dir={home}/run") is None
+    checkpoint = f"checkpoint={home}/run/checkpoints/best.ckpt"
+    small = ["trainer.max_epochs=1", "data.num_workers=0"]
+    assert call(checkpoint, *small, "phase=prune", "hydra.run.dir=~/pruned", script="compress.py") is None
+    assert results(home / "pruned")["stage"] == "pruned"
+    assert call(f"{home}/pruned/pruned.ckpt", "data=dcase", "data.root=~/tau", "--json", script="asc.evaluate") is None
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("data.root=~/a b", "data.root={home}/a b"),
+        ("data.root=/ü", 'data.root="/ü"'),
+        ('+a.b=/ü"', "+a.b='/ü\"'"),
+        ("optimizer.lr=1e-3,3e-4", None),
+        ("callbacks=[mixup", None),
+        ("data.root='~/x'", None),
+        ("~callbacks.mask", None),
+        ("--config-dir=/ü", None),
+        ("hydra.run.dir=", None),
+    ],
+)
+def test_words_that_hydra_reads_stay(word, read):
+    assert literal(word) == (word if read is None else read.format(home=Path("~").expanduser()))
 
 
 # Standard output

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from asc.cli import exit_on_input_error, input_fault, one_line
 from asc.errors import InputError, SweepError, TooLargeError, printable
 from asc.files import written_whole
+from asc.settings import literal
 from asc.training.directory import refuse_other_run_early, save_settings
 from asc.training.jobs import JOB_FILE, Job, read_jobs, read_record, sweep_report
 
@@ -66,6 +67,7 @@ def sweep_summary() -> Iterator[None]:
     with exit_on_input_error():
         check_extra()
         check_directory()
+        sys.argv[1:] = map(literal, sys.argv[1:])
         try:
             yield
         finally:
