@@ -236,7 +236,7 @@ def test_the_header_of_an_old_format_tells_that_it_is_cut_off(tmp_path, samples,
 @pytest.mark.parametrize("kind", ["AVR", "IRCAM", "MAT5", "PAF", "PVF", "SD2"])
 def test_a_format_that_does_not_tell_where_its_end_is_is_refused(tmp_path, samples, kind):
     soundfile.write(tmp_path / "a", samples, RATE, format=kind, subtype="PCM_16")
-    assert f"a is {kind}, a format" in refusal(tmp_path / "a", probe)
+    assert f"a is {kind}, a format" in refusal(tmp_path / "a", duration)
 
 
 def test_a_wav_cut_within_its_header_is_refused(clip):
