@@ -39,11 +39,11 @@ def train(cfg: DictConfig) -> float | None:
     data.setup()
     check_search(data.clips["val"])
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # all, since untrained biases are zeros
     instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
         model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
     run = Run(cfg, model, data, last)
+    check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # all, since untrained biases are zeros
     run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
     if cfg.compile:
         # takes effect at the first step; dynamic=False compiles a smaller last batch apart from the others

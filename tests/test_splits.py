@@ -37,6 +37,12 @@ def test_an_unknown_label_is_refused(which):
         check_split(train, test, LABELS, HERE)
 
 
+@pytest.mark.parametrize(("one", "other"), [("indoor", "Indoor"), ("indoor", "indoor "), ("caf\u00e9", "cafe\u0301")])
+def test_a_label_that_is_spelt_in_two_ways_is_refused(one, other):
+    with pytest.raises(InputError, match=rf"labels that differ in their spelling alone: 2 \({one}, {other}\)"):
+        check_split(TRAIN, TEST, ["outdoor", "transportation", one, other], HERE)
+
+
 def test_a_file_in_both_lists_is_refused():
     again = replace(TRAIN[0], location="bern-9")
     with pytest.raises(InputError, match="files in both train and test: 1 .*oslo-1-0.wav"):

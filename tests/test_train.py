@@ -155,6 +155,8 @@ def damage(root: Path, fault: str) -> list[str]:
             soundfile.write(clip, np.full(RATE * 2, np.nan, np.float32), RATE, subtype="FLOAT")
         case "shorter than a window":
             return ["data.clip_seconds=0.1"]
+        case "clips of a moment":
+            return ["data.clip_seconds=0.01"]
         case "unknown label":
             return ["data.labels=[indoor,transportation]"]
         case "missing file":
@@ -230,6 +232,7 @@ FAULTS = {  # the fault, and words that its sentence must hold
     "mistyped setting": ["learning_rate"],
     "wrong kind of setting": ["optimizer.lr=fast", "expected a number"],
     "clip of a moment": ["outdoor-oslo-100-0-a.wav", "shorter than one window"],
+    "clips of a moment": ["set data.clip_seconds to at least 0.128"],
     "one label": ["two labels"],
     "contrary label": ["fold1_train.csv", "meta.csv", "1 ("],
     "fraction of a clip": ["data.batch_size=2.5", "expected an integer"],

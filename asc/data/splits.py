@@ -2,6 +2,7 @@
 
 import os
 import random
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,10 @@ def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[st
 
 
 def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> Iterator[str]:
-    """A label outside `labels`, a file or location in both lists, a file at two locations: a sentence each."""
+    """A label outside `labels` or spelt in two ways, a file or location in both lists, a file at two locations."""
+    spellings = Counter(map(spelling, labels))
+    alike = [label for label in labels if spellings[spelling(label)] > 1]
+    yield from fault(where, "labels that differ in their spelling alone", alike, "write them alike")
     unknown = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
     yield from fault(where, "clips with an unknown label", unknown, f"known are {', '.join(labels)}")
     both = {clip.path for clip in train} & {clip.path for clip in test}
@@ -29,6 +33,11 @@ def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[s
     yield from fault(where, "locations in both train and test", sorted(shared), "keep each location in one list")
     aliases = [f"{one.path.name} = {other.path.name}" for one, other in same_file([*train, *test])]
     yield from fault(where, "files at two locations under two names", aliases, "keep one of the names")
+
+
+def spelling(label: str) -> str:
+    """The label without what a reader does not see or heed: case, spaces around it, how Unicode writes its accents."""
+    return unicodedata.normalize("NFC", label).casefold().strip()
 
 
 def same_file(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
