@@ -108,10 +108,12 @@ def test_what_does_not_fit_is_named_and_no_half_of_it_is_left(command, places, d
         assert "results.json" not in left, "a run that is not finished"
 
 
-def test_a_log_that_does_not_fit_is_named(places, disk, capfd):
+@pytest.mark.parametrize(("logger", "pages"), [("tensorboard", 5), ("mlflow", 25)])  # Hydra's settings take four
+def test_a_log_that_does_not_fit_is_named(logger, pages, places, disk, capfd):
     script, words, _ = COMMANDS["tensorboard"]
-    leave(disk, pages=5)  # Hydra's settings take four
-    assert "error: logger=tensorboard cannot " in call(*(word.format(**places) for word in words), script=script)
+    leave(disk, pages)
+    told = call(*(word.format(**places) for word in words), f"logger={logger}", script=script)
+    assert f"error: logger={logger} cannot write (No space left" in str(told)
     assert "Traceback" not in capfd.readouterr().err
 
 

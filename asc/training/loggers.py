@@ -76,8 +76,11 @@ def writing_log(logger: Logger | None) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        fault = error.__cause__ or error  # Lightning hides it in a ValueError
-        if logger is None or not isinstance(fault, OSError) or not fault.errno or fault.filename or output_is_full():
+        # Lightning and MLflow hide it in errors of their own
+        fault = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+        if logger is None or not isinstance(fault, OSError) or not fault.errno or output_is_full():
+            raise
+        if fault is error and fault.filename:  # is told as any other
             raise
         why = f"{setting(logger)} cannot write ({fault.strerror})"
         raise WriteError(f"{why}: free space, or leave the logger out") from error
