@@ -12,6 +12,8 @@ from unittest import mock
 
 from asc.training.memory import peak_gpu_memory, peak_memory
 
+SHORTEST = 0.2  # s of a measurement: those of a few milliseconds scatter by a fifth
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -41,7 +43,8 @@ class Timing:
 def contest(contestants: Sequence[Contestant], rounds: int) -> dict[str, Timing]:
     """Time each contestant once a round, one after the other, after a warm-up round.
 
-    In its turn each runs twice and the second run is timed: while a process waits, its CPU caches go cold.
+    In its turn each runs once, since CPU caches go cold while a process waits, and is then timed over as many runs as
+    take `SHORTEST`.
 
     Raises:
         RuntimeError: a contestant's process failed.
@@ -113,6 +116,13 @@ def serve(connection: Connection, contestant: Contestant) -> None:
             connection.send(peak_gpu_memory() or peak_memory())
             continue
         run()
-        start = time.perf_counter()
+        connection.send(duration(run))
+
+
+def duration(run: Callable[[], None]) -> float:
+    """Seconds of a run, the mean of as many as take `SHORTEST`."""
+    runs, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < SHORTEST:
         run()
-        connection.send(time.perf_counter() - start)
+        runs += 1
+    return elapsed / runs
