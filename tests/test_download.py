@@ -254,6 +254,14 @@ def lying() -> bytes:
     return bytes(content)
 
 
+def strange() -> bytes:
+    """Compressed by a method that zipfile does not know."""
+    content = bytearray(zipped({f"{TOP}/audio/a.wav": b"x" * 1000}))
+    for at in (8, content.index(b"PK\x01\x02") + 10):  # in the file's header and in the directory
+        content[at : at + 2] = (99).to_bytes(2, "little")
+    return bytes(content)
+
+
 OUTSIDE = "leaves the dataset's folder"
 DAMAGED = "not a readable zip archive"
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -269,6 +277,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "many": (lambda: zipped({f"{TOP}/{i}": b"" for i in range(25_000)}), "would grow to 102,400,000 bytes"),
     "link": (link, "is a link"),
     "lying": (lying, DAMAGED),
+    "strange": (strange, DAMAGED),
     "truncated": (lambda: ZIPS[FIRST][:-100], DAMAGED),
     "damaged": (lambda: ZIPS[FIRST][:5000] + b"\0" + ZIPS[FIRST][5001:], DAMAGED),
 }

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from asc.cli import silence_libraries
 from asc.compress import QAT
 from asc.export import export
 from asc.frontend import Spectrogram
+from asc.settings import compose_settings
 from asc.training.run import Run
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
@@ -112,8 +112,7 @@ def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> 
     """Seconds of epochs of train.py, and of the bare steps: the same augmentation, on batches in memory."""
     wait = use(device, threads)
     silence_libraries()
-    with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-        cfg = compose("train", [*overrides, f"trainer.accelerator={device}", "trainer.max_epochs=1"])
+    cfg = compose_settings("train", [*overrides, f"trainer.accelerator={device}", "trainer.max_epochs=1"])
     data = instantiate(cfg.data)
     data.setup()
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)

@@ -15,6 +15,8 @@ LAYOUT = ("audio", "evaluation_setup")  # the folders of a dataset: any other fo
 EXPANSION = 4  # times that an archive's bytes may grow: 1.2 for TAU's recordings
 SMALL = 100_000_000  # bytes to which any archive may grow: lists shrink to a tenth or less in an archive
 BLOCK = 4096  # bytes that a file takes on disk at least
+# what zipfile raises for damaged archives, and for a compression that it does not know (NotImplementedError)
+UNREADABLE = (BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
 ENCRYPTED = 0x1  # flag bit of a member
 
 
@@ -37,7 +39,7 @@ async def unpack(path: Path, root: Path) -> dict[str, int]:
             for target, member in members.items():
                 # in a thread, a file at a time: downloads go on meanwhile, and Ctrl-C waits for one file only
                 await asyncio.to_thread(extract, archive, member, root / target)
-    except (BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a readable zip archive ({error}): run again to download it again") from None
     return {target: member.file_size for target, member in members.items()}
 
