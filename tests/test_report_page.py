@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from browser import browser, console_errors, show_at
 from classifiers import classifier, save
 
 from asc import InputError
+from asc.data.lists import Clip
+from asc.predictions import write_predictions
 from asc.report.__main__ import main
 from asc.report.curves import read_history
 from asc.report.mistakes import worst_mistakes
@@ -218,6 +221,22 @@ def test_predictions_that_no_run_writes_are_refused(runs, tmp_path):
             worst_mistakes(*group([read_run(run)]), 3)
     (run / "predictions.csv").unlink()
     assert worst_mistakes(*group([read_run(run)]), 3) == []
+
+
+def test_a_recording_whose_name_is_no_unicode_is_on_the_page_and_so_is_a_clip_from_within(runs, tmp_path, capsys):
+    run, root = shutil.copytree(runs / "first", tmp_path / "run"), runs.parent / "scenes"
+    sound = root / "audio" / os.fsdecode(b"r\xe4.wav")  # a letter of Latin-1
+    soundfile.write(
+        os.fsencode(sound), np.repeat([0.0, 0.01], 8000) * np.random.default_rng(0).standard_normal(16000), 8000
+    )
+    clips = [Clip(sound, "indoor", "here"), Clip(sound, "indoor", "here", start=1.0), Clip(sound, "indoor", "", 9.0)]
+    write_predictions(run / "predictions.csv", root, clips, LABELS, [[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.3, 0.4, 0.3]])
+    main([str(run), "--html", str(tmp_path / "page.html"), "--no-latency"])
+    html = (tmp_path / "page.html").read_text()
+    assert "<code>audio/r\\udce4.wav</code>" in html
+    silent, loud = (soundfile.read(io.BytesIO(part))[0] for part in sources(html, "audio/mpeg"))
+    assert np.abs(silent).max() < 0.01 < np.abs(loud).max(), "the second half of the recording, not the first"
+    assert html.count("cannot be read") == 1, "what begins after the end"
 
 
 def test_histories_that_no_run_writes_are_refused(tmp_path):

@@ -51,7 +51,7 @@ def read_predictions(run: Run) -> dict[tuple[str, str], np.ndarray]:
     """
     file = run.directory / "predictions.csv"
     try:
-        with open(regular(file), newline="") as lines:
+        with open(regular(file), newline="", encoding="utf-8", errors="surrogateescape") as lines:
             head, *rows = csv.reader(lines)
         names = tuple(map(printable, head))
         predictions = {(row[0], printable(row[1])): np.array(row[2:], dtype=float) for row in rows}

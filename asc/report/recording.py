@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -43,18 +44,20 @@ def embed(filename: str, run: Run, model: SceneClassifier, with_sound: bool) -> 
     """The clip as the run's network hears it: one channel, the length of a training clip."""
     if run.root is None or PurePath(filename).is_absolute() or ".." in PurePath(filename).parts:
         return Recording(fault="The recording has no place below the dataset's folder.")
-    path = run.root / filename
+    path, start = run.root / filename, 0.0
+    if within := re.fullmatch(r"(.+)#t=(\d{1,6}(?:\.\d{1,9})?)", filename, re.DOTALL):  # see asc.data.lists.Clip.name
+        path, start = run.root / within[1], float(within[2])
     if not path.is_file():
         return Recording(fault="The recording is no longer in the dataset's folder.")
     seconds = min(model.clip_samples / model.sample_rate, LONGEST)
     try:
-        wave = read_wave(path, model.sample_rate, model.channel, model.clip_samples)
+        wave = read_wave(path, model.sample_rate, model.channel, model.clip_samples, round(start * model.sample_rate))
         with torch.inference_mode():
             whole = torch.from_numpy(fit_length(wave.numpy(), model.clip_samples))
             features = model.frontend(whole[None])[0, 0].numpy()
         sound = ""
         if with_sound:
-            sound = mp3(read_wave(path, RATE, model.channel, round(seconds * RATE)).numpy())
+            sound = mp3(read_wave(path, RATE, model.channel, round(seconds * RATE), round(start * RATE)).numpy())
     except InputError:
         return Recording(fault="The recording cannot be read.")
     return Recording(sound, spectrogram(features), model.clip_samples / model.sample_rate)
