@@ -10,7 +10,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from annotated_types import Len
 from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics import CatMetric
@@ -50,7 +49,7 @@ class SceneClassifier(pl.LightningModule):
         frontend: dict[str, Any],
         net: dict[str, Any],
         optimizer: dict[str, Any],
-        labels: Annotated[Sequence[str], Len(2, 10_000)],
+        labels: Annotated[Sequence[str], Field(min_length=2, max_length=10_000)],
         clip_samples: Annotated[int, Field(ge=1, le=30_000_000)],  # 11 minutes at 44.1 kHz
         scheduler: dict[str, Any] | None = None,
         channel: Index | Literal["mean"] = 0,

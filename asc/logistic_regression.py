@@ -11,11 +11,14 @@ from statistics import mean, stdev
 
 import torch
 from hydra.utils import instantiate
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.data import SceneData
-from asc.errors import InputError
 from asc.frontend import Spectrogram
 from asc.settings import compose_settings
 
@@ -30,13 +33,6 @@ def band_statistics(features: Tensor) -> Tensor:
 
 def accuracy(data: SceneData, frontend: Spectrogram, settings: dict) -> float:
     """Macro-average accuracy on the test clips after fitting to the training clips."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.metrics import balanced_accuracy_score
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise InputError('scikit-learn is not installed: pip install -e ".[test]"') from error
     data.setup()
     data.cache_features(settings, frontend, torch.device("cpu"))
     (x, y), (test_x, test_y) = (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from annotated_types import Len
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
@@ -34,7 +34,7 @@ class Prune(Phase):
     @checked("phase")
     def __init__(
         self,
-        amount: Share | Annotated[Sequence[Share], Len(1)] = 0.5,
+        amount: Share | Annotated[Sequence[Share], Field(min_length=1)] = 0.5,
         initial_amount: Share = 0.0,
         schedule: Literal["polynomial", "constant"] = "polynomial",
         ramp_epochs: Index | None = None,

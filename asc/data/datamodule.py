@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Len
 from pydantic import Field
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
@@ -68,7 +67,7 @@ class SceneData(LightningDataModule):
         cv: Annotated[int, Field(ge=2, le=1000)] | None = None,
         train_list: str = "evaluation_setup/fold{fold}_train.csv",
         test_list: str = "evaluation_setup/fold{fold}_evaluate.csv",
-        labels: Annotated[Sequence[str], Len(0, 10_000)] | None = None,
+        labels: Annotated[Sequence[str], Field(max_length=10_000)] | None = None,
         sample_rate: SampleRate = 44100,
         channel: Index | Literal["mean"] = 0,
         clip_seconds: Annotated[float, Field(ge=0.001, le=600)] | None = None,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from annotated_types import Len
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -12,7 +11,9 @@ from asc.nets.dropout import Dropout
 from asc.nets.pool import AvgPoolOverTime
 from asc.settings import Count, Epsilon, Momentum, Share, checked
 
+Blocks = Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Field(min_length=1, max_length=8)]
 Step = Annotated[int, Field(ge=1, le=8)]
+Pair = Annotated[Sequence[Step], Field(min_length=2, max_length=2)]
 Stride = int | tuple[int, int]  # of bins and frames
 
 
@@ -42,8 +43,8 @@ class CPMobile(nn.Module):
         base_channels: Annotated[int, Field(ge=8, le=1024)] = 32,
         channels_multiplier: Annotated[float, Field(gt=0, le=8)] = 1.8,
         expansion_rate: Annotated[float, Field(gt=0, le=16)] = 2.1,
-        n_blocks: Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Len(1, 8)] = (3, 2, 1),
-        strides: Sequence[Annotated[Sequence[Step], Len(2, 2)]] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
+        n_blocks: Blocks = (3, 2, 1),
+        strides: Sequence[Pair] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
         dropout: Share = 0.0,
         bn_momentum: Momentum = 0.1,
         bn_eps: Epsilon = 1e-5,

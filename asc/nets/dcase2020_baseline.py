@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from annotated_types import Len
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ class Dcase2020Baseline(nn.Module):
         self,
         n_classes: Count,
         n_bins: Annotated[int, Field(ge=20, le=8192)] = 40,  # at least one after the poolings
-        filters: Annotated[Sequence[Filters], Len(2, 2)] = (32, 64),
+        filters: Annotated[Sequence[Filters], Field(min_length=2, max_length=2)] = (32, 64),
         dropout: Share = 0.3,
         dropout_scale: Scale = 1.0,
         bn_momentum: Momentum = 0.1,

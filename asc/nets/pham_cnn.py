@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from annotated_types import Len
+from pydantic import Field
 from torch import Tensor, nn
 
 from asc.errors import InputError
@@ -66,8 +66,8 @@ class PhamCNN(nn.Module):
     def __init__(
         self,
         n_classes: Count,
-        filters: Annotated[Sequence[Filters], Len(4, 4)] = (32, 64, 128, 256),
-        dropouts: Annotated[Sequence[Share], Len(4, 4)] = (0.20, 0.25, 0.30, 0.35),
+        filters: Annotated[Sequence[Filters], Field(min_length=4, max_length=4)] = (32, 64, 128, 256),
+        dropouts: Annotated[Sequence[Share], Field(min_length=4, max_length=4)] = (0.20, 0.25, 0.30, 0.35),
         dropout_scale: Scale = 1.0,
         one_input_norm: bool = False,
         pooling: Literal["max", "average", "mean_std"] = "max",
