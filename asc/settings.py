@@ -69,17 +69,12 @@ def literal(override: str) -> str:
 
 
 def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The settings of train.py or compress.py, by that name without suffix.
-
-    Raises:
-        InputError: the package is installed without them.
-    """
+    """The settings of train.py or compress.py, by that name without suffix."""
     from hydra import compose, initialize_config_dir  # which classifiers do without
 
-    conf = Path(__file__).parents[1] / "conf"
-    if not conf.is_dir():
-        raise InputError(f"{conf} does not exist: run this in a clone of the repository, which has the settings")
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    package = Path(__file__).parent
+    conf = package / "conf"  # of an installed package
+    with initialize_config_dir(str(conf if conf.is_dir() else package.parent / "conf"), version_base="1.3"):
         return compose(command, list(map(literal, overrides)))
 
 

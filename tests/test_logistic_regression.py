@@ -21,12 +21,3 @@ def test_the_command_prints_each_fold_and_the_mean(tiny, tmp_path, capsys):
     folds = [float(line.split()[-2]) for line in lines[:3]]
     assert f"{sum(folds) / 3:.1f} +-" in lines[3]
     assert min(folds) > 70  # these sounds differ in plain ways
-
-
-@pytest.mark.parametrize(
-    ("script", "words"), [("asc.logistic_regression", []), ("asc.evaluate", ["{run}/checkpoints/best.ckpt"])]
-)
-def test_without_the_settings_of_the_repository_it_is_one_sentence(script, words, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("asc.settings.__file__", f"{tmp_path}/asc/settings.py")  # as `pip install .` leaves it
-    told = call(*(word.format(run=trained[0]) for word in words), script=script)
-    assert str(told).startswith(f"error: {tmp_path}/conf does not exist: run this in a clone of the repository")
