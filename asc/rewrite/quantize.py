@@ -69,9 +69,13 @@ def running_on(engine: str | None) -> Iterator[None]:
 
 @contextmanager
 def without_deprecation_notices() -> Iterator[None]:
-    """Silence torch's notices that torch.ao will be removed: this package pins a version of torch that has it."""
+    """Silence torch's notices that torch.ao and quantized tensors will be removed: the pinned version has them.
+
+    torch warns once a process of the first quantized tensor, which is made by a conversion or by loading.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and .* are deprecated")
         warnings.filterwarnings("ignore", ".*must run observer before calling calculate_qparams")
         warnings.filterwarnings("ignore", ".*reduce_range will be deprecated")
         warnings.filterwarnings("ignore", "TypedStorage is deprecated")
