@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
-from torchaudio.functional import mask_along_axis_iid
 
 from asc.classifier import SceneClassifier, soft_labels
 from asc.settings import Fraction, Index, checked
+from asc.torch_pair import torchaudio
 
 Alpha = Annotated[float, Field(gt=1e-6, le=1e6)]  # of Beta(alpha, alpha)
 Decibels = Annotated[float, Field(ge=0, le=100)]
@@ -45,8 +45,9 @@ def mask(x: Tensor, bins: int, frames: int) -> Tensor:
     x (batch, 1, n_bins, frames); each example gets its own masks.
     """
     mean = x.mean((1, 2, 3), keepdim=True)
-    x = mask_along_axis_iid(x - mean, bins, mask_value=0.0, axis=2)
-    return mask_along_axis_iid(x, frames, mask_value=0.0, axis=3) + mean
+    mask_axis = torchaudio.functional.mask_along_axis_iid
+    x = mask_axis(x - mean, bins, mask_value=0.0, axis=2)
+    return mask_axis(x, frames, mask_value=0.0, axis=3) + mean
 
 
 def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,9 +120,9 @@ def settings_fault(error: Exception) -> str | None:
 
 def is_misconfiguration(error: Exception) -> bool:
     """Whether Lightning refuses a setting; it is not loaded for this, since torch takes seconds."""
-    if "lightning_fabric" not in sys.modules:
+    if "pytorch_lightning" not in sys.modules:
         return False
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     return isinstance(error, MisconfigurationException)
 

@@ -11,10 +11,10 @@ from nnAudio.librosa_functions import get_gammatone
 from pydantic import Field
 from scipy.signal import get_window
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from asc.errors import InputError, check_number
 from asc.settings import Count, Positive, SampleRate, checked
+from asc.torch_pair import torchaudio
 
 MOST_BANDS = 1024  # of a filterbank
 TINY = 1e-30  # far below magnitude and energy of any recording but digital silence
@@ -232,7 +232,8 @@ def filterbank_weights(
     if filterbank == "gammatone":
         return torch.as_tensor(get_gammatone(sample_rate, n_fft, n_bins, f_min, f_max), dtype=torch.float32)
     if filterbank == "mel":
-        return melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
+        n_freqs = n_fft // 2 + 1
+        return torchaudio.functional.melscale_fbanks(n_freqs, f_min, f_max, n_bins, sample_rate, mel_scale="slaney").T
     return None
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchaudio.transforms import Resample
 from tqdm import tqdm
 
 from asc.errors import InputError
 from asc.sound import duration, open_sound, rate_ratio, read_mono, seek
+from asc.torch_pair import torchaudio
 
 
 @cache
-def resampler(ratio: Fraction) -> Resample:
+def resampler(ratio: Fraction) -> torchaudio.transforms.Resample:
     """Windowed-sinc resampling by torchaudio, cached since computing its kernel is slow."""
-    return Resample(ratio.denominator, ratio.numerator)
+    return torchaudio.transforms.Resample(ratio.denominator, ratio.numerator)
 
 
 def durations(paths: Sequence[Path]) -> list[float]:

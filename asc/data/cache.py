@@ -19,12 +19,12 @@ import numpy as np
 import scipy
 import soundfile
 import torch
-import torchaudio
 from torch import Tensor
 from tqdm import tqdm
 
 from asc.errors import InputError, printable
 from asc.frontend import Frontend
+from asc.torch_pair import torchaudio
 
 try:
     import fcntl

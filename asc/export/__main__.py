@@ -17,11 +17,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the file; beside the checkpoint where it is not given")
     parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
     arguments = parser.parse_args()
-    from asc.classifier import SceneClassifier  # after --help, since torch takes seconds
-    from asc.export import export
-
     silence_libraries()
     with exit_on_input_error():
+        from asc.classifier import SceneClassifier  # after --help, since torch takes seconds
+        from asc.export import export
+
         name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
         path = arguments.output or arguments.checkpoint.with_name(name)
         if path.is_dir() or not path.parent.is_dir():

@@ -46,17 +46,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     arguments = parse(argv)
-    from asc.report.compare import compare  # after --help, since torch takes seconds
-    from asc.report.latency import measure_latency
-    from asc.report.page import write_page
-    from asc.report.plot import plot_accuracy_over_size
-    from asc.report.runs import find_runs, read_run
-    from asc.report.systems import all_systems, group
-    from asc.report.table import as_plain_values, report
-
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
+        from asc.report.compare import compare  # after --help, since torch takes seconds
+        from asc.report.latency import measure_latency
+        from asc.report.page import write_page
+        from asc.report.plot import plot_accuracy_over_size
+        from asc.report.runs import find_runs, read_run
+        from asc.report.systems import all_systems, group
+        from asc.report.table import as_plain_values, report
+
         if arguments.compare:
             if len(arguments.run) != 2:
                 raise InputError(f"invalid --compare with {len(arguments.run)} directories: expected two")
