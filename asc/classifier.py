@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from asc.rewrite.quantize import convert, prepare, running_on, without_deprecati
 from asc.settings import Fraction, Index, checked
 
 Stage = Literal["float", "pruned", "qat", "int8"]
+VERSION = version("asc")
 
 
 class SceneClassifier(pl.LightningModule):
@@ -253,6 +255,7 @@ class SceneClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = self.stage
+        checkpoint["asc_version"] = VERSION
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from asc.classifier import SceneClassifier
+from asc.classifier import VERSION, SceneClassifier
 from asc.errors import InputError, WriteError
 from asc.export.floats import add_float
 from asc.export.frontend import add_frontend
@@ -102,6 +102,7 @@ def write(
         "clip_samples": model.clip_samples,
         "min_samples": model.min_samples,
         "channel": model.channel,
+        "asc_version": VERSION,
     }
     helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(proto)
