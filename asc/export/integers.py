@@ -126,9 +126,11 @@ def add_integer_weights(graph: Graph, layer: nnq.Conv2d | nnq.Linear, grid: Grid
     """Names of the kernel, 8-bit by output channel, and the bias, 32-bit on the grid of the sums."""
     kernel, scales, bias = integer_weights(layer, grid)
     sums = (scales * grid.scale).astype(np.float32)
+    # ONNX Runtime before 1.28 fuses a dense layer with a single zero point where none is given, and refuses its shape
+    zeros = [graph.constant(np.zeros(len(scales), np.int8))] if isinstance(layer, nnq.Linear) else []
     return [
-        graph.node("DequantizeLinear", graph.constant(integers), graph.constant(steps), axis=0)
-        for integers, steps in ((kernel, scales), (bias, sums))
+        graph.node("DequantizeLinear", graph.constant(integers), graph.constant(steps), *zero_point, axis=0)
+        for integers, steps, zero_point in ((kernel, scales, zeros), (bias, sums, []))
     ]
 
 
