@@ -4,11 +4,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from asc.errors import InputError
+from asc.version import __version__
 
 if TYPE_CHECKING:
     from asc.classifier import SceneClassifier
 
-__all__ = ["InputError", "SceneClassifier"]
+__all__ = ["InputError", "SceneClassifier", "__version__"]
 
 # OpenMP's threads wait for each other after every operation. By default they wait in a loop, which on a busy machine
 # takes the core from the thread they wait for. OpenMP reads this once, when torch is imported.

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,9 +24,9 @@ from asc.metrics import Metrics, compute_metrics
 from asc.rewrite.fold import fold_checked
 from asc.rewrite.quantize import convert, prepare, running_on, without_deprecation_notices
 from asc.settings import Fraction, Index, checked
+from asc.version import __version__
 
 Stage = Literal["float", "pruned", "qat", "int8"]
-VERSION = version("asc")
 
 
 class SceneClassifier(pl.LightningModule):
@@ -255,7 +254,7 @@ class SceneClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage"] = self.stage
-        checkpoint["asc_version"] = VERSION
+        checkpoint["asc_version"] = __version__
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

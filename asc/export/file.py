@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from asc.classifier import VERSION, SceneClassifier
+from asc.classifier import SceneClassifier
 from asc.errors import InputError, WriteError
 from asc.export.floats import add_float
 from asc.export.frontend import add_frontend
@@ -18,6 +18,7 @@ from asc.files import written_whole
 from asc.onnx_predictor import FRONTEND
 from asc.rewrite.fold import fold_checked
 from asc.rewrite.graph import INPUT, LayerGraph
+from asc.version import __version__
 
 
 def add_net(graph: Graph, model: SceneClassifier) -> None:
@@ -102,7 +103,7 @@ def write(
         "clip_samples": model.clip_samples,
         "min_samples": model.min_samples,
         "channel": model.channel,
-        "asc_version": VERSION,
+        "asc_version": __version__,
     }
     helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(proto)
