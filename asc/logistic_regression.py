@@ -18,9 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from asc.cli import exit_on_input_error, silence_libraries
-from asc.data import SceneData
-from asc.frontend import Spectrogram
 from asc.settings import compose_settings
+
+with exit_on_input_error():  # a torchaudio that does not load
+    from asc.data import SceneData
+    from asc.frontend import Spectrogram
 
 N_BINS, C = 40, 0.03  # C: inverse L2 strength in scikit-learn
 

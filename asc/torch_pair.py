@@ -1,13 +1,23 @@
-"""torchaudio, which does not load with a torch older than the one that it was compiled for."""
+"""torchaudio, which does not load with a torch older than the one it was compiled for."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from asc.errors import InputError
 
+
+def installed(package: str) -> str:
+    """The installed version of a package, for a message."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 try:
     import torchaudio as torchaudio
-except (ImportError, OSError) as error:
+except (ImportError, OSError, RuntimeError) as error:
     raise InputError(
-        f"torchaudio {version('torchaudio')} does not load with torch {version('torch')} ({error}): "
-        "install a pair that does, `pip uninstall -y torch torchaudio && pip install torch==2.14.1 torchaudio==2.11.1`"
+        f"torchaudio {installed('torchaudio')} does not load with torch {installed('torch')} "
+        f"({' '.join(str(error).split())}): install a pair that does, "
+        "`pip uninstall -y torch torchaudio && pip install torch==2.14.1 torchaudio==2.11.1`"
     ) from error

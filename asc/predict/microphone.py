@@ -23,7 +23,7 @@ def microphone(channel: int | str) -> tuple[str, int, Generator[np.ndarray, None
     try:
         import sounddevice
     except ImportError as error:
-        raise InputError("--microphone needs the package sounddevice: pip install -e '.[microphone]'") from error
+        raise InputError("--microphone needs the package sounddevice: pip install sounddevice") from error
     except OSError as error:  # sounddevice is there, the C library is not
         raise InputError("--microphone needs PortAudio: install it, on Debian as libportaudio2") from error
     try:

@@ -71,7 +71,7 @@ def running_on(engine: str | None) -> Iterator[None]:
 def without_deprecation_notices() -> Iterator[None]:
     """Silence torch's notices that torch.ao and quantized tensors will be removed: the pinned version has them.
 
-    torch warns once a process of the first quantized tensor, which is made by a conversion or by loading.
+    torch warns once per process, at the first quantized tensor, which a conversion or loading makes.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
