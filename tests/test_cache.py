@@ -93,10 +93,13 @@ class Watched(Spectrogram):
     def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
         if wave.any():  # silence only tells the features' shape
             if self.clips >= self.left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.killed()
             self.clips += len(wave)
             time.sleep(self.pause)
         return super().spectrogram(wave)
+
+    def killed(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def beside(function: Callable[[], None]) -> multiprocessing.process.BaseProcess:
@@ -275,10 +278,23 @@ def test_processes_that_build_at_once_share_the_clips(root, folder, tmp_path):
 @pytest.mark.parametrize("left", [0, 8, 16])
 def test_what_a_killed_process_had_in_hand_is_computed_by_one_that_came_later(root, folder, tmp_path, left):
     whole = build(root, tmp_path / "whole")
-    killed = beside(lambda: build(root, folder, Watched(left, pause=0.05)))
-    while not list(folder.glob("*.part")):
-        time.sleep(0.001)
-    frontend = Watched(pause=0.05)
+    has_last_block, has_company = FORK.Event(), FORK.Event()
+
+    class Killed(Watched):
+        def killed(self) -> None:
+            has_last_block.set()
+            has_company.wait(60)
+            super().killed()
+
+    class Later(Watched):
+        def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
+            if wave.any():  # it has a block, after those of the other process
+                has_company.set()
+            return super().spectrogram(wave)
+
+    killed = beside(lambda: build(root, folder, Killed(left)))
+    assert has_last_block.wait(60)
+    frontend = Later()
     assert build(root, folder, frontend).read_bytes() == whole.read_bytes()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
