@@ -73,7 +73,7 @@ def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir  # which classifiers do without
 
     package = Path(__file__).parent
-    conf = package / "conf"  # of an installed package
+    conf = package / "conf"  # an installed package holds its own copy
     with initialize_config_dir(str(conf if conf.is_dir() else package.parent / "conf"), version_base="1.3"):
         return compose(command, list(map(literal, overrides)))
 

@@ -288,7 +288,7 @@ def test_what_a_killed_process_had_in_hand_is_computed_by_one_that_came_later(ro
 
     class Later(Watched):
         def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
-            if wave.any():  # it has a block, after those of the other process
+            if wave.any():  # this process now computes, while the other still holds its last block
                 has_company.set()
             return super().spectrogram(wave)
 
