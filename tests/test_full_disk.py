@@ -18,10 +18,6 @@ from whole import check_whole
 PAGE = 4096  # bytes
 SMALL = ["frontend.n_fft=512", "frontend.win_length=512", "frontend.hop_length=256", "net.filters=[4,4,4,4]"]
 COMPRESS = ["checkpoint={best}", "trainer.max_epochs=1", "data.num_workers=0", "data.cache_dir={disk}/cache"]
-AUTHORS = (
-    "authors: [{lastname: Doe, firstname: Jane, email: jane@example.org, corresponding: true, "
-    "affiliation: {abbreviation: UX, institute: X, location: 'X, Y'}}]"
-)
 TRAIN = ["data=dcase", "data.root={tiny}", *SETTINGS, *SMALL, "trainer.max_epochs=1", "hydra.run.dir={disk}/run"]
 COMMANDS = {  # script, words, and pages that are less than what it writes
     "train": ("train.py", [*TRAIN, "data.cache_dir={disk}/cache"], 340),
@@ -34,12 +30,6 @@ COMMANDS = {  # script, words, and pages that are less than what it writes
     "evaluate": ("asc.evaluate", ["{best}", "--output", "{disk}/evaluation", "data.cache_dir={disk}/cache"], 20),
     "report": ("asc.report", ["{run}", "--html", "{disk}/page.html", "--picture", "{disk}/it.png", "--no-latency"], 50),
     "bundle": ("asc.bundle", ["{run}", "{disk}/bundle"], 35),
-    "submission": (
-        "asc.submission",
-        ["{best}", "{evaluation}", "--name", "N", "--abbreviation", "A", "--authors", "{authors}", "--rehearsal"]
-        + ["--output", "{disk}"],
-        2,
-    ),
     "predict": ("asc.predict", ["{best}", "{clip}", "--picture", "{disk}/timeline.png"], 5),
 }
 
@@ -62,15 +52,9 @@ def places(disk, tiny, tmp_path_factory) -> dict[str, object]:
     run, cache = folder / "run", folder / "cache"
     words = [word.format(tiny=tiny, disk=folder) for word in TRAIN]
     assert call(*words, f"data.cache_dir={cache}") is None
-    (folder / "authors.yaml").write_text(AUTHORS)
     clip = next((tiny / "audio").iterdir())
-    (folder / "evaluation/audio").mkdir(parents=True)
-    shutil.copy(clip, folder / "evaluation/audio/0.wav")
-    best, authors, evaluation = run / "checkpoints/best.ckpt", folder / "authors.yaml", folder / "evaluation"
-    return {
-        "tiny": tiny, "clip": clip, "disk": disk, "run": run, "cache": cache, "best": best,
-        "authors": authors, "evaluation": evaluation,
-    }  # fmt: skip
+    best = run / "checkpoints/best.ckpt"
+    return {"tiny": tiny, "clip": clip, "disk": disk, "run": run, "cache": cache, "best": best}
 
 
 def leave(disk: Path, pages: int) -> None:

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 from command import call
 from damage import VALUES, damaged, odd_thing
 from tiny import RATE, SETTINGS, sound
@@ -37,15 +36,6 @@ LIMIT = 20  # s
 MEMORY = 6 * 2**30  # bytes of addresses, beyond what the process has
 SMALL = ["frontend.n_fft=512", "frontend.win_length=512", "frontend.hop_length=256", "frontend.n_bins=32"]
 ONE_EPOCH = ["trainer.max_epochs=1", "data.num_workers=0"]
-TEAM = {
-    "authors": [
-        {
-            **{"lastname": "Doe", "firstname": "Jo", "email": "jo@example.org", "corresponding": True},
-            "affiliation": {"abbreviation": "Y", "institute": "Y"},
-        }
-    ],
-    "description": {"decision_making": "none"},
-}
 
 
 @dataclass(frozen=True)
@@ -106,12 +96,6 @@ COMMANDS = [
     Command("asc.check", "data --json", "--fold --train-list --test-list", (*TABLES, CLIP)),
     Command("asc.check", "classes", "--json", ("classes/one/a.wav", "classes/two/b.flac")),
     Command(
-        "asc.submission",
-        "run/checkpoints/best.ckpt evaluation --name N --abbreviation A --authors team.yaml --output out --rehearsal",
-        "--number --json --trusted",
-        ("team.yaml", "evaluation/audio/7.wav", "run/checkpoints/best.ckpt", "run/results.json", *OF_RUN),
-    ),
-    Command(
         "asc.logistic_regression",
         "data=dcase data.root=data data.cache_dir=cache sample_rate=16000 data.num_workers=0",
         "data.cv data.fold seed data.channel data.clip_seconds",
@@ -137,7 +121,7 @@ NONSENSE = [  # words of a command line
     *("", "abc", "0", "-1", "1.5", "1e400", "nan", "inf", "2147483648", "9" * 30, "true", "null", "é１💥", "--", "-"),
     *("..", ".", "missing/deep/file", "x" * 255, "x" * 5000, "\x1b[31mred", "two\nlines", "\udcff\udcfe", "~nobody"),
     *("[", "*", "**", "%s", "{}", "{fold}", "${oc.env:HOME}", "a=b=c", "=", "++x=1", "data.root=", "data.nothing=1"),
-    *("loop", "null-device", "full-device", "pipe", "unreadable", "folder", "run", "data", "team.yaml", "sounds/a.wav"),
+    *("loop", "null-device", "full-device", "pipe", "unreadable", "folder", "run", "data", "sounds/a.wav"),
     *("run/checkpoints/last.ckpt", "int8/qat.ckpt", "int8/int8.ckpt", "run/model.onnx", "int8/frontend.onnx"),
     *("run/results.json", "run/predictions.csv", "data/meta.csv", "-x", "--nothing", "--json=1", "--output", "--help"),
     *("other-labels.ckpt", "classes", "out", "out/new", "out/new.json", "out/new/new.json", "run/checkpoints"),
@@ -176,14 +160,13 @@ def fill(root: Path, tiny: Path) -> None:
     content["hyper_parameters"]["labels"] = ["rain", "street", "wood"]
     torch.save(content, "other-labels.ckpt")
     rng = np.random.default_rng(0)
-    for name in (*SOUNDS, "evaluation/audio/7.wav"):
+    for name in SOUNDS:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(name, sound("indoor", rng), RATE)
     for label, suffix in (("one", "wav"), ("two", "flac")):
         Path("classes", label).mkdir(parents=True)
         for letter in "ab":
             soundfile.write(f"classes/{label}/{letter}.{suffix}", sound("outdoor", rng), RATE)
-    Path("team.yaml").write_text(yaml.safe_dump(TEAM))
     Path("loop").symlink_to("loop")
     Path("null-device").symlink_to("/dev/null")
     Path("full-device").symlink_to("/dev/full")

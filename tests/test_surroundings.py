@@ -47,22 +47,6 @@ def checkpoint(job, tmp_path_factory) -> Path:
     return directory / "checkpoints/best.ckpt"
 
 
-@pytest.fixture
-def submission(checkpoint, tiny, tmp_path) -> list[str]:
-    """Words of asc.submission, with clips enough for worker processes."""
-    (tmp_path / "evaluation/audio").mkdir(parents=True)
-    for number, path in enumerate(sorted((tiny / "audio").iterdir())[:20]):
-        (tmp_path / f"evaluation/audio/{number}.wav").symlink_to(path)
-    (tmp_path / "authors.yaml").write_text(
-        "authors: [{lastname: Doe, firstname: Jane, email: jane@example.org, corresponding: true, "
-        "affiliation: {abbreviation: UX, institute: X, location: 'X, Y'}}]"
-    )
-    return [
-        *(str(checkpoint), f"{tmp_path}/evaluation", "--name", "N", "--abbreviation", "A"),
-        *("--authors", f"{tmp_path}/authors.yaml", "--rehearsal", "--output", str(tmp_path)),
-    ]
-
-
 # A busy machine
 
 
@@ -101,12 +85,6 @@ def test_a_worker_that_the_system_kills_is_one_sentence(quick, tmp_path, cache):
     assert len(list(tmp_path.glob("cache/*.npy"))) == (cache == "true"), "the durations"
 
 
-@pytest.mark.usefixtures("killed_workers")
-def test_in_a_command_without_hydra_too(submission, monkeypatch):
-    monkeypatch.delitem(sys.modules, "hydra")  # as when it is started alone
-    assert str(call(*submission, script="asc.submission")).startswith(ENDED)
-
-
 # Shared memory
 
 
@@ -122,8 +100,9 @@ def with_shared_memory(options: str, *words: str, script: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts are Linux's")
 @pytest.mark.parametrize("options", ["ro", "size=64k"])
-def test_without_shared_memory_clips_are_decoded_here(submission, options):
-    process = FORK.Process(target=with_shared_memory, args=(options, *submission), kwargs={"script": "asc.submission"})
+def test_without_shared_memory_clips_are_decoded_here(quick, options):
+    words = [*quick, "data.num_workers=2", "data.cache=false"]
+    process = FORK.Process(target=with_shared_memory, args=(options, *words), kwargs={"script": "train.py"})
     process.start()
     process.join(30)
     is_alive = process.is_alive()
@@ -183,7 +162,7 @@ def test_paths_are_taken_as_one_writes_them(quick, tiny, tmp_path, monkeypatch):
         ("optimizer.lr=1e-3,3e-4", None),
         ("callbacks=[mixup", None),
         ("data.root='~/x'", None),
-        ("~callbacks.mask", None),
+        ("~callbacks.spec_augment", None),
         ("--config-dir=/ü", None),
         ("hydra.run.dir=", None),
     ],
