@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asc.cli import silence_libraries
 from asc.errors import InputError
-from asc.training.directory import alone_in_directory
+from asc.training.directory import lock_run_dir
 from asc.training.memory import keep_freed_memory
 from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float | None:
     return run_job(cfg, compress)
 
 
-@alone_in_directory
+@lock_run_dir
 def compress(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the compressed classifier on validation clips; None without validation."""
     from asc.classifier import SceneClassifier  # after --help and wrong settings, since torch takes seconds

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from asc.classifier import SceneClassifier, soft_labels
-from asc.settings import Fraction, Index, checked
+from asc.settings import NonNegativeInt, UnitInterval, checked
 from asc.torch_pair import torchaudio
 
 Alpha = Annotated[float, Field(gt=1e-6, le=1e6)]  # of Beta(alpha, alpha)
@@ -40,7 +40,7 @@ def roll(x: Tensor, shift: Tensor, crop: int | None = None) -> Tensor:
 
 
 def mask(x: Tensor, bins: int, frames: int) -> Tensor:
-    """Mask up to `bins` bins and up to `frames` frames with the example's mean (SpecAugment; Park et al., 2019).
+    """SpecAugment up to `bins` bins and up to `frames` frames with the example's mean (SpecAugment; Park et al., 2019).
 
     x (batch, 1, n_bins, frames); each example gets its own masks.
     """
@@ -80,7 +80,7 @@ def freq_mixstyle(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
     return (x - mean) / std * torch.lerp(std[perm], std, lam) + torch.lerp(mean[perm], mean, lam)
 
 
-def band_gain(x: Tensor, knots: Tensor) -> Tensor:
+def filter_augment(x: Tensor, knots: Tensor) -> Tensor:
     """Add a gain to each band, interpolated linearly between knots (FilterAugment; Nam et al., 2022).
 
     x (batch, 1, n_bins, frames) logarithms, knots (batch, n_knots) evenly spaced from the first to the last band.
@@ -159,7 +159,7 @@ class FreqMixStyle(pl.Callback):
     """
 
     @checked("callbacks.freq_mixstyle")
-    def __init__(self, p: Fraction = 0.4, alpha: Alpha = 0.3):
+    def __init__(self, p: UnitInterval = 0.4, alpha: Alpha = 0.3):
         self.p, self.alpha = p, alpha
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
@@ -168,7 +168,7 @@ class FreqMixStyle(pl.Callback):
             batch[0] = freq_mixstyle(x, draw_beta(self.alpha, x), torch.randperm(len(x), device=x.device))
 
 
-class BandGain(pl.Callback):
+class FilterAugment(pl.Callback):
     """Apply a random smooth frequency response to each training clip, as of other microphones and rooms.
 
     Args:
@@ -176,24 +176,24 @@ class BandGain(pl.Callback):
         knots: number of knots.
     """
 
-    @checked("callbacks.band_gain")
+    @checked("callbacks.filter_augment")
     def __init__(self, db: Decibels = 6.0, knots: Annotated[int, Field(ge=2, le=1000)] = 5):
         self.db, self.knots = db, knots
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         x = batch[0]
         knots = torch.empty(len(x), self.knots, device=x.device, dtype=x.dtype).uniform_(-self.db, self.db)
-        batch[0] = band_gain(x, knots * nats_per_db(model))
+        batch[0] = filter_augment(x, knots * nats_per_db(model))
 
 
-class RandomLevel(pl.Callback):
+class Gain(pl.Callback):
     """Apply a random gain to each training clip, for a frontend without normalization.
 
     Args:
         db: the gain is drawn from [-db, db].
     """
 
-    @checked("callbacks.random_level")
+    @checked("callbacks.gain")
     def __init__(self, db: Decibels = 10.0):
         self.db = db
 
@@ -218,27 +218,27 @@ class TimeStretch(pl.Callback):
         batch[0] = time_stretch(x, self.factor ** torch.empty(len(x), device=x.device).uniform_(-1, 1))
 
 
-class Roll(pl.Callback):
-    """Roll each training clip in time by a random shift: a scene has no beginning.
+class RandomCrop(pl.Callback):
+    """Shift each training clip circularly by a random number of frames, and crop it: a scene has no beginning.
 
     Args:
-        keep: fraction of the frames to train on, at least 32 frames (0.7 s at the report's hop). Less than 1 gives
+        fraction: of the frames to train on, at least 32 frames (0.7 s at the report's hop). Less than 1 gives
             random excerpts and faster training.
     """
 
     MIN_FRAMES = 32
 
-    @checked("callbacks.roll")
-    def __init__(self, keep: Annotated[float, Field(gt=0, le=1)] = 1.0):
-        self.keep = keep
+    @checked("callbacks.random_crop")
+    def __init__(self, fraction: Annotated[float, Field(gt=0, le=1)] = 1.0):
+        self.fraction = fraction
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         x = batch[0]
         shift = torch.randint(x.shape[-1], (len(x),), device=x.device)
-        batch[0] = roll(x, shift, crop=min(x.shape[-1], max(self.MIN_FRAMES, round(self.keep * x.shape[-1]))))
+        batch[0] = roll(x, shift, crop=min(x.shape[-1], max(self.MIN_FRAMES, round(self.fraction * x.shape[-1]))))
 
 
-class Mask(pl.Callback):
+class SpecAugment(pl.Callback):
     """Frequency and time masking of each training clip (SpecAugment).
 
     Args:
@@ -246,8 +246,8 @@ class Mask(pl.Callback):
         frames: maximum length of the time mask.
     """
 
-    @checked("callbacks.mask")
-    def __init__(self, bins: Index, frames: Index):
+    @checked("callbacks.spec_augment")
+    def __init__(self, bins: NonNegativeInt, frames: NonNegativeInt):
         self.bins, self.frames = bins, frames
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:

@@ -21,9 +21,9 @@ from asc.frontend import Frontend
 from asc.listen import listen
 from asc.loading import build, check_finite, check_hyperparameters, check_size, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
-from asc.rewrite.fold import fold_checked
-from asc.rewrite.quantize import convert, prepare, running_on, without_deprecation_notices
-from asc.settings import Fraction, Index, checked
+from asc.quantization.fold import fold_checked
+from asc.quantization.quantize import convert, prepare, running_on, without_deprecation_notices
+from asc.settings import NonNegativeInt, UnitInterval, checked
 from asc.version import __version__
 
 Stage = Literal["float", "pruned", "qat", "int8"]
@@ -39,9 +39,9 @@ class SceneClassifier(pl.LightningModule):
         clip_samples: length of the training clips, at the frontend's sample rate.
         channel: channel of a file that `classify` uses: index from 0, or "mean".
         stage: "float", "pruned", "qat" (fake-quantized, during fine-tuning) or "int8".
-        quantization: arguments of `asc.rewrite.quantize.prepare` after the network, for the last two stages.
-        body_lr: learning rate of all layers but the last, as a fraction of the optimizer's; less than 1 for transfer
-            learning (see `start_from`).
+        quantization: arguments of `asc.quantization.quantize.prepare` after the network, for the last two stages.
+        backbone_lr_scale: learning rate of all layers but the last, as a fraction of the optimizer's; less than 1 for
+            transfer learning (see `start_from`).
     """
 
     @checked("")
@@ -53,10 +53,10 @@ class SceneClassifier(pl.LightningModule):
         labels: Annotated[Sequence[str], Field(min_length=2, max_length=10_000)],
         clip_samples: Annotated[int, Field(ge=1, le=30_000_000)],  # 11 minutes at 44.1 kHz
         scheduler: dict[str, Any] | None = None,
-        channel: Index | Literal["mean"] = 0,
+        channel: NonNegativeInt | Literal["mean"] = 0,
         stage: Stage = "float",
         quantization: dict[str, Any] | None = None,
-        body_lr: Fraction = 1.0,
+        backbone_lr_scale: UnitInterval = 1.0,
     ):
         super().__init__()
         labels = list(labels)
@@ -199,17 +199,20 @@ class SceneClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if set, a scheduler stepped after each batch."""
-        scheduler, body_lr = self.hparams["scheduler"], self.hparams["body_lr"]
+        scheduler, backbone_lr_scale = self.hparams["scheduler"], self.hparams["backbone_lr_scale"]
         params: Any = self.parameters()
-        if body_lr != 1:
+        if backbone_lr_scale != 1:
             head = set(last_layer(self.net).parameters())
             body = [parameter for parameter in self.parameters() if parameter not in head]
-            params = [{"params": body, "lr": body_lr * self.hparams["optimizer"]["lr"]}, {"params": list(head)}]
+            params = [
+                {"params": body, "lr": backbone_lr_scale * self.hparams["optimizer"]["lr"]},
+                {"params": list(head)},
+            ]
         optimizer = build(self.hparams["optimizer"], params=params)
         if scheduler is None:
             return optimizer
-        if body_lr != 1 and "max_lr" in scheduler:  # OneCycleLR overrides the groups' rates
-            scheduler = {**scheduler, "max_lr": [body_lr * scheduler["max_lr"], scheduler["max_lr"]]}
+        if backbone_lr_scale != 1 and "max_lr" in scheduler:  # OneCycleLR overrides the groups' rates
+            scheduler = {**scheduler, "max_lr": [backbone_lr_scale * scheduler["max_lr"], scheduler["max_lr"]]}
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = build(scheduler, optimizer=optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

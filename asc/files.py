@@ -24,7 +24,7 @@ def expand_home(path: str | Path) -> Path:
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is moved there when the block ends and removed if it fails.
 
     A full disk, Ctrl-C or an error in the block leaves the old file, or none. The temporary path has the suffix of

@@ -13,7 +13,7 @@ from scipy.signal import get_window
 from torch import Tensor, nn
 
 from asc.errors import InputError, check_number
-from asc.settings import Count, Positive, SampleRate, checked
+from asc.settings import PositiveFloat, PositiveInt, SampleRate, checked
 from asc.torch_pair import torchaudio
 
 MOST_BANDS = 1024  # of a filterbank
@@ -108,19 +108,19 @@ class Spectrogram(Frontend):
         self,
         sample_rate: SampleRate,
         filterbank: Literal["gammatone", "mel"] | None = "gammatone",
-        n_bins: Count = 128,
+        n_bins: PositiveInt = 128,
         f_min: Annotated[float, Field(ge=0)] = 10.0,
-        f_max: Positive | None = None,
+        f_max: PositiveFloat | None = None,
         n_fft: Annotated[int, Field(ge=2, le=32768)] = 4096,
-        win_length: Count = 2048,
-        hop_length: Count = 1024,
+        win_length: PositiveInt = 2048,
+        hop_length: PositiveInt = 1024,
         window: str = "hann",
         power: Annotated[float, Field(gt=0, le=10)] = 1.0,
         log: bool = True,
         eps: Annotated[float, Field(ge=1e-45, le=1)] = 1e-10,  # 1e-45: the smallest positive float32
         normalize: Literal["level", "clip", "band"] | None = None,
         dynamic_range: Annotated[float, Field(ge=1, le=200)] = 60.0,
-        frames: Count | None = 428,
+        frames: PositiveInt | None = 428,
         standardize: bool = False,
         trainable_stft: bool = False,
     ):

@@ -12,7 +12,7 @@ import torch
 import asc.nets
 from asc.errors import InputError
 from asc.frontend import Spectrogram
-from asc.rewrite.quantize import without_deprecation_notices
+from asc.quantization.quantize import without_deprecation_notices
 
 ROLES = ("frontend", "net", "optimizer", "scheduler")  # hyperparameters that are nodes: a class and its arguments
 

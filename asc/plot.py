@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from asc.errors import printable
-from asc.files import written_whole
+from asc.files import atomic_write
 
 MOST_NAMED = 30  # labels
 
@@ -33,7 +33,7 @@ def plot_confusion_matrix(matrix: Tensor, labels: list[str], path: Path, title: 
         axes.set_yticks(range(len(labels)), names, parse_math=False)
     else:
         axes.set(xlabel="predicted, by index of the label", ylabel="true, by index of the label")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from asc.data.lists import Clip
 from asc.errors import InputError
-from asc.files import regular, written_whole
+from asc.files import atomic_write, regular
 from asc.listen import Predictor
 from asc.metrics import Metrics, compute_metrics
 
@@ -100,7 +100,7 @@ def write_predictions(
         WriteError: the file cannot be written.
     """
     with (
-        written_whole(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         table = csv.writer(file)

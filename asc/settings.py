@@ -13,11 +13,11 @@ from pydantic_core import ErrorDetails
 
 from asc.errors import InputError
 
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Index = Annotated[int, Field(ge=0, le=1_000_000)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]  # a fraction that is removed, but never all
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a fraction that is removed, but never all
 Filters = Annotated[int, Field(ge=1, le=8192)]
 Momentum = Annotated[float, Field(gt=0, le=1)]  # of batch norm
 Epsilon = Annotated[float, Field(gt=0, le=1)]

@@ -12,7 +12,7 @@ import onnx
 import torch
 import yaml
 
-from asc.rewrite.quantize import without_deprecation_notices
+from asc.quantization.quantize import without_deprecation_notices
 
 VALUES = [
     *(None, "", "abc", "5", True, False, [], {}, [None], [[1, 2]], {"a": 1}, "../..", "\x1b[31mred", "$x_{$"),

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 
 from asc import InputError
 from asc.augment import (
-    BandGain,
+    FilterAugment,
     FreqMixStyle,
+    Gain,
     Mixup,
-    RandomLevel,
-    Roll,
+    RandomCrop,
     TimeStretch,
-    band_gain,
     between_class,
+    filter_augment,
     freq_mixstyle,
     mask,
     mixup,
@@ -142,7 +142,7 @@ def test_roll_callback_turns_each_example_as_a_whole():
     x = torch.arange(50.0).expand(16, 1, 3, 50).clone()
     target = torch.arange(16)
     batch = [x.clone(), target]
-    Roll().on_train_batch_start(None, MODEL, batch, 0)
+    RandomCrop().on_train_batch_start(None, MODEL, batch, 0)
     rolled = batch[0]
     assert torch.equal(rolled.sort(-1).values, x)
     assert torch.equal(rolled, rolled[:, :, :1].expand_as(rolled))
@@ -175,7 +175,7 @@ def test_a_mask_is_one_band_and_one_span():
 @pytest.mark.parametrize(("frames", "kept"), [(428, 214), (216, 108), (44, 32), (20, 20)])
 def test_an_excerpt_is_half_the_clip_but_not_too_short(frames, kept):
     batch = [torch.arange(4 * frames).view(4, 1, 1, frames).float(), None]
-    Roll(keep=0.5).on_train_batch_start(None, None, batch, 0)
+    RandomCrop(fraction=0.5).on_train_batch_start(None, None, batch, 0)
     assert batch[0].shape[-1] == kept
     steps = batch[0].diff().squeeze()
     assert ((steps == 1) | (steps == 1 - frames)).all(), "frames of an excerpt follow each other, around the end"
@@ -183,8 +183,8 @@ def test_an_excerpt_is_half_the_clip_but_not_too_short(frames, kept):
 
 @pytest.mark.parametrize("keep", [0, -1, 1.5])
 def test_an_excerpt_is_a_share(keep):
-    with pytest.raises(InputError, match="callbacks.roll.keep"):
-        Roll(keep=keep)
+    with pytest.raises(InputError, match="callbacks.random_crop.fraction"):
+        RandomCrop(fraction=keep)
 
 
 # Between-class learning
@@ -259,13 +259,13 @@ DB = math.log(10) / 20  # nats of magnitude
 
 def test_a_band_gain_is_linear_between_its_knots():
     x = torch.zeros(1, 1, 9, 2)
-    gained = band_gain(x, torch.tensor([[0.0, 4.0, 2.0]]))
+    gained = filter_augment(x, torch.tensor([[0.0, 4.0, 2.0]]))
     assert gained[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 3.5, 3, 2.5, 2]
     assert torch.equal(gained[..., 0], gained[..., 1])
 
 
 def test_random_gains_are_within_their_decibels_and_each_clips_own():
-    for callback, most in ((BandGain(db=6, knots=5), 6), (RandomLevel(db=10), 10)):
+    for callback, most in ((FilterAugment(db=6, knots=5), 6), (Gain(db=10), 10)):
         batch = [torch.zeros(500, 1, 32, 4), None]
         callback.on_train_batch_start(None, MODEL, batch, 0)
         gains = batch[0][..., 0].squeeze(1) / DB
@@ -308,10 +308,10 @@ def test_stretches_are_within_their_factor():
 
 def test_settings_out_of_range_are_refused():
     for make, name in (
-        (lambda: BandGain(db=-1), "band_gain.db"),
-        (lambda: BandGain(knots=1), "band_gain.knots"),
+        (lambda: FilterAugment(db=-1), "filter_augment.db"),
+        (lambda: FilterAugment(knots=1), "filter_augment.knots"),
         (lambda: FreqMixStyle(p=1.5), "freq_mixstyle.p"),
-        (lambda: RandomLevel(db="loud"), "random_level.db"),
+        (lambda: Gain(db="loud"), "gain.db"),
         (lambda: TimeStretch(0.5), "time_stretch.factor"),
     ):
         with pytest.raises(InputError, match=f"invalid callbacks.{name}"):

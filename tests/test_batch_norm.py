@@ -12,7 +12,7 @@ from torch import nn
 from asc import SceneClassifier
 from asc.compress import QAT
 from asc.data import SceneData
-from asc.training.norms import refresh_batch_norms
+from asc.training.batch_norm import recalibrate_batch_norm
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def data(tiny) -> SceneData:
 def test_statistics_are_those_of_the_training_clips(data):
     """All 24 in one batch: the first norm's are the features' own, the next ones' those of what it passes on."""
     model = classifier({"dropout_scale": 1})
-    refresh_batch_norms(model, data)
+    recalibrate_batch_norm(model, data)
     (wave, _), = data.loader("train")  # fmt: skip
     x = model.frontend(wave)
     for layer in model.net.blocks[0]:
@@ -42,7 +42,7 @@ def test_statistics_are_those_of_the_training_clips(data):
 def test_nothing_else_changes_and_twice_is_once(data):
     model = classifier({"dropout_scale": 1})
     before = copy.deepcopy(model)
-    refresh_batch_norms(model, data)
+    recalibrate_batch_norm(model, data)
     assert not any(layer.training for layer in model.net.modules())
     for (name, new), old in zip(model.net.named_parameters(), before.net.parameters(), strict=True):
         assert torch.equal(new, old), name
@@ -51,7 +51,7 @@ def test_nothing_else_changes_and_twice_is_once(data):
     ]
     assert momenta[0] == momenta[1]
     state = copy.deepcopy(model.state_dict())
-    refresh_batch_norms(model, data)
+    recalibrate_batch_norm(model, data)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, state[name])
     assert not torch.equal(state["net.blocks.0.0.running_mean"], before.state_dict()["net.blocks.0.0.running_mean"])
@@ -64,7 +64,7 @@ def test_an_8_bit_network_stays_as_it_is(data):
     (wave, _), = data.loader("train")  # fmt: skip
     with torch.inference_mode():
         before = int8(wave)
-        refresh_batch_norms(int8, data)
+        recalibrate_batch_norm(int8, data)
         assert torch.equal(int8(wave), before)
     assert before.std() > 0
 
@@ -72,7 +72,7 @@ def test_an_8_bit_network_stays_as_it_is(data):
 @pytest.mark.slow
 def test_best_ckpt_holds_them_and_last_ckpt_those_of_training(job, tmp_path):
     assert call(*job, f"hydra.run.dir={tmp_path}/run") is None
-    assert call(*job, "refresh_norms=false", f"hydra.run.dir={tmp_path}/plain") is None
+    assert call(*job, "recalibrate_batch_norm=false", f"hydra.run.dir={tmp_path}/plain") is None
     states = {
         (run, name): torch.load(tmp_path / run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
         for run in ("run", "plain")

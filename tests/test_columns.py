@@ -8,8 +8,8 @@ from torch.ao.nn.intrinsic.quantized import ConvReLU2d
 
 from asc import SceneClassifier
 from asc.compress import QAT
-from asc.rewrite.columns import PairedConvReLU2d
-from asc.rewrite.quantize import running_on
+from asc.quantization.columns import PairedConvReLU2d
+from asc.quantization.quantize import running_on
 
 
 @pytest.mark.parametrize("engine", HERE)

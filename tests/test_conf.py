@@ -92,7 +92,7 @@ def test_every_search_varies_settings_that_exist(choice):
 
 def test_compression_augments_as_training_does():
     callbacks = settings("checkpoint=some.ckpt", command="compress").callbacks
-    for name in ("roll", "between_class", "mask"):
+    for name in ("random_crop", "between_class", "spec_augment"):
         assert callbacks[name] == settings().callbacks[name]
     report = settings("callbacks=[mixup]", "checkpoint=some.ckpt", command="compress").callbacks
     assert report.keys() == {"mixup"}
@@ -127,7 +127,7 @@ def test_experiments_say_what_the_report_and_the_baseline_say():
     assert (cnn.data.batch_size, cnn.trainer.max_epochs, cnn.optimizer.weight_decay) == (100, 100, 1e-4)
     assert (cnn.callbacks.mixup.alpha, cnn.data.val_fraction, cnn.data.channel) == (0.4, 0, 0)
     assert cnn.scheduler is baseline.scheduler is cnn.frontend.normalize is baseline.frontend.normalize is None
-    assert cnn.refresh_norms is baseline.refresh_norms is False
+    assert cnn.recalibrate_batch_norm is baseline.recalibrate_batch_norm is False
     assert (cnn.net.pooling, cnn.net.dropout_scale, baseline.net.dropout_scale) == ("max", 1, 1)
     assert (baseline.data.batch_size, baseline.trainer.max_epochs, baseline.optimizer.lr) == (16, 200, 1e-3)
     assert (baseline.data.val_fraction, baseline.callbacks.checkpoint.after_epoch) == (0.3, 50)

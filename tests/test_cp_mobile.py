@@ -10,7 +10,7 @@ from asc.complexity import complexity
 from asc.compress import QAT
 from asc.export import export
 from asc.nets import CPMobile
-from asc.rewrite.graph import Add, layer_graph
+from asc.quantization.graph import Add, layer_graph
 
 # README of CPJKU/dcase2024_task1_baseline: (output's bins and frames, parameters, multiply-accumulates) of each
 # convolution with its batch norm, for which it counts one more for each of its parameters. Input 256 x 65.

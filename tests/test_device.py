@@ -25,9 +25,9 @@ from asc.data import SceneData, datamodule
 from asc.export import export
 from asc.training.averaging import AverageLastEpochs
 from asc.training.batch_memory import available_memory, step_memory
+from asc.training.batch_norm import recalibrate_batch_norm
 from asc.training.checkpoints import ExactResume
 from asc.training.history import History
-from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 
 HERE = "cuda" if torch.cuda.is_available() else "emulated"
@@ -168,7 +168,7 @@ def test_training_is_that_of_the_cpu(net, there, data):
     assert not within_steps(there[1])
     measured = [copy.deepcopy(model).to(device) for device in ("cpu", there[0])]
     for model in measured:
-        refresh_batch_norms(model, data)
+        recalibrate_batch_norm(model, data)
     expected, found = (model.cpu().state_dict() for model in measured)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)

@@ -110,16 +110,16 @@ def test_a_new_task_starts_from_what_an_old_one_learned(tmp_path):
     same = classifier()
     same.start_from(source)
     assert torch.equal(same.net.dense.weight, source.net.dense.weight)
-    with pytest.raises(InputError, match=r"init was trained with another net \(one_input_norm\)"):
-        classifier({"one_input_norm": True}).start_from(source)
+    with pytest.raises(InputError, match=r"init was trained with another net \(bn_first_block_only\)"):
+        classifier({"bn_first_block_only": True}).start_from(source)
     with pytest.raises(InputError, match=r"init was trained with another frontend \(n_bins\)"):
         classifier(frontend={"n_bins": 16}).start_from(source)
-    classifier({"one_input_norm": False}).start_from(source)  # its default, said aloud
+    classifier({"bn_first_block_only": False}).start_from(source)  # its default, said aloud
 
 
 @pytest.mark.parametrize("scheduler", [None, {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 1e-3}])
 def test_the_body_learns_more_slowly(scheduler):
-    model = classifier(body_lr=0.1, scheduler=scheduler)
+    model = classifier(backbone_lr_scale=0.1, scheduler=scheduler)
     rates = []
 
     class Rates(pl.Callback):

@@ -35,7 +35,7 @@ def optimized(path) -> list[str]:
 
 
 @pytest.mark.parametrize("prune", [False, True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("net", [*NETS.values(), {"one_input_norm": True}, {"filters": [5, 7, 9, 11]}])
+@pytest.mark.parametrize("net", [*NETS.values(), {"bn_first_block_only": True}, {"filters": [5, 7, 9, 11]}])
 def test_onnx_runtime_computes_the_float_network(net, prune, tmp_path):
     model = prune_at_once(classifier(net), amount=0.5) if prune else classifier(net)
     path = export(model, tmp_path / "model.onnx")
@@ -97,7 +97,7 @@ def test_the_8_bit_file_holds_integers_and_runs_on_them(tmp_path):
     assert (kinds.count("QLinearConv"), kinds.count("Conv")) == (3, 1)
 
 
-@pytest.mark.parametrize("net", [{}, {"one_input_norm": True}, {"filters": [5, 7, 9, 11]}], ids=str)
+@pytest.mark.parametrize("net", [{}, {"bn_first_block_only": True}, {"filters": [5, 7, 9, 11]}], ids=str)
 def test_the_first_convolution_in_float_arithmetic_gives_the_integers_of_its_8_bit_kernel(net, tmp_path):
     """Its sums in 64-bit integers, put on the output's grid by one product in float32, as 8-bit kernels do."""
     int8 = QAT().finish(observed(classifier(net), QAT()))

@@ -6,13 +6,13 @@ import os
 import pytest
 
 from asc import InputError
-from asc.files import regular, written_whole
+from asc.files import atomic_write, regular
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path):
     file = tmp_path / "table.csv"
     for text in ("old", "new"):
-        with written_whole(file) as temporary:
+        with atomic_write(file) as temporary:
             assert temporary.suffix == ".csv"
             temporary.write_text(text)
         assert file.read_text() == text
@@ -23,7 +23,7 @@ def test_a_written_file_replaces_the_old_one(tmp_path):
 def test_a_failure_leaves_the_old_file_alone(fault, tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("old")
-    with pytest.raises(fault), written_whole(file) as temporary:  # noqa: PT012
+    with pytest.raises(fault), atomic_write(file) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise fault
     assert file.read_text() == "old"
@@ -33,12 +33,12 @@ def test_a_failure_leaves_the_old_file_alone(fault, tmp_path):
 def test_what_the_system_refuses_is_one_sentence_that_names_the_file(tmp_path):
     with (
         pytest.raises(InputError, match=r"full.csv cannot be written \(No space left on device\)"),
-        written_whole(tmp_path / "full.csv"),
+        atomic_write(tmp_path / "full.csv"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (
         pytest.raises(InputError, match=r"gone/table.csv cannot be written \(No such file"),
-        written_whole(tmp_path / "gone/table.csv") as temporary,
+        atomic_write(tmp_path / "gone/table.csv") as temporary,
     ):
         temporary.write_text("")
 
@@ -48,7 +48,7 @@ def test_a_pipe_is_neither_read_nor_replaced(tmp_path):
     os.mkfifo(pipe)
     with (
         pytest.raises(InputError, match=r"table.csv cannot be written \(not a regular file\)"),
-        written_whole(pipe) as temporary,
+        atomic_write(pipe) as temporary,
     ):
         temporary.write_text("new")
     assert pipe.is_fifo()

@@ -7,12 +7,12 @@ from torch import nn
 
 from asc.nets import Dcase2020Baseline, PhamCNN
 from asc.nets.pool import MaxPoolOverTime
-from asc.rewrite.fold import Shift, fold, fold_checked, unfoldable_norms
+from asc.quantization.fold import Shift, fold, fold_checked, unfoldable_norms
 
 NETS = {
     "table_2": (lambda: PhamCNN(3), (128, 120)),
     "odd_sizes": (lambda: PhamCNN(4, filters=[5, 6, 7, 9]), (37, 61)),  # pooling rounds, borders differ
-    "one_input_norm": (lambda: PhamCNN(3, one_input_norm=True), (64, 60)),
+    "bn_first_block_only": (lambda: PhamCNN(3, bn_first_block_only=True), (64, 60)),
     "baseline": (lambda: Dcase2020Baseline(3), (40, 101)),
 }
 

@@ -27,8 +27,8 @@ SMALL = ["frontend.n_fft=512", "frontend.win_length=512", "frontend.hop_length=2
 CHOICES = {  # of groups, which together have every setting of a command
     "train": [
         [],
-        ["net=cp_mobile", "frontend=log_mel", "callbacks=[mixup,freq_mixstyle,band_gain]"],
-        ["net=dcase2020_baseline", "frontend=log_mel", "callbacks=[random_level,time_stretch,average]"],
+        ["net=cp_mobile", "frontend=log_mel", "callbacks=[mixup,freq_mixstyle,filter_augment]"],
+        ["net=dcase2020_baseline", "frontend=log_mel", "callbacks=[gain,time_stretch,average]"],
         ["~scheduler", "callbacks=[between_class]", "data.val_fraction=0.25"],
     ],
     "compress": [

@@ -141,7 +141,7 @@ TARGETS = [  # callables that would leave PROOF, or run what they are given
     ("timeit.timeit", {"stmt": "open('PROOF','w')"}),
     ("hydra.utils.instantiate", {"config": {"_target_": "os.system", "command": "touch PROOF"}}),
     ("asc.training.history.History", {"directory": "PROOF"}),
-    ("asc.files.written_whole", {"path": "PROOF"}),
+    ("asc.files.atomic_write", {"path": "PROOF"}),
     ("pytorch_lightning.Trainer", {"default_root_dir": "PROOF"}),
 ]
 
@@ -221,7 +221,7 @@ def test_sizes_that_a_file_claims_are_not_believed(claim, checkpoint, tmp_path):
         {"quantization": {"engine": "onednn"}},
         {"stage": "int8"},
         {"unheard_of": 1},
-        {"body_lr": math.nan},
+        {"backbone_lr_scale": math.nan},
     ],
 )
 def test_damaged_settings_are_one_sentence(damage, checkpoint, tmp_path):

@@ -31,9 +31,9 @@ def sizes(net: nn.Module, layers: nn.Sequential, features: torch.Tensor) -> list
 # The report's network
 
 
-@pytest.mark.parametrize("one_input_norm", [False, True])
-def test_sizes_are_those_of_table_2(one_input_norm):
-    net = PhamCNN(3, one_input_norm=one_input_norm)
+@pytest.mark.parametrize("bn_first_block_only", [False, True])
+def test_sizes_are_those_of_table_2(bn_first_block_only):
+    net = PhamCNN(3, bn_first_block_only=bn_first_block_only)
     assert sizes(net, net.blocks, torch.randn(2, 1, 128, 428)) == [
         (32, 64, 107),
         (64, 32, 54),
@@ -55,7 +55,7 @@ def test_parameters_of_each_layer_are_those_of_table_2():
 
 
 def test_one_input_norm_gives_the_reports_245_kb():
-    net = PhamCNN(3, one_input_norm=True)
+    net = PhamCNN(3, bn_first_block_only=True)
     assert trained(net, nn.BatchNorm2d) == [2 * n for n in (1, 32, 64, 128, 256)]
     # 60,931 + 4 * (1 + 32 + 64 + 128 + 256); 62,855 * 4 / 1024 = 245.5
     assert sum(value.numel() for value in net.parameters()) + running(net) == 62855

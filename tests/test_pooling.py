@@ -10,7 +10,7 @@ from asc.compress import QAT, PruneFilters
 from asc.export import export
 from asc.nets import PhamCNN
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime, PoolOverTime
-from asc.rewrite.fold import fold, unfoldable_norms
+from asc.quantization.fold import fold, unfoldable_norms
 
 OURS = ["average", "mean_std"]
 

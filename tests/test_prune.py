@@ -6,7 +6,7 @@ from torch import nn
 
 from asc import InputError, SceneClassifier
 from asc.compress import QAT, Prune, PruneFilters
-from asc.rewrite.quantize import kernels
+from asc.quantization.quantize import kernels
 
 
 class Masks(pl.Callback):

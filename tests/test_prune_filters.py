@@ -5,7 +5,7 @@ from classifiers import BASELINE, classifier, clips
 from asc import InputError
 from asc.compress import PruneFilters
 from asc.compress.prune_filters import strongest_filters
-from asc.rewrite.quantize import kernels
+from asc.quantization.quantize import kernels
 
 
 @pytest.mark.usefixtures("device")

@@ -6,7 +6,7 @@ from torch.ao.nn import quantized as nnq
 
 from asc import InputError, SceneClassifier
 from asc.compress import QAT
-from asc.rewrite.quantize import kernels
+from asc.quantization.quantize import kernels
 
 
 def test_ranges_are_observed_in_training_alone():
@@ -64,7 +64,7 @@ def changes(trace: Trace, part: str) -> list[bool]:
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_ranges_and_statistics_settle_before_the_end(net):
-    trace, phase = Trace(), QAT(fold=False, frozen_observers=1, frozen_norms=2)
+    trace, phase = Trace(), QAT(fold=False, freeze_observer_epochs=1, freeze_bn_epochs=2)
     fit(phase.begin(classifier(net)), phase, trace, epochs=4)
     assert changes(trace, "max_val") == [True, True, False]
     assert changes(trace, "running_mean") == [True, False, False]
@@ -104,8 +104,8 @@ def test_a_network_that_keeps_a_batch_norm_loads_too(tmp_path):
 
 
 def test_some_epoch_must_observe():
-    with pytest.raises(InputError, match=r"phase.frozen_observers=2 leaves none of trainer.max_epochs=2"):
-        fit(QAT().begin(classifier()), QAT(frozen_observers=2), epochs=2)
+    with pytest.raises(InputError, match=r"phase.freeze_observer_epochs=2 leaves none of trainer.max_epochs=2"):
+        fit(QAT().begin(classifier()), QAT(freeze_observer_epochs=2), epochs=2)
 
 
 def test_what_cannot_be_quantized_is_refused(monkeypatch):

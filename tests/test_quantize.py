@@ -4,7 +4,7 @@ from classifiers import HERE, NETS, classifier, clips, observed
 from torch.ao.nn import quantized as nnq
 
 from asc.compress import QAT
-from asc.rewrite.quantize import running_on, safe_weight_bits
+from asc.quantization.quantize import running_on, safe_weight_bits
 
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "norms"])

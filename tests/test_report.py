@@ -182,7 +182,7 @@ def test_few_zeros_are_no_pruning_and_all_filters_no_structured_one(tmp_path):
     "other",
     [
         {"net": BASELINE},
-        {"net": {**CNN, "one_input_norm": True}},
+        {"net": {**CNN, "bn_first_block_only": True}},
         {"net": CNN, "nonzero_parameters": 600},
         {"net": CNN, "labels": ["city", "park", "tram"]},
         {"net": CNN, "stage": "int8", "quantization": INT8},
@@ -255,7 +255,7 @@ def test_zeros_that_rounding_leaves_part_no_seeds_but_amounts_do(tmp_path):
 def test_8_bit_networks_are_told_apart_by_what_they_came_from(tmp_path):
     """Folded, both variants of the network have as many values."""
     for variant in (False, True):
-        net = {**CNN, "one_input_norm": variant}
+        net = {**CNN, "bn_first_block_only": variant}
         write_run(
             tmp_path / str(variant),
             net=net,

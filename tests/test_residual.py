@@ -13,9 +13,9 @@ from asc import InputError, SceneClassifier
 from asc.compress import QAT, Prune, PruneFilters
 from asc.export import export
 from asc.nets import Dcase2020Baseline, PhamCNN
-from asc.rewrite.fold import fold, unfoldable_norms
-from asc.rewrite.graph import Add, LayerGraph, check_same, layer_graph
-from asc.rewrite.quantize import fusible
+from asc.quantization.fold import fold, unfoldable_norms
+from asc.quantization.graph import Add, LayerGraph, check_same, layer_graph
+from asc.quantization.quantize import fusible
 
 
 class Block(nn.Module):
@@ -49,7 +49,7 @@ class OwnResidual(nn.Module):
         return self.dense(self.average(x).view(x.size(0), -1))
 
 
-class Sums(nn.Module):
+class Accumulator(nn.Module):
     """Norms before their convolutions, a strided shortcut, a norm behind a fork, `+=`, a sum of three."""
 
     def __init__(self, n_classes: int):
@@ -69,7 +69,7 @@ class Sums(nn.Module):
         return self.dense(self.last(self.tail(y)).squeeze(3).squeeze(2))
 
 
-NETS = {"residual": OwnResidual, "sums": Sums}
+NETS = {"residual": OwnResidual, "sums": Accumulator}
 
 
 def own(name: str) -> SceneClassifier:

@@ -101,7 +101,10 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_stopped(trained, job, tmp_p
 
 
 def test_a_sweep_runs_every_combination(job, tmp_path):
-    assert call("-m", *job, "seed=0,1", "~callbacks.mask", "logger=tensorboard", f"hydra.sweep.dir={tmp_path}") is None
+    assert (
+        call("-m", *job, "seed=0,1", "~callbacks.spec_augment", "logger=tensorboard", f"hydra.sweep.dir={tmp_path}")
+        is None
+    )
     assert {path.parent.name for path in tmp_path.glob("*/results.json")} == {"0", "1"}
     assert len(list(tmp_path.glob("*/tensorboard/events*"))) >= 2
     first, second = (weights(tmp_path / job / "checkpoints/last.ckpt") for job in "01")

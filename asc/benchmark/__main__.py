@@ -10,7 +10,7 @@ from typing import Any
 
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.machine import processor
 
 PARTS = ("frontend", "training", "inference", "epoch", "waiting", "integers")  # methods of Bench
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         if part in arguments.part:
             results[part] = measure()
             print(f"\n{table(results[part])}\n")
-    with written_whole(arguments.json) as temporary:
+    with atomic_write(arguments.json) as temporary:
         temporary.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
     print(f"results  {arguments.json}")
 

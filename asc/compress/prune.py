@@ -12,8 +12,8 @@ from torch.nn.utils.prune import L1Unstructured
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, check_float
 from asc.errors import InputError
-from asc.rewrite.quantize import kernels
-from asc.settings import Index, Share, checked
+from asc.quantization.quantize import kernels
+from asc.settings import BelowOne, NonNegativeInt, checked
 
 
 class Prune(Phase):
@@ -34,10 +34,10 @@ class Prune(Phase):
     @checked("phase")
     def __init__(
         self,
-        amount: Share | Annotated[Sequence[Share], Field(min_length=1)] = 0.5,
-        initial_amount: Share = 0.0,
+        amount: BelowOne | Annotated[Sequence[BelowOne], Field(min_length=1)] = 0.5,
+        initial_amount: BelowOne = 0.0,
         schedule: Literal["polynomial", "constant"] = "polynomial",
-        ramp_epochs: Index | None = None,
+        ramp_epochs: NonNegativeInt | None = None,
         scope: Literal["layer", "global"] = "layer",
     ):
         self.by_layer = isinstance(amount, Sequence)

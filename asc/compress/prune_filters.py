@@ -10,8 +10,8 @@ from torch.nn.utils import prune
 from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, check_float
 from asc.errors import InputError
-from asc.rewrite.graph import check_same, layer_graph
-from asc.settings import Share, checked
+from asc.quantization.graph import check_same, layer_graph
+from asc.settings import BelowOne, checked
 
 
 class PruneFilters(Phase):
@@ -24,7 +24,7 @@ class PruneFilters(Phase):
     """
 
     @checked("phase")
-    def __init__(self, amount: Share = 0.5):
+    def __init__(self, amount: BelowOne = 0.5):
         self.amount = amount
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:

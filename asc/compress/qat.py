@@ -12,10 +12,10 @@ from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, check_float
 from asc.compress.prune import apply_masks
 from asc.errors import InputError
-from asc.rewrite.fold import fold, unfoldable_norms
-from asc.rewrite.graph import check_same, layer_graph
-from asc.rewrite.quantize import ENGINES, Engine, WeightBits, convert, kernels, prepare, safe_weight_bits
-from asc.settings import Index, checked
+from asc.quantization.fold import fold, unfoldable_norms
+from asc.quantization.graph import check_same, layer_graph
+from asc.quantization.quantize import ENGINES, Engine, WeightBits, convert, kernels, prepare, safe_weight_bits
+from asc.settings import NonNegativeInt, checked
 
 
 class QAT(Phase):
@@ -25,12 +25,12 @@ class QAT(Phase):
 
     Args:
         engine: that will run the network: onednn or x86 on PCs and servers, qnnpack anywhere.
-        fold: fold batch norms into the convolutions first (`asc.rewrite.fold`).
+        fold: fold batch norms into the convolutions first (`asc.quantization.fold`).
         weight_bits: of the kernels; None: as many as the engine can add up without overflow on every processor, 8 on
             qnnpack and 7 on the others, where 8 need a processor with VNNI.
-        frozen_observers: number of last epochs in which the observed ranges are frozen; None: a fifth of all.
-        frozen_norms: number of last epochs in which the statistics of batch norms, if any are left, are frozen; None:
-            two fifths of all.
+        freeze_observer_epochs: number of last epochs in which the observed ranges are frozen; None: a fifth of all.
+        freeze_bn_epochs: number of last epochs in which the statistics of batch norms, if any are left, are frozen;
+            None: two fifths of all.
     """
 
     checkpoint = "qat.ckpt"
@@ -41,14 +41,14 @@ class QAT(Phase):
         engine: Engine = "onednn",
         fold: bool = True,
         weight_bits: WeightBits | None = None,
-        frozen_observers: Index | None = None,
-        frozen_norms: Index | None = None,
+        freeze_observer_epochs: NonNegativeInt | None = None,
+        freeze_bn_epochs: NonNegativeInt | None = None,
     ):
         if engine not in torch.backends.quantized.supported_engines:
             there = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
             raise InputError(f"invalid phase.engine={engine}: this machine runs {' and '.join(there)}")
         self.engine, self.fold, self.weight_bits = engine, fold, weight_bits or safe_weight_bits(engine)
-        self.frozen_observers, self.frozen_norms = frozen_observers, frozen_norms
+        self.freeze_observer_epochs, self.freeze_bn_epochs = freeze_observer_epochs, freeze_bn_epochs
         self.masks: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
@@ -68,8 +68,8 @@ class QAT(Phase):
 
     def frozen_epochs(self, epochs: int) -> tuple[int, int]:
         """Numbers of last epochs, of `epochs`, in which observers and batch norms are frozen."""
-        observers = epochs // 5 if self.frozen_observers is None else self.frozen_observers
-        norms = 2 * epochs // 5 if self.frozen_norms is None else self.frozen_norms
+        observers = epochs // 5 if self.freeze_observer_epochs is None else self.freeze_observer_epochs
+        norms = 2 * epochs // 5 if self.freeze_bn_epochs is None else self.freeze_bn_epochs
         return observers, norms
 
     def on_fit_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
@@ -82,7 +82,7 @@ class QAT(Phase):
         observers, _ = self.frozen_epochs(epochs)
         if observers >= epochs:
             raise InputError(
-                f"phase.frozen_observers={observers} leaves none of trainer.max_epochs={epochs} to observe "
+                f"phase.freeze_observer_epochs={observers} leaves none of trainer.max_epochs={epochs} to observe "
                 "ranges in: give less"
             )
         self.masks = [(kernel, kernel != 0) for kernel in kernels(model.net)]

@@ -28,7 +28,7 @@ from asc.data.splits import check_split, cross_validation, hold_out
 from asc.errors import InputError, check_number
 from asc.files import expand_home
 from asc.frontend import Frontend
-from asc.settings import Count, Index, SampleRate, Seed, checked
+from asc.settings import NonNegativeInt, PositiveInt, SampleRate, Seed, checked
 
 PREFETCH = 2  # batches that each worker holds ready
 DECODING = (asc.sound, audio)  # modules that read sound files
@@ -63,15 +63,15 @@ class SceneData(LightningDataModule):
     def __init__(
         self,
         root: Annotated[str, Field(min_length=1)],
-        fold: Count = 1,
+        fold: PositiveInt = 1,
         cv: Annotated[int, Field(ge=2, le=1000)] | None = None,
         train_list: str = "evaluation_setup/fold{fold}_train.csv",
         test_list: str = "evaluation_setup/fold{fold}_evaluate.csv",
         labels: Annotated[Sequence[str], Field(max_length=10_000)] | None = None,
         sample_rate: SampleRate = 44100,
-        channel: Index | Literal["mean"] = 0,
+        channel: NonNegativeInt | Literal["mean"] = 0,
         clip_seconds: Annotated[float, Field(ge=0.001, le=600)] | None = None,
-        batch_size: Count = 100,
+        batch_size: PositiveInt = 100,
         val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0,
         missing: Literal["error", "skip"] = "error",
         num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None,

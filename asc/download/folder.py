@@ -17,7 +17,7 @@ from asc.download.catalog import Dataset, File
 from asc.download.transfer import Transfer, size_of
 from asc.download.unpack import unpack
 from asc.errors import InputError, WriteError
-from asc.files import written_whole
+from asc.files import atomic_write
 
 ATTEMPTS = 3  # at a file whose MD5 is wrong
 GROWTH = 1.25  # bytes of a folder to those of its archives: 1.17 for 24-bit stereo, 1.12 for mono
@@ -49,7 +49,7 @@ class Folder:
             self.state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WriteError(f"{self.root} cannot be made a folder ({error.strerror}): choose another place") from None
-        with written_whole(owner) as temporary:
+        with atomic_write(owner) as temporary:
             temporary.write_text(origin)
 
     def archive(self, file: File) -> Path:
@@ -72,7 +72,7 @@ class Folder:
     def mark(self, file: File, sizes: dict[str, int]) -> None:
         """Note that a file is unpacked into files of these sizes."""
         lines = [str(file.md5), *(f"{size}\t{path}" for path, size in sizes.items())]
-        with written_whole(self.done(file)) as temporary:
+        with atomic_write(self.done(file)) as temporary:
             temporary.write_text("\n".join(lines), encoding="utf-8")
 
     def done(self, file: File) -> Path:

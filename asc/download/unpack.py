@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from asc.errors import InputError
-from asc.files import written_whole
+from asc.files import atomic_write
 
 LAYOUT = ("audio", "evaluation_setup")  # the folders of a dataset: any other folder at the top is the dataset's own
 EXPANSION = 4  # times that an archive's bytes may grow: 1.2 for TAU's recordings
@@ -94,5 +94,5 @@ def target_path(name: str) -> str | None:
 def extract(archive: ZipFile, member: ZipInfo, target: Path) -> None:
     """Write a member to `target`, whole; zipfile reads no more than the member's size and checks its CRC."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(target) as temporary, archive.open(member) as source, open(temporary, "wb") as file:
+    with atomic_write(target) as temporary, archive.open(member) as source, open(temporary, "wb") as file:
         shutil.copyfileobj(source, file, length=1 << 20)

@@ -75,7 +75,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from asc.evaluate.data import clips_of, evaluation_data, notes_on
     from asc.evaluate.plots import plot_groups, plot_reliability
     from asc.evaluate.summary import summarize
-    from asc.files import written_whole
+    from asc.files import atomic_write
     from asc.plot import plot_confusion_matrix
     from asc.predictions import Predictions, predict, write_predictions
     from asc.predictor import load_predictor
@@ -102,7 +102,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     plot_confusion_matrix(predictions.confusion_matrix, predictor.labels, directory / "confusion_matrix.png", title)
     plot_reliability(evaluation["reliability"], directory / "reliability.png")
     plot_groups(evaluation["groups"], directory / "accuracy_by_group.png")
-    with written_whole(directory / "evaluation.json") as temporary:
+    with atomic_write(directory / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
     return evaluation
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from asc.evaluate.tables import HEADINGS
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.plot import display_name
 
 MOST_GROUPS = 40  # in a panel; evaluation.json has all
@@ -31,7 +31,7 @@ def plot_reliability(reliability: dict[str, Any], path: Path) -> None:
     lower.bar(middles, [part["clips"] for part in bins], widths, edgecolor="white", color="grey")
     lower.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     lower.set(xlabel="confidence: probability of the predicted class", ylabel="clips", xlim=(0, 1))
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
@@ -49,7 +49,7 @@ def plot_groups(groups: dict[str, dict[str, dict[str, Any]]], path: Path) -> Non
     ):
         plot_panel(axes, HEADINGS[factor], rows)
     axes.set(xlabel="accuracy; line: 95 % interval by bootstrap over locations; n: clips", xlim=(0, 1.02))
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

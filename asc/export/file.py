@@ -13,11 +13,11 @@ from asc.errors import InputError, WriteError
 from asc.export.floats import add_float
 from asc.export.frontend import add_frontend
 from asc.export.graph import DOMAIN, OPSET, Graph, unpack
-from asc.export.integers import Grid, Sums, add_integer
-from asc.files import written_whole
+from asc.export.integers import Accumulator, QuantParams, add_integer
+from asc.files import atomic_write
 from asc.onnx_predictor import FRONTEND
-from asc.rewrite.fold import fold_checked
-from asc.rewrite.graph import INPUT, LayerGraph
+from asc.quantization.fold import fold_checked
+from asc.quantization.graph import INPUT, LayerGraph
 from asc.version import __version__
 
 
@@ -27,7 +27,11 @@ def add_net(graph: Graph, model: SceneClassifier) -> None:
     is_int8 = model.stage == "int8"
     layers = model.net if is_int8 else fold_checked(model.net, features).cpu()
     assert isinstance(layers, LayerGraph)
-    names, values, grids = {INPUT: graph.x}, {INPUT: features}, dict[int, Grid | Sums | None]({INPUT: None})
+    names, values, grids = (
+        {INPUT: graph.x},
+        {INPUT: features},
+        dict[int, QuantParams | Accumulator | None]({INPUT: None}),
+    )
     with torch.inference_mode():
         for position, (layer, inputs) in enumerate(zip(layers, layers.inputs, strict=True)):
             first, *others = inputs
@@ -107,7 +111,7 @@ def write(
     }
     helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(proto)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return path
 

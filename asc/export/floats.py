@@ -11,8 +11,8 @@ from torch.ao.nn import quantized as nnq
 from asc.errors import InputError
 from asc.export.graph import Graph
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
-from asc.rewrite.fold import ConstantPad, Shift
-from asc.rewrite.graph import Add
+from asc.quantization.fold import ConstantPad, Shift
+from asc.quantization.graph import Add
 
 
 def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int], *others: str) -> None:

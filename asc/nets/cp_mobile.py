@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from asc.errors import InputError
 from asc.nets.dropout import Dropout
 from asc.nets.pool import AvgPoolOverTime
-from asc.settings import Count, Epsilon, Momentum, Share, checked
+from asc.settings import BelowOne, Epsilon, Momentum, PositiveInt, checked
 
 Blocks = Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Field(min_length=1, max_length=8)]
 Step = Annotated[int, Field(ge=1, le=8)]
@@ -39,13 +39,13 @@ class CPMobile(nn.Module):
     @checked("net")
     def __init__(
         self,
-        n_classes: Count,
+        n_classes: PositiveInt,
         base_channels: Annotated[int, Field(ge=8, le=1024)] = 32,
         channels_multiplier: Annotated[float, Field(gt=0, le=8)] = 1.8,
         expansion_rate: Annotated[float, Field(gt=0, le=16)] = 2.1,
         n_blocks: Blocks = (3, 2, 1),
         strides: Sequence[Pair] = ((1, 1), (1, 1), (1, 2), (2, 1), (1, 1), (1, 1)),
-        dropout: Share = 0.0,
+        dropout: BelowOne = 0.0,
         bn_momentum: Momentum = 0.1,
         bn_eps: Epsilon = 1e-5,
     ):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from asc.errors import InputError
 from asc.nets.dropout import scaled
 from asc.nets.pool import MaxPoolOverTime
-from asc.settings import Count, Epsilon, Filters, Momentum, Scale, Share, checked
+from asc.settings import BelowOne, Epsilon, Filters, Momentum, PositiveInt, Scale, checked
 
 
 class Dcase2020Baseline(nn.Module):
@@ -28,10 +28,10 @@ class Dcase2020Baseline(nn.Module):
     @checked("net")
     def __init__(
         self,
-        n_classes: Count,
+        n_classes: PositiveInt,
         n_bins: Annotated[int, Field(ge=20, le=8192)] = 40,  # at least one after the poolings
         filters: Annotated[Sequence[Filters], Field(min_length=2, max_length=2)] = (32, 64),
-        dropout: Share = 0.3,
+        dropout: BelowOne = 0.3,
         dropout_scale: Scale = 1.0,
         bn_momentum: Momentum = 0.1,
         bn_eps: Epsilon = 1e-3,

@@ -10,7 +10,7 @@ from asc.errors import InputError
 from asc.nets.conv_norm_pool import conv_norm_pool, is_fusible
 from asc.nets.dropout import Dropout, scaled
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
-from asc.settings import Count, Epsilon, Filters, Momentum, Scale, Share, checked
+from asc.settings import BelowOne, Epsilon, Filters, Momentum, PositiveInt, Scale, checked
 
 POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
 
@@ -53,7 +53,7 @@ class PhamCNN(nn.Module):
         filters: of the four convolutions (Table 2; fewer after structured pruning).
         dropouts: fraction of the values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
-        one_input_norm: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
+        bn_first_block_only: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
         pooling: of block 4, over the whole map: "max" (Table 2), "average", or "mean_std", mean and standard deviation,
             which doubles the inputs of the dense layer. All but the first are ours.
@@ -65,11 +65,11 @@ class PhamCNN(nn.Module):
     @checked("net")
     def __init__(
         self,
-        n_classes: Count,
+        n_classes: PositiveInt,
         filters: Annotated[Sequence[Filters], Field(min_length=4, max_length=4)] = (32, 64, 128, 256),
-        dropouts: Annotated[Sequence[Share], Field(min_length=4, max_length=4)] = (0.20, 0.25, 0.30, 0.35),
+        dropouts: Annotated[Sequence[BelowOne], Field(min_length=4, max_length=4)] = (0.20, 0.25, 0.30, 0.35),
         dropout_scale: Scale = 1.0,
-        one_input_norm: bool = False,
+        bn_first_block_only: bool = False,
         pooling: Literal["max", "average", "mean_std"] = "max",
         bn_momentum: Momentum = 0.1,
         bn_eps: Epsilon = 1e-3,
@@ -77,7 +77,7 @@ class PhamCNN(nn.Module):
         super().__init__()
         n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
-        bn_first = not one_input_norm
+        bn_first = not bn_first_block_only
         drop = [scaled(share, dropout_scale) for share in dropouts]
         self.blocks = nn.Sequential(
             block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, bn_first=True),

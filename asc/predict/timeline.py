@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from asc.errors import InputError, printable
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.listen import Window
 
 MOST_COLORS = 10  # labels in a plot; the rarer ones share a color
@@ -107,5 +107,5 @@ def plot_timeline(name: str, windows: Sequence[Window], labels: Sequence[str], p
     legend = axes.legend(handles[::-1], texts[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime
-from asc.rewrite.graph import INPUT, LayerGraph, check_same, copied_graph, layer_graph
+from asc.quantization.graph import INPUT, LayerGraph, check_same, copied_graph, layer_graph
 
 COMMUTING = (
     *(nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten),

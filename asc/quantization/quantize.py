@@ -17,10 +17,10 @@ from torch.ao.nn.intrinsic import qat as nniqat
 
 from asc.errors import InputError
 from asc.nets.pool import AvgPoolOverTime, MeanStdPoolOverTime
-from asc.rewrite.columns import PairedConvReLU2d
-from asc.rewrite.fold import ConstantPad, fold
-from asc.rewrite.graph import INPUT, Add, LayerGraph, copied_graph
-from asc.settings import STRICT, Index
+from asc.quantization.columns import PairedConvReLU2d
+from asc.quantization.fold import ConstantPad, fold
+from asc.quantization.graph import INPUT, Add, LayerGraph, copied_graph
+from asc.settings import STRICT, NonNegativeInt
 
 Engine = Literal["onednn", "x86", "qnnpack"]
 WeightBits = Annotated[int, Field(ge=2, le=8)]
@@ -128,7 +128,7 @@ class FakeQuantized(LayerGraph):
 
 @validate_call(config=STRICT)  # a checkpoint says any of them
 def prepare(
-    net: nn.Module, engine: Engine, weight_bits: WeightBits, fold_norms: bool, unfoldable: Sequence[Index]
+    net: nn.Module, engine: Engine, weight_bits: WeightBits, fold_norms: bool, unfoldable: Sequence[NonNegativeInt]
 ) -> FakeQuantized:
     """A copy of `net` that rounds as its 8-bit version will, ready to be fine-tuned.
 
@@ -137,7 +137,7 @@ def prepare(
         engine: PyTorch's engine that will run the 8-bit network.
         weight_bits: of the kernels.
         fold_norms: fold all batch norms except those at `unfoldable`.
-        unfoldable: see `asc.rewrite.fold.unfoldable_norms`.
+        unfoldable: see `asc.quantization.fold.unfoldable_norms`.
     """
     graph = with_stubs(fold(net, unfoldable) if fold_norms else copied_graph(net)).train()
     with without_deprecation_notices(), running_on(engine):

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError, printable
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.report.curves import training_curves
 from asc.report.mistakes import Mistake, worst_mistakes
 from asc.report.palette import DARK, LIGHT
@@ -82,7 +82,7 @@ def write_page(
         light=LIGHT,
         dark=DARK,
     )
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

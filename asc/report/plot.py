@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asc.errors import InputError
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.report.palette import LIGHT, SERIES
 from asc.report.point_label import MOST, label_points
 from asc.report.systems import System, Task
@@ -66,7 +66,7 @@ def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
     """
     figure = accuracy_plot(tasks, size, SIZE, [task.title for task in tasks])
     try:
-        with written_whole(path) as temporary, without_glyph_warnings():
+        with atomic_write(path) as temporary, without_glyph_warnings():
             figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
     except ValueError as error:
         if isinstance(error, InputError):

@@ -117,7 +117,7 @@ class Run:
             "folding": "" if self.quantization.get("fold_norms", True) else "batch norms kept",
             "pruning": f"pruned {100 * self.sparsity:.0f} %" if self.is_pruned else "",
             "filters": f"filters {self.filters}" if self.filters else "",
-            "norms": "one input norm" if self.hyperparameters["net"].get("one_input_norm") else "",
+            "norms": "one input norm" if self.hyperparameters["net"].get("bn_first_block_only") else "",
         }
         return {about: text for about, text in parts.items() if text}
 

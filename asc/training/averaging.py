@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from asc.settings import Fraction, checked
+from asc.settings import UnitInterval, checked
 
 
 class AverageLastEpochs(WeightAveraging):
@@ -19,7 +19,7 @@ class AverageLastEpochs(WeightAveraging):
     """
 
     @checked("callbacks.average")
-    def __init__(self, fraction: Fraction = 0.2):
+    def __init__(self, fraction: UnitInterval = 0.2):
         super().__init__(avg_fn=self.average)
         self.fraction, self.first = fraction, 0
 

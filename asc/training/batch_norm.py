@@ -9,7 +9,7 @@ from asc.data import SceneData
 
 
 @torch.no_grad()
-def refresh_batch_norms(model: SceneClassifier, data: SceneData) -> None:
+def recalibrate_batch_norm(model: SceneClassifier, data: SceneData) -> None:
     """Set the running statistics to those of whole training clips without augmentation, as inference gets them.
 
     Training leaves the statistics of its last batches of mixed and masked excerpts. `torch.optim.swa_utils.update_bn`

@@ -14,9 +14,9 @@ from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, unfinished_phase
 from asc.data.datamodule import next_batch
 from asc.errors import InputError
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.loading import differing_settings, read_checkpoint
-from asc.settings import Index, checked
+from asc.settings import NonNegativeInt, checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
@@ -58,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
     state_key = "BestCheckpoint"  # ModelCheckpoint's contains the metric, which may be None
 
     @checked("callbacks.checkpoint")
-    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: Index = 0):
+    def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: NonNegativeInt = 0):
         super().__init__(
             dirpath,
             "best",

@@ -9,13 +9,13 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from asc.errors import InputError, WriteError
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.training.settings import check_settings
 
 LOCK_FILE = ".lock"
 
 
-def alone_in_directory(job: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
+def lock_run_dir(job: Callable[[DictConfig], float | None]) -> Callable[[DictConfig], float | None]:
     """Decorate a job: it checks its settings, and refuses a directory in which another process works."""
 
     @functools.wraps(job)
@@ -49,7 +49,7 @@ def save_settings(folder: Path, config: DictConfig) -> None:
         "overrides": config.hydra.overrides.task,
     }
     for name, settings in files.items():
-        with written_whole(folder / f"{name}.yaml") as temporary:
+        with atomic_write(folder / f"{name}.yaml") as temporary:
             folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
 

@@ -11,7 +11,7 @@ import torch
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError
-from asc.files import written_whole
+from asc.files import atomic_write
 
 
 class History(pl.Callback):
@@ -75,7 +75,7 @@ class History(pl.Callback):
     def write(self) -> None:
         """Write metrics.csv."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.directory / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+        with atomic_write(self.directory / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
             table = csv.DictWriter(file, self.rows[-1])
             table.writeheader()
             table.writerows(self.rows)
@@ -104,7 +104,7 @@ class History(pl.Callback):
             axes.set_ylim(bottom=0, top=1 if "accuracy" in title else None)
             axes.grid(alpha=0.3)
             axes.legend()
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=120)
 
     def totals(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from asc.errors import InputError, printable
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.plain_yaml import read_yaml
 from asc.results import read_results
 
@@ -258,7 +258,7 @@ def write_table(path: Path, jobs: Sequence[Job]) -> None:
     names = swept(jobs)
     columns = ["job", *names, "status", "val_macro_accuracy", "test_macro_accuracy", "test_log_loss"]
     sizes = ["size_kb", "macs", "file_bytes"]
-    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         table = csv.writer(file)
         table.writerow([*columns, *sizes, "reason"])
         for job in jobs:
@@ -294,7 +294,7 @@ def plot_sweep(path: Path, jobs: Sequence[Job]) -> None:
         axes.set_ylabel(f"{metric} accuracy, macro-average, %")
     if metric == "validation":
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from asc.classifier import SceneClassifier
 from asc.cli import one_line, output_is_full
 from asc.errors import InputError, WriteError
-from asc.files import written_whole
+from asc.files import atomic_write
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 
@@ -189,5 +189,5 @@ def plot_spectrograms(spectrograms: list[Tensor], titles: list[str], path: Path)
         image = axes.imshow(x.numpy(), origin="lower", aspect="auto", vmin=low, vmax=high, cmap="magma")
         axes.set(title=title.replace("_", " "), xlabel="frame", ylabel="frequency bin", xlim=(-0.5, frames - 0.5))
         figure.colorbar(image, ax=axes, label="feature")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -11,7 +11,7 @@ import torch
 from asc.classifier import SceneClassifier
 from asc.complexity import DCASE2020_LIMIT_KB, KB
 from asc.data import SceneData
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.plot import plot_confusion_matrix
 from asc.predictions import write_predictions
 from asc.training.memory import peak_gpu_memory, peak_memory
@@ -48,7 +48,7 @@ def write_results(
         torch.tensor(model.test_metrics.confusion_matrix), model.labels, directory / "confusion_matrix.png"
     )
     # last, since this file marks the run as finished
-    with written_whole(directory / "results.json") as temporary:
+    with atomic_write(directory / "results.json") as temporary:
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
     return results
 

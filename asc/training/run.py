@@ -15,6 +15,7 @@ from asc.data import SceneData
 from asc.errors import InputError, check_choice
 from asc.export import export_or_checkpoint
 from asc.training.batch_memory import CheckBatchMemory
+from asc.training.batch_norm import recalibrate_batch_norm
 from asc.training.checkpoints import (
     AtomicCheckpointIO,
     ExactResume,
@@ -27,7 +28,6 @@ from asc.training.directory import refuse_other_run, resume_setting
 from asc.training.distributed import check_processes, single_process_trainer
 from asc.training.history import History
 from asc.training.loggers import LogAugmentation, close_logger, log_results, make_logger, open_logger, writing_log
-from asc.training.norms import refresh_batch_norms
 from asc.training.progress import ClipsProgressBar
 from asc.training.results import cache_summary, results_table, summary, write_results
 
@@ -161,12 +161,12 @@ class Run:
             The sweep objective: macro-average accuracy on validation clips; None if none are held out.
         """
         tester = single_process_trainer(self.cfg.trainer, [ClipsProgressBar()], **settings)
-        if self.cfg.refresh_norms:
-            refresh_batch_norms(model.to(tester.strategy.root_device), self.data)
+        if self.cfg.recalibrate_batch_norm:
+            recalibrate_batch_norm(model.to(tester.strategy.root_device), self.data)
         tester.test(model, self.data, verbose=False)
         if save:
             tester.save_checkpoint(checkpoint, weights_only=True)
-        elif self.cfg.refresh_norms:
+        elif self.cfg.recalibrate_batch_norm:
             replace_weights(checkpoint, model)
         file = export_or_checkpoint(model, self.directory, checkpoint)
         results = write_results(self.directory, checkpoint, file, model, self.data, self.history.totals())

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from asc.errors import InputError
-from asc.settings import STRICT, Count, Index, Positive, SampleRate, Seed, sentence
+from asc.settings import STRICT, NonNegativeInt, PositiveFloat, PositiveInt, SampleRate, Seed, sentence
 
 
 def names_class(node: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def names_class(node: dict[str, Any]) -> dict[str, Any]:
 
 Group = Annotated[dict[str, Any], AfterValidator(names_class)]  # settings of a class, which checks them
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-Batches = Count | Annotated[float, Field(gt=0, le=1)]  # a number, or a fraction of all
+Batches = PositiveInt | Annotated[float, Field(gt=0, le=1)]  # a number, or a fraction of all
 
 
 class Settings(BaseModel):
@@ -37,11 +37,11 @@ class Command(Settings):
 
     seed: Seed
     sample_rate: SampleRate | None
-    refresh_norms: bool
-    save_minutes: Positive | None
+    recalibrate_batch_norm: bool
+    save_minutes: PositiveFloat | None
     run_dir: Annotated[str, Field(min_length=1)]
     init: Annotated[str, Field(min_length=1)] | None = None
-    max_size_kb: Positive | None = None
+    max_size_kb: PositiveFloat | None = None
     callbacks: dict[str, Group]
     trainer: Group
     optimizer: Group
@@ -79,17 +79,17 @@ def keeps_results(strategy: Any) -> Any:
 class Trainer(Settings):
     """Of Lightning's Trainer."""
 
-    max_epochs: Count
+    max_epochs: PositiveInt
     accelerator: str = "auto"
-    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | list[Index] = 1
-    num_nodes: Count = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | list[NonNegativeInt] = 1
+    num_nodes: PositiveInt = 1
     strategy: Annotated[Any, AfterValidator(keeps_results)] = "auto"
     fast_dev_run: Literal[False] = False  # it writes no checkpoint to test
     overfit_batches: Literal[0] = 0  # it replaces our sampler: use limit_train_batches
-    gradient_clip_val: Positive | None = None
-    accumulate_grad_batches: Count = 1
-    check_val_every_n_epoch: Count = 1
-    log_every_n_steps: Index = 1
+    gradient_clip_val: PositiveFloat | None = None
+    accumulate_grad_batches: PositiveInt = 1
+    check_val_every_n_epoch: PositiveInt = 1
+    log_every_n_steps: NonNegativeInt = 1
     num_sanity_val_steps: Annotated[int, Field(ge=-1)] = 0
     limit_train_batches: Batches = 1.0
     limit_val_batches: Batches = 1.0

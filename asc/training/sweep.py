@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from asc.cli import exit_on_input_error, input_fault, one_line
 from asc.errors import InputError, SweepError, TooLargeError, printable
-from asc.files import written_whole
+from asc.files import atomic_write
 from asc.settings import literal
 from asc.training.directory import refuse_other_run_early, save_settings
 from asc.training.jobs import JOB_FILE, Job, read_jobs, read_record, sweep_report
@@ -140,7 +140,7 @@ def run_and_record(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -
         message = input_fault(error)
         record |= {"status": "failed", "reason": message or one_line(error) or type(error).__name__}
         print(f"error: {printable(message)}" if message else traceback.format_exc(), file=sys.stderr, flush=True)
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     return WORST if record["status"] == "failed" else record["objective"]
 
