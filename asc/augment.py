@@ -10,11 +10,11 @@ from typing import Annotated
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from asc.classifier import SceneClassifier, soft_labels
-from asc.settings import NonNegativeInt, UnitInterval, checked
+from asc.settings import UnitInterval, checked
 from asc.torch_pair import torchaudio
 
 Alpha = Annotated[float, Field(gt=1e-6, le=1e6)]  # of Beta(alpha, alpha)

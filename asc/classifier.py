@@ -10,20 +10,20 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.complexity import Complexity, complexity
-from asc.errors import InputError
+from asc.errors import InputError, one_line
 from asc.frontend import Frontend
 from asc.listen import listen
-from asc.loading import build, check_finite, check_hyperparameters, check_size, differing_settings, read_checkpoint
+from asc.loading import build, check_classes, check_finite, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
 from asc.quantization.fold import fold_checked
 from asc.quantization.quantize import convert, prepare, running_on, without_deprecation_notices
-from asc.settings import NonNegativeInt, UnitInterval, checked
+from asc.settings import UnitInterval, checked
 from asc.version import __version__
 
 Stage = Literal["float", "pruned", "qat", "int8"]
@@ -63,7 +63,8 @@ class SceneClassifier(pl.LightningModule):
         if len(set(labels)) < len(labels):
             raise InputError(f"invalid labels={labels}: expected each label once")
         if (stage in ("qat", "int8")) != bool(quantization):
-            raise InputError(f"invalid stage={stage} with quantization={quantization}: they do not go together")
+            needed = "arguments of quantization.prepare" if stage in ("qat", "int8") else "null"
+            raise InputError(f"invalid quantization={quantization} for stage={stage}: expected {needed}")
         self.save_hyperparameters()
         self.labels, self.clip_samples, self.stage = labels, clip_samples, stage
         self.channel: int | str = channel
@@ -104,7 +105,8 @@ class SceneClassifier(pl.LightningModule):
             if self.stage != "int8":
                 raise
             raise InputError(  # float networks check their input themselves
-                f"the 8-bit network cannot take features of shape {tuple(features.shape)}: give longer clips"
+                f"the 8-bit network failed on features of shape {tuple(features.shape)}: {one_line(error)}; "
+                "give longer clips if they are shorter than the training clips"
             ) from error
 
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
@@ -123,8 +125,8 @@ class SceneClassifier(pl.LightningModule):
         """
         if not isinstance(path, str | os.PathLike):
             raise InputError(
-                f"classify takes the path of a sound file, not {type(path).__name__}: for waveforms in memory, "
-                "model(wave) gives logits"
+                f"invalid path of type {type(path).__name__}: expected the path of a sound file; "
+                "for waveforms in memory, call model(wave)"
             )
         mean = np.mean([window.probabilities for window in listen(self, Path(path), hop)], axis=0)
         return dict(zip(self.labels, mean.tolist(), strict=True))
@@ -176,6 +178,10 @@ class SceneClassifier(pl.LightningModule):
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """As in validation, and store each clip's probabilities."""
         self.test_probabilities += self.validation_step(batch, batch_idx).softmax(-1).tolist()
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Probabilities (batch, n_classes)."""
+        return self.net(batch[0]).float().softmax(-1)
 
     def on_validation_epoch_end(self) -> None:
         """Log val/acc, the macro-average accuracy, and val/loss, the log loss."""
@@ -282,43 +288,29 @@ class SceneClassifier(pl.LightningModule):
         """
         checkpoint = read_checkpoint(checkpoint_path)
         hyperparameters = checkpoint["hyper_parameters"]
-        check_hyperparameters(hyperparameters, trusted, checkpoint_path)
         try:
-            check_size(hyperparameters, checkpoint_path)
+            check_classes(hyperparameters, trusted)
             engine = (hyperparameters.get("quantization") or {}).get("engine")
             with without_deprecation_notices(), running_on(engine):
                 model = cls(**{**hyperparameters, **kwargs})
                 model.load_state_dict(checkpoint["state_dict"])
-                check_finite(model.state_dict(), checkpoint_path)
-                if model.stage == "int8":  # its layers may not take clips of this length
-                    model.eval().probabilities(np.zeros((1, model.clip_samples), np.float32))
-        except InputError as error:
-            if kwargs or str(checkpoint_path) in str(error):
-                raise
-            fault = str(error).partition(": give it on the command line")[0]
-            raise InputError(f"{checkpoint_path} cannot be used ({fault}): use another checkpoint") from error
-        except Exception as error:  # a damaged file may hold anything
-            raise InputError(f"{checkpoint_path} does not fit its own settings: it is damaged, train again") from error
+            check_finite(model.state_dict())
+        except (InputError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"checkpoint={checkpoint_path} cannot be loaded: {one_line(error)}") from error
         return model.to(map_location or "cpu").eval()
 
 
 def check_wave(wave: Tensor) -> None:
-    """Refuse anything but finite waveforms: for NaN an 8-bit network would give ordinary logits.
+    """Reject anything but finite waveforms: for NaN an 8-bit network would give ordinary logits.
 
     Raises:
-        InputError: says what was given.
+        InputError: describes the waveform.
     """
-    if not isinstance(wave, Tensor):
-        raise InputError(f"a waveform is a tensor (batch, samples), not {type(wave).__name__}: convert it")
-    if not wave.is_floating_point() or wave.layout != torch.strided:  # an 8-bit tensor is no floating point either
-        raise InputError(
-            f"a waveform is a dense tensor of floating-point numbers in [-1, 1], not {wave.dtype} in {wave.layout}: "
-            "convert it"
-        )
-    if not wave.numel():
-        raise InputError(f"the waveform {tuple(wave.shape)} is empty: give at least one")
+    if not isinstance(wave, Tensor) or not wave.is_floating_point() or wave.layout != torch.strided or not wave.numel():
+        kind = f"{wave.dtype} {tuple(wave.shape)}" if isinstance(wave, Tensor) else type(wave).__name__
+        raise InputError(f"invalid wave of {kind}: expected a dense tensor (batch, samples) of floating-point numbers")
     if not wave.isfinite().all():
-        raise InputError("the waveform holds NaN or infinity: repair it or leave it out")
+        raise InputError("invalid wave: expected finite numbers, not NaN or infinity")
 
 
 def soft_labels(target: Tensor, n_classes: int) -> Tensor:

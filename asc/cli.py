@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asc.errors import InputError, printable
+from asc.errors import InputError, one_line, printable
 
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """Exit with one sentence on invalid input, Ctrl-C or a closed pipe; other exceptions keep their traceback.
 
-    The exit status is 1 on invalid input and 130 on Ctrl-C, as shells have it. SIGTERM, which SLURM, Kubernetes and
-    `kill` send, is taken as Ctrl-C.
+    The exit status is 1 on invalid input and 130 on Ctrl-C. SIGTERM, which SLURM, Kubernetes and `kill` send, has the
+    effect of Ctrl-C.
     """
     prepare_streams()
     is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
@@ -44,10 +44,7 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def prepare_streams() -> None:
-    """Give a closed standard stream (`>&-`), which is None, a place where nothing is read or kept.
-
-    Output of letters that its encoding lacks, as on Windows into a file, is escaped: an error would end a long run.
-    """
+    """Replace closed standard streams by os.devnull, and escape letters that the output's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
@@ -55,45 +52,34 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def discard_output() -> None:
+    """Discard what standard output still buffers, which Python would fail to flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def input_fault(error: Exception) -> str | None:
     """One sentence for an exception about the user's input; None for any other exception."""
     if isinstance(error, InputError):
-        # from a worker process, the text is a traceback that ends with the message
+        # from a worker process, the message is a traceback that ends with the sentence
         return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
     return settings_fault(error)
 
 
 def system_fault(error: Exception) -> str | None:
-    """One sentence for what the system refuses: memory, a full disk, permissions, a directory in place of a file."""
+    """One sentence for what the system reports: no memory, a full disk, no permission, a directory for a file."""
     if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
         return (
-            "a process that decodes clips has ended, perhaps for lack of memory or of space in /dev/shm: "
+            f"{one_line(error).partition('. ')[0]}, perhaps for lack of memory or of space in /dev/shm: "
             "free some, set data.num_workers=0 or reduce data.batch_size"
         )
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if error.filename is not None:
-        return f"{error.filename} cannot be used ({error.strerror}): check the path, its permissions and the free space"
-    if error.errno != errno.ENOSPC:
-        return None
-    if not output_is_full():
-        return f"a file cannot be written ({error.strerror}): free space"
-    discard_output()
-    return f"the output cannot be written ({error.strerror}): free space"
-
-
-def output_is_full() -> bool:
-    """Whether standard output is on a full disk, by printing a line break: the output that failed is lost."""
-    try:
-        print(flush=True)
-    except OSError as error:
-        return error.errno == errno.ENOSPC
-    return False
-
-
-def discard_output() -> None:
-    """Discard what standard output still holds, which Python would fail to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
+    if error.errno == errno.ENOSPC:
+        discard_output()
+        return f"{error.strerror}: free space, there or where the output goes"
+    return None
 
 
 def settings_fault(error: Exception) -> str | None:
@@ -119,7 +105,7 @@ def settings_fault(error: Exception) -> str | None:
 
 
 def is_misconfiguration(error: Exception) -> bool:
-    """Whether Lightning refuses a setting; it is not loaded for this, since torch takes seconds."""
+    """Whether Lightning rejects a setting; this does not import Lightning, which takes seconds."""
     if "pytorch_lightning" not in sys.modules:
         return False
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -137,11 +123,6 @@ def resume_hint(last: Path, run_dir: Path, setting: str) -> str:
     arguments = [*overrides, f"{setting}={last}", f"hydra.run.dir={run_dir}"]
     command = " ".join(["python", *map(shlex.quote, [sys.argv[0], *arguments])])
     return f"\nstopped: the training so far is in {last}. Resume with\n  {command}"
-
-
-def one_line(error: BaseException) -> str:
-    """The message without line breaks."""
-    return " ".join(str(error).split())
 
 
 def silence_libraries() -> None:

@@ -1,11 +1,11 @@
-"""Errors in the user's input."""
+"""Errors in the user's input, and how they read."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 class InputError(ValueError):
-    """Invalid input. The message is one sentence that names the file or setting, the fault and the remedy."""
+    """Invalid input. The message names the file or setting, what is expected or failed, and the remedy."""
 
 
 class WriteError(InputError):
@@ -28,15 +28,20 @@ class TooLargeError(InputError):
         self.objective = 1 - size_kb / max_size_kb
 
 
+def one_line(error: BaseException) -> str:
+    """The message without line breaks, or the exception's class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def printable(text: str) -> str:
-    """The text with control characters escaped: those of a file name or label could write to the terminal."""
+    """The string with control characters escaped: in a file name they could change what a terminal shows."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_number(
     setting: str, value: Any, kind: type[int] | type[float], low: float, high: float = float("inf")
 ) -> None:
-    """Refuse a setting that is not a number of type `kind` from `low` to `high`.
+    """Reject a setting that is not a number of type `kind` from `low` to `high`.
 
     Raises:
         InputError: names the setting, its value and what is expected.
@@ -49,11 +54,11 @@ def check_number(
 
 
 def check_choice(setting: str, value: Any, choices: Sequence[Any]) -> None:
-    """Refuse a setting that is not one of `choices`.
+    """Reject a setting that is not one of `choices`.
 
     Raises:
         InputError: names the setting, its value and the choices.
     """
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
         names = ["null" if choice is None else str(choice).lower() for choice in choices]
-        raise InputError(f"unknown {setting}={value}: choose from {', '.join(names)}")
+        raise InputError(f"invalid {setting}={value}: expected {' or '.join(names)}")

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from nnAudio.features import STFT
 from nnAudio.librosa_functions import get_gammatone
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.signal import get_window
 from torch import Tensor, nn
 
 from asc.errors import InputError, check_number
-from asc.settings import PositiveFloat, PositiveInt, SampleRate, checked
+from asc.settings import SampleRate, checked
 from asc.torch_pair import torchaudio
 
 MOST_BANDS = 1024  # of a filterbank

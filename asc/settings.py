@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -13,9 +14,6 @@ from pydantic_core import ErrorDetails
 
 from asc.errors import InputError
 
-PositiveInt = Annotated[int, Field(ge=1, le=1_000_000)]
-NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a fraction that is removed, but never all
 Filters = Annotated[int, Field(ge=1, le=8192)]
@@ -25,28 +23,7 @@ Scale = Annotated[float, Field(ge=0, le=10)]
 SampleRate = Annotated[int, Field(ge=1, le=768_000)]  # Hz
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no more
 
-# strict: no text for a number, no 1 for true; only an integer may stand for a float
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-EXPECTED = {  # pydantic's types of errors, in the words of an InputError; {} are from the error's context
-    "int_type": "an integer",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "finite_number": "a finite number",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "is_instance_of": "{class}",
-    "sequence_str": "a list",
-    "list_type": "a list",
-    "dict_type": "a group of settings",
-    "string_too_short": "some text",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
-    "value_error": "{error}",
-    "literal_error": "{expected}",
-}
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)  # no coercion except int to float
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -108,8 +85,8 @@ def plain(value: Any) -> Any:
 
 
 def sentence(group: str, error: ValidationError) -> str:
-    """One sentence on the first wrong value: its name, what it is, and what is expected."""
-    # first the error about a value in a list, which says more than that the list is no number
+    """One sentence on the first invalid value: its name, the value, and what is expected."""
+    # first an error about an item of a list: it says more than that the list is no number
     first, *others = sorted(error.errors(), key=lambda part: -sum(isinstance(step, int) for step in part["loc"]))
     name = setting(group, first)
     if first["type"] == "unexpected_keyword_argument":
@@ -129,9 +106,10 @@ def setting(group: str, error: ErrorDetails) -> str:
 
 
 def described(error: ErrorDetails) -> str:
-    """What is expected, in our words or in pydantic's."""
-    template = EXPECTED.get(error["type"], error["msg"].removeprefix("Input should be "))
-    return template.format(**error.get("ctx", {})).replace("Sequence", "a list")
+    """What pydantic expects, without its introductory words."""
+    words = re.sub(r"^(Input should be|\w+ should have|Value error,) ", "", error["msg"])
+    words = words.partition(" after validation")[0]
+    return f"a number {words}" if words.startswith(("greater", "less")) else words
 
 
 def shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 from torch.nn.utils.prune import L1Unstructured
 
@@ -13,7 +13,7 @@ from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase, check_float
 from asc.errors import InputError
 from asc.quantization.quantize import kernels
-from asc.settings import BelowOne, NonNegativeInt, checked
+from asc.settings import BelowOne, checked
 
 
 class Prune(Phase):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
@@ -15,7 +16,7 @@ from asc.errors import InputError
 from asc.quantization.fold import fold, unfoldable_norms
 from asc.quantization.graph import check_same, layer_graph
 from asc.quantization.quantize import ENGINES, Engine, WeightBits, convert, kernels, prepare, safe_weight_bits
-from asc.settings import NonNegativeInt, checked
+from asc.settings import checked
 
 
 class QAT(Phase):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,7 +28,7 @@ from asc.data.splits import check_split, cross_validation, hold_out
 from asc.errors import InputError, check_number
 from asc.files import expand_home
 from asc.frontend import Frontend
-from asc.settings import NonNegativeInt, PositiveInt, SampleRate, Seed, checked
+from asc.settings import SampleRate, Seed, checked
 
 PREFETCH = 2  # batches that each worker holds ready
 DECODING = (asc.sound, audio)  # modules that read sound files

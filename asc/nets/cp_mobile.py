@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.dropout import Dropout
 from asc.nets.pool import AvgPoolOverTime
-from asc.settings import BelowOne, Epsilon, Momentum, PositiveInt, checked
+from asc.settings import BelowOne, Epsilon, Momentum, checked
 
 Blocks = Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Field(min_length=1, max_length=8)]
 Step = Annotated[int, Field(ge=1, le=8)]

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.dropout import scaled
 from asc.nets.pool import MaxPoolOverTime
-from asc.settings import BelowOne, Epsilon, Filters, Momentum, PositiveInt, Scale, checked
+from asc.settings import BelowOne, Epsilon, Filters, Momentum, Scale, checked
 
 
 class Dcase2020Baseline(nn.Module):

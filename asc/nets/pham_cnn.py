@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.conv_norm_pool import conv_norm_pool, is_fusible
 from asc.nets.dropout import Dropout, scaled
 from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
-from asc.settings import BelowOne, Epsilon, Filters, Momentum, PositiveInt, Scale, checked
+from asc.settings import BelowOne, Epsilon, Filters, Momentum, Scale, checked
 
 POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Annotated, Literal, get_args
 
 import torch
-from pydantic import Field, validate_call
+from pydantic import Field, NonNegativeInt, validate_call
 from torch import Tensor, nn
 from torch.ao import quantization as tq
 from torch.ao.nn.intrinsic import qat as nniqat
@@ -20,7 +20,7 @@ from asc.nets.pool import AvgPoolOverTime, MeanStdPoolOverTime
 from asc.quantization.columns import PairedConvReLU2d
 from asc.quantization.fold import ConstantPad, fold
 from asc.quantization.graph import INPUT, Add, LayerGraph, copied_graph
-from asc.settings import STRICT, NonNegativeInt
+from asc.settings import STRICT
 
 Engine = Literal["onednn", "x86", "qnnpack"]
 WeightBits = Annotated[int, Field(ge=2, le=8)]

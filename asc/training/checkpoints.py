@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pydantic import NonNegativeInt
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -16,7 +17,7 @@ from asc.data.datamodule import next_batch
 from asc.errors import InputError
 from asc.files import atomic_write
 from asc.loading import differing_settings, read_checkpoint
-from asc.settings import NonNegativeInt, checked
+from asc.settings import checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -14,8 +14,7 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from torch import Tensor
 
 from asc.classifier import SceneClassifier
-from asc.cli import one_line, output_is_full
-from asc.errors import InputError, WriteError
+from asc.errors import InputError, WriteError, one_line
 from asc.files import atomic_write
 
 EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
@@ -78,7 +77,7 @@ def writing_log(logger: Logger | None) -> Iterator[None]:
     except Exception as error:
         # Lightning and MLflow hide it in errors of their own
         fault = error if isinstance(error, OSError) else error.__cause__ or error.__context__
-        if logger is None or not isinstance(fault, OSError) or not fault.errno or output_is_full():
+        if logger is None or not isinstance(fault, OSError) or not fault.errno:
             raise
         if fault is error and fault.filename:  # is told as any other
             raise

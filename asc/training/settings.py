@@ -4,10 +4,19 @@ import os
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from asc.errors import InputError
-from asc.settings import STRICT, NonNegativeInt, PositiveFloat, PositiveInt, SampleRate, Seed, sentence
+from asc.settings import STRICT, SampleRate, Seed, sentence
 
 
 def names_class(node: dict[str, Any]) -> dict[str, Any]:
