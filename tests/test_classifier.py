@@ -1,13 +1,12 @@
 """SceneClassifier: its loss, its checkpoints, and what it says of a file."""
 
-import io
 import math
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import soundfile
 import torch
 import torch.nn.functional as F
@@ -102,7 +101,7 @@ def test_a_checkpoint_gives_the_same_logits_bit_for_bit(tmp_path):
     assert (loaded.labels, loaded.stage, loaded.sample_rate) == (LABELS, "float", RATE)
 
 
-def test_a_checkpoint_holds_no_kernels(checkpoint):
+def test_a_checkpoint_stores_no_kernels(checkpoint):
     """Frontend kernels alone would be 68 MB; network and Adam's two moments are 3 x 0.25 MB."""
     assert checkpoint.stat().st_size < 900_000
     assert not [key for key in torch.load(checkpoint, weights_only=True)["state_dict"] if key.startswith("frontend")]
@@ -119,7 +118,7 @@ def test_trained_kernels_are_in_the_checkpoint(job, tmp_path):
     assert not torch.equal(kernels, fresh)
 
 
-def test_band_statistics_come_from_the_training_clips_and_travel_with_the_checkpoint(job, tmp_path):
+def test_band_statistics_of_the_training_clips_are_in_the_checkpoint(job, tmp_path):
     bands = ["filterbank=mel", "n_bins=40", "f_min=0", "standardize=true"]
     words = [*(f"frontend.{word}" for word in bands), "data.cache=false", "trainer.max_epochs=1"]
     assert call(*job, *words, f"hydra.run.dir={tmp_path}") is None
@@ -140,12 +139,6 @@ def sound(path: Path, seconds: float, rate: int = RATE, channels: int = 1) -> Pa
     return path
 
 
-def test_classify_gives_a_probability_for_each_label(model, tmp_path):
-    answer = model.classify(sound(tmp_path / "a.wav", 2))
-    assert list(answer) == LABELS
-    assert math.isclose(sum(answer.values()), 1, rel_tol=1e-6)
-
-
 def test_classify_is_softmax_of_forward(model, tmp_path):
     file = sound(tmp_path / "a.wav", 2)
     wave = torch.from_numpy(soundfile.read(file, dtype="float32")[0])
@@ -153,12 +146,7 @@ def test_classify_is_softmax_of_forward(model, tmp_path):
     assert list(model.classify(file).values()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_stereo_file_with_equal_channels_is_its_mono(model, tmp_path):
-    mono, stereo = sound(tmp_path / "m.wav", 2), sound(tmp_path / "s.wav", 2, channels=2)
-    assert model.classify(mono) == model.classify(stereo)
-
-
-def test_the_rate_of_the_file_does_not_matter(model, tmp_path):
+def test_classify_resamples_a_file_of_another_rate(model, tmp_path):
     low, high = sound(tmp_path / "l.wav", 2), sound(tmp_path / "h.wav", 2, rate=48000)
     assert list(model.classify(high).values()) == pytest.approx(list(model.classify(low).values()), abs=0.05)
 
@@ -172,15 +160,6 @@ def test_a_long_file_is_the_mean_of_its_clips(model, tmp_path):
     assert list(model.classify(tmp_path / "both.wav").values()) == pytest.approx(np.mean(answers, 0), abs=1e-6)
 
 
-def test_the_end_of_a_long_file_is_heard(model, tmp_path):
-    """2.5 s are the clips from 0 to 2 s and from 0.5 to 2.5 s."""
-    file = sound(tmp_path / "a.wav", 2.5)
-    wave = torch.from_numpy(soundfile.read(file, dtype="float32")[0])
-    clips = torch.stack([wave[: 2 * RATE], wave[-2 * RATE :]])
-    expected = model(clips).softmax(-1).mean(0).tolist()
-    assert list(model.classify(file).values()) == pytest.approx(expected, abs=1e-6)
-
-
 def test_a_short_file_is_repeated(model, tmp_path):
     wave = np.random.default_rng(0).normal(0, 0.1, RATE)
     soundfile.write(tmp_path / "1s.wav", wave, RATE, subtype="FLOAT")
@@ -188,7 +167,7 @@ def test_a_short_file_is_repeated(model, tmp_path):
     assert model.classify(tmp_path / "1s.wav") == model.classify(tmp_path / "2s.wav")
 
 
-def test_asking_in_the_midst_of_training_teaches_nothing(model, tmp_path):
+def test_classify_in_training_mode_changes_no_state(model, tmp_path):
     file = sound(tmp_path / "a.wav", 2)
     expected, before = model.classify(file), {k: v.clone() for k, v in model.state_dict().items()}
     model.train()
@@ -198,27 +177,16 @@ def test_asking_in_the_midst_of_training_teaches_nothing(model, tmp_path):
     model.eval()
 
 
-def test_a_file_shorter_than_a_window_is_refused(model, tmp_path):
-    with pytest.raises(InputError, match="a.wav is shorter than one window"):
-        model.classify(sound(tmp_path / "a.wav", 0.1))
-
-
-def test_a_wave_of_another_kind_is_refused(model):
+def test_an_invalid_wave_is_rejected(model):
     good = torch.zeros(1, 2 * RATE)
-    rounded = torch.quantize_per_tensor(good, 0.1, 0, torch.qint8)
-    for wave in (good[0], good[None], good.short(), good.to_sparse(), rounded, good.to(torch.complex64)):
-        with pytest.raises(InputError, match="a waveform is"):
-            model(wave)
-    for wave in (None, 5, [0.0] * RATE, np.zeros((1, 2 * RATE), np.float32)):
-        with pytest.raises(InputError, match="not (NoneType|int|list|ndarray)"):
-            model(wave)
-    for wave in (torch.zeros(0, 2 * RATE), torch.zeros(2, 0), torch.tensor([])):
-        with pytest.raises(InputError, match="is empty"):
+    quantized = torch.quantize_per_tensor(good, 0.1, 0, torch.qint8)
+    for wave in (good[0], good[None], good.short(), good.to_sparse(), quantized, good[:0], None, good.numpy()):
+        with pytest.raises(InputError, match="wave"):
             model(wave)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_wave_that_is_not_finite_is_refused_by_every_stage(model, value):
+def test_a_wave_that_is_not_finite_is_rejected_at_every_stage(model, value):
     wave = torch.zeros(2, 2 * RATE)
     wave[1, 100] = value
     phase = QAT()
@@ -228,18 +196,22 @@ def test_a_wave_that_is_not_finite_is_refused_by_every_stage(model, value):
             stage(wave)
 
 
-@pytest.mark.parametrize("path", [None, 5, b"clip.wav", ["clip.wav"], np.zeros(RATE), torch.zeros(RATE), io.BytesIO()])
-def test_what_is_no_path_is_refused(model, path):
-    kind = type(path).__name__
-    with pytest.raises(InputError, match=f"classify takes the path of a sound file, not {kind}"):
-        model.classify(path)
-    with pytest.raises(InputError, match=f"a checkpoint is given by its path, not as {kind}"):
-        SceneClassifier.load_from_checkpoint(path)
+def test_only_a_path_is_classified(model):
+    for path in (None, 5, np.zeros(RATE)):
+        with pytest.raises(InputError, match="expected the path"):
+            model.classify(path)
+        with pytest.raises(InputError, match="expected the path"):
+            SceneClassifier.load_from_checkpoint(path)
 
 
-def test_an_empty_path_names_no_file(model):
-    with pytest.raises(InputError, match="is not a file"):
-        model.classify("")
+def test_trainer_predict_gives_the_probabilities(model, tiny):
+    data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, batch_size=5, cache=False)
+    data.setup()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    found = torch.cat(trainer.predict(model, data.test_dataloader()))
+    waves = torch.cat([wave for wave, _ in data.test_dataloader()])
+    with torch.inference_mode():
+        torch.testing.assert_close(found, model(waves).softmax(-1))
 
 
 def test_overlapping_windows_are_averaged(tmp_path):
@@ -261,21 +233,3 @@ def test_several_threads_may_classify_at_once(model, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(model.classify, files * 5)) == alone * 5
     assert not model.training
-
-
-def test_a_long_file_is_heard_in_little_memory(model, tmp_path):
-    """An hour: 230 MB as float32."""
-    file = tmp_path / "hour.wav"
-    soundfile.write(file, np.zeros(1), RATE)
-    with open(file, "r+b") as sparse:  # silence that takes no disk
-        size = 2 * 3600 * RATE
-        sparse.truncate(44 + size)
-        for position, value in ((4, 36 + size), (40, size)):  # of the chunks RIFF and data
-            sparse.seek(position)
-            sparse.write(value.to_bytes(4, "little"))
-    tracemalloc.start()
-    scores = model.classify(file, hop=100)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert sum(scores.values()) == pytest.approx(1)
-    assert peak < 20e6

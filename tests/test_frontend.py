@@ -1,10 +1,12 @@
+"""The frontend against second implementations (nnAudio, gammatone, torchaudio, NumPy) and against physics."""
+
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gammatone.fftweight import fft_gtgram, fft_weights
+from gammatone.fftweight import fft_weights
 from gammatone.filters import centre_freqs
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -49,7 +51,7 @@ def linear() -> Spectrogram:
 
 
 @pytest.mark.parametrize("samples", [440999, 441000, 441001])
-def test_ten_seconds_give_the_reports_128_by_428(gammatone, samples):
+def test_ten_seconds_give_128_by_428_features(gammatone, samples):
     assert gammatone(torch.zeros(2, samples)).shape == (2, 1, 128, 428)
 
 
@@ -58,11 +60,7 @@ def test_frames_null_keeps_every_frame(noise):
     assert build("gammatone", frames=None)(noise).shape == (2, 1, 128, 44)
 
 
-def test_frames_keeps_the_first(gammatone, noise):
-    torch.testing.assert_close(build("gammatone", frames=30)(noise), gammatone(noise)[..., :30])
-
-
-def test_the_defaults_are_table_1(gammatone, noise):
+def test_the_class_defaults_are_conf_gammatone_without_normalization(gammatone, noise):
     assert torch.equal(Spectrogram(44100)(0.001 * noise), gammatone(0.001 * noise))
 
 
@@ -70,7 +68,7 @@ def test_the_defaults_are_table_1(gammatone, noise):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fft_gives_the_numbers_of_nnaudios_convolution(name, noise):
+def test_fft_equals_nnaudios_convolution(name, noise):
     expected = build(name, log=False, standardize=False, trainable_stft=True)(noise)
     ours = build(name, log=False, standardize=False)(noise)
     level = expected.mean((0, 1, 3)).view(-1, 1)
@@ -80,20 +78,12 @@ def test_fft_gives_the_numbers_of_nnaudios_convolution(name, noise):
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 44100, 48000])
-def test_filterbank_equals_the_gammatone_package(sample_rate):
+def test_gammatone_weights_equal_the_gammatone_package(sample_rate):
     weights, _ = fft_weights(4096, sample_rate, 128, 1, 10, sample_rate / 2, 2049)  # lowest band first
     expected = torch.as_tensor(weights / 4096).float()
     torch.testing.assert_close(
         build("gammatone", sample_rate).weights, expected, atol=1e-6 * expected.max().item(), rtol=0
     )
-
-
-def test_gammatonegram_equals_the_gammatone_package(linear, noise):
-    expected = torch.as_tensor(fft_gtgram(noise[0].cpu().double().numpy(), 44100, 2048 / 44100, 1024 / 44100, 128, 10))
-    # its frame k covers samples 1024 k to 1024 k + 4096, whose middle 1024 (k + 2) is that of our frame k + 2
-    ours = linear(noise)[0, 0, :, 2 : 2 + expected.shape[1]]
-    assert expected.shape == (128, 40)
-    torch.testing.assert_close(ours, expected.float(), atol=0, rtol=1e-4)
 
 
 def magnitudes(wave: torch.Tensor, n_fft: int, win_length: int, hop_length: int, window: str) -> np.ndarray:
@@ -103,7 +93,7 @@ def magnitudes(wave: torch.Tensor, n_fft: int, win_length: int, hop_length: int,
     return abs(np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=1)[:, ::hop_length] * taper))
 
 
-def test_log_mel_is_of_the_triangles_that_torchaudio_has(noise):
+def test_log_mel_equals_numpy_with_torchaudios_filterbank(noise):
     """Slaney's scale without normalization, with which the official baseline calls librosa."""
     filterbank = melscale_fbanks(1025, 0, 24000, 40, 48000, norm=None, mel_scale="slaney").cpu().double().numpy()
     mel = magnitudes(noise, 2048, 1920, 960, "hamming") @ filterbank
@@ -189,17 +179,10 @@ def test_a_constant_band_becomes_zero(fitted):
     torch.testing.assert_close(frontend.standardize(spectrograms)[:, :, 7], torch.zeros(4, 1, 46), atol=1e-3, rtol=0)
 
 
-def test_forward_standardizes_the_spectrogram(fitted, noise):
-    frontend, _ = fitted
-    expected = (frontend.spectrogram(noise) - frontend.mean) / frontend.std
-    assert torch.equal(frontend(noise), expected)
-    assert not torch.allclose(expected, frontend.spectrogram(noise))
-
-
 # Checkpoints, precision, gradients
 
 
-def test_a_fixed_frontend_stores_nothing_but_its_statistics(gammatone):
+def test_a_fixed_frontend_stores_its_statistics_alone(gammatone):
     assert not gammatone.state_dict()
     assert set(build("log_mel").state_dict()) == {"mean", "std"}
     assert not list(gammatone.parameters())
@@ -243,23 +226,23 @@ def test_trainable_kernels_get_finite_gradients(name, amplitude):
         ("stft", 512),  # one window
     ],
 )
-def test_a_sound_shorter_than_a_window_is_refused(name, shortest):
+def test_a_wave_shorter_than_a_window_is_rejected(name, shortest):
     frontend = build(name)
     assert frontend(torch.zeros(1, shortest)).isfinite().all()
     with pytest.raises(InputError, match=f"{shortest - 1} samples"):
         frontend(torch.zeros(1, shortest - 1))
 
 
-def test_a_window_longer_than_the_fft_is_refused():
+def test_a_window_longer_than_the_fft_is_rejected():
     with pytest.raises(InputError, match="frontend.win_length=4097.*from 1 to 4096"):
         Spectrogram(44100, win_length=4097)
 
 
-def test_an_unknown_filterbank_is_refused():
+def test_an_unknown_filterbank_is_rejected():
     with pytest.raises(InputError, match="bark"):
         Spectrogram(44100, filterbank="bark")
 
 
-def test_a_spectrogram_has_as_many_bins_as_its_fft():
+def test_a_linear_spectrogram_with_other_than_n_fft_bins_is_rejected():
     with pytest.raises(InputError, match="n_bins=128.*257"):
         Spectrogram(44100, filterbank=None, n_fft=512, win_length=512)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from classifiers import classifier
 
-from asc import InputError
 from asc.export import export
 from asc.frontend import Spectrogram
 
@@ -33,19 +32,13 @@ def test_a_gain_changes_no_probability(kind, gain, wave):
     assert (as_it_is[0] - as_it_is[1]).abs().max() > 1e-6  # it hears a difference where there is one
 
 
-def test_without_it_a_gain_does(wave):
-    model = classifier()
-    with torch.inference_mode():
-        assert (model(wave).softmax(-1) - model(100 * wave).softmax(-1)).abs().max() > 1e-3
-
-
 @pytest.mark.parametrize(("kind", "axes"), [("clip", (1, 2, 3)), ("band", 3)])
-def test_the_mean_is_gone(kind, axes, wave):
+def test_normalized_features_have_mean_zero(kind, axes, wave):
     features = Spectrogram(8000, n_fft=512, win_length=512, hop_length=128, n_bins=32, f_min=50, normalize=kind)(wave)
     torch.testing.assert_close(features.mean(axes), torch.zeros(features.mean(axes).shape), atol=1e-5, rtol=0)
 
 
-def test_the_floor_is_where_the_dynamic_range_ends(wave):
+def test_dynamic_range_sets_the_floor_below_the_peak(wave):
     """Silence beside sound lies so many dB below the loudest value: 40 dB are a factor of 100."""
     settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50}
     half = wave.clone()
@@ -55,20 +48,20 @@ def test_the_floor_is_where_the_dynamic_range_ends(wave):
     assert spread == pytest.approx([np.log(100)] * 2, abs=1e-4)
 
 
-def test_the_level_is_that_of_the_root_mean_square(wave):
+def test_level_normalization_gives_root_mean_square_one(wave):
     settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50}
     features = Spectrogram(8000, normalize="level", **settings)(wave)
     torch.testing.assert_close(features.exp().square().mean((1, 2, 3)), torch.ones(2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_digital_silence_is_zero(kind):
+def test_digital_silence_gives_zeros(kind):
     assert Spectrogram(44100, normalize=kind)(torch.zeros(1, 44100)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [1, 2])
-def test_onnx_runtime_hears_the_same(kind, power, wave, tmp_path):
+def test_normalization_in_onnx_equals_torch(kind, power, wave, tmp_path):
     model = classifier(frontend={"normalize": kind, "power": power})
     path = export(model, tmp_path / "model.onnx", with_frontend=True)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -79,7 +72,7 @@ def test_onnx_runtime_hears_the_same(kind, power, wave, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_logarithms_they_are_taken_back(kind, wave, tmp_path):
+def test_normalized_magnitudes_are_the_exponentials_of_normalized_logs(kind, wave, tmp_path):
     settings = {"n_fft": 512, "win_length": 512, "hop_length": 128, "n_bins": 32, "f_min": 50, "normalize": kind}
     plain = Spectrogram(8000, log=False, **settings)(wave)
     torch.testing.assert_close(plain.log(), Spectrogram(8000, **settings)(wave), atol=1e-4, rtol=1e-4)
@@ -88,10 +81,3 @@ def test_without_logarithms_they_are_taken_back(kind, wave, tmp_path):
     with torch.inference_mode():
         expected = model(wave).softmax(-1).cpu().numpy()
     np.testing.assert_allclose(session.run(None, {"wave": wave.cpu().numpy()})[0], expected, atol=1e-4)
-
-
-def test_what_makes_no_sense_is_refused():
-    with pytest.raises(InputError, match="invalid frontend.normalize=loud: expected 'level', 'clip' or 'band'"):
-        Spectrogram(44100, normalize="loud")
-    with pytest.raises(InputError, match="invalid frontend.dynamic_range=0"):
-        Spectrogram(44100, normalize="clip", dynamic_range=0)
