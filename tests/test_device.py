@@ -1,4 +1,4 @@
-"""The whole chain on the GPU, or on machines without one on a device that is emulated: see emulated.py."""
+"""The whole chain on the GPU, or on the emulated device of emulated.py."""
 
 import copy
 import os
@@ -23,8 +23,6 @@ from asc.compress import QAT, Distill, Prune, PruneFilters
 from asc.compress.prune_filters import strongest_filters, without_filters
 from asc.data import SceneData, datamodule
 from asc.export import export
-from asc.training.averaging import AverageLastEpochs
-from asc.training.batch_memory import available_memory, step_memory
 from asc.training.batch_norm import recalibrate_batch_norm
 from asc.training.checkpoints import ExactResume
 from asc.training.history import History
@@ -40,7 +38,7 @@ NETS = {
 AUGMENTATION = sorted({choice.split("=")[1] for choice in choices("callbacks")} - {"average"})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(HERE == "cuda", reason="there is a GPU")
 def test_on_an_emulated_device(request):
     """In a process of its own: torch then has an accelerator, and must have it before its first gradient."""
@@ -124,7 +122,7 @@ def within_steps(waits: list[str]) -> list[str]:
     return found
 
 
-def test_the_emulated_device_refuses_tensors_of_the_cpu_and_counts_what_it_waits_for(there):
+def test_the_emulated_device_rejects_cpu_tensors_and_records_waits(there):
     device, waits = there
     if device.type == "cuda":
         pytest.skip("torch takes one kind of accelerator in a process")
@@ -141,7 +139,7 @@ def test_the_emulated_device_refuses_tensors_of_the_cpu_and_counts_what_it_waits
 
 @pytest.mark.parametrize("normalize", [None, "level", "clip", "band"])
 @pytest.mark.parametrize("choice", choices("frontend"))
-def test_features_are_those_of_the_cpu(choice, normalize, there):
+def test_features_equal_those_of_the_cpu(choice, normalize, there):
     device, waits = there
     frontend = instantiate(settings(choice).frontend, sample_rate=44100, normalize=normalize)
     wave = 0.1 * torch.randn(2, 22050)
@@ -153,7 +151,7 @@ def test_features_are_those_of_the_cpu(choice, normalize, there):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_training_is_that_of_the_cpu(net, there, data):
+def test_training_equals_that_of_the_cpu(net, there, data):
     """On features that stay there, with batch norms measured again; and no step waits."""
     histories = []
     for device in (torch.device("cpu"), there[0]):
@@ -184,13 +182,8 @@ def test_no_step_waits_for_augmentation(there, data):
     assert not within_steps(there[1])
 
 
-def test_weights_are_averaged(there, data):
-    fit(classifier(), data, Marks(there[1]), [AverageLastEpochs(1.0)], there[0])
-    assert not within_steps(there[1])
-
-
 @pytest.mark.parametrize("phase", [Prune(), PruneFilters(), Distill(), QAT()], ids=lambda phase: type(phase).__name__)
-def test_a_network_is_fine_tuned_there_and_tested_on_the_cpu(phase, there, data, tmp_path):
+def test_a_phase_fine_tunes_on_the_device_and_tests_on_the_cpu(phase, there, data, tmp_path):
     """In fake quantization torch itself waits."""
     is_qat = isinstance(phase, QAT)
     model = phase.begin(classifier())
@@ -203,7 +196,7 @@ def test_a_network_is_fine_tuned_there_and_tested_on_the_cpu(phase, there, data,
     assert export(model, tmp_path / "model.onnx").exists()
 
 
-def test_a_classifier_there_is_used_like_any_other(there, tiny, tmp_path):
+def test_a_classifier_on_the_device_classifies_and_exports(there, tiny, tmp_path):
     model = classifier()
     clip = min((tiny / "audio").iterdir())
     expected, cost = model.classify(clip), model.complexity()
@@ -235,15 +228,3 @@ def test_the_commands(compile, there, job, tmp_path):
         done = run(*words, "trainer.max_epochs=5", script="compress.py", env=visible)
         assert done.returncode == 0, done.stderr
         assert results(tmp_path / phase)["test"]["accuracy"] > 0.6
-
-
-def test_a_steps_memory_is_estimated(there):
-    if HERE != "cuda":
-        pytest.skip("an emulated device has no memory of its own")
-    device, _ = there
-    net = classifier().net.to(device)
-    x = torch.randn(200, 1, 128, 428, device=device)
-    clip = step_memory(lambda: net(x[:2]).sum().backward(), device) / 2
-    real = step_memory(lambda: net(x).sum().backward(), device) / 200
-    assert 0.7 < clip / real < 3
-    assert 0 < available_memory(device) <= torch.cuda.get_device_properties(device).total_memory

@@ -33,4 +33,4 @@ def test_a_choice_is_one_of_its_kind():
     for value in ("b", 1, False, "None"):  # 1 == True, but was not meant
         with pytest.raises(InputError) as refused:
             check_choice("any", value, ("a", None, True))
-        assert str(refused.value) == f"unknown any={value}: choose from a, null, true"
+        assert str(refused.value) == f"invalid any={value}: expected a or null or true"

@@ -56,7 +56,7 @@ def test_all_that_is_declared_is_imported():
     assert names(DEPENDENCIES) <= PROGRAM
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_installed_package_needs_no_clone(trained, tmp_path):
     """The wheel has the settings that asc.evaluate composes, and the template of asc.report's page."""
     done = run("build", "-t", "wheel", "-d", str(tmp_path), script="-mhatchling")

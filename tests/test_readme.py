@@ -56,7 +56,6 @@ def filled_in(words: list[str], tiny: Path, own: Path, place: Path) -> list[str]
     return [*words, *extra.get(words[0], [])]
 
 
-@pytest.mark.slow
 def test_every_command_works(tiny, own, place, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     cache = tmp_path_factory.mktemp("cache")
@@ -77,7 +76,6 @@ def test_every_command_works(tiny, own, place, tmp_path_factory, monkeypatch):
     assert (place / "runs/report.html").exists()
 
 
-@pytest.mark.slow
 def test_every_python_block_works(tiny, place, tmp_path):
     """After the commands above, whose run it loads."""
     assert (place / "runs/int8/int8.ckpt").exists(), "run the whole file"
