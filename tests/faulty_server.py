@@ -14,7 +14,7 @@ class Site:
 
     faults: for each file, a fault for each request in turn, then none:
         drop (closes after half of the rest), stall (sends half of the rest, then nothing), wrong (changes a byte),
-        longer (sends a byte more), page (a web page instead), shifted (not the range asked for), or a status code.
+        longer (sends a byte more), page (a web page instead), or a status code.
     """
 
     url: str
@@ -53,8 +53,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Site]:
             if fault == "longer":
                 body += b"!"
             if start:
-                first = start + 1 if fault == "shifted" else start
-                headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
+                headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
             sent = body[: len(body) // 2] if fault in ("drop", "stall") else body
             self.answer(206 if start else 200, sent, len(body), **headers)
             if fault == "stall":

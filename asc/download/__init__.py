@@ -1,5 +1,4 @@
 """Download datasets: python -m asc.download NAME DIR.
 
-`catalog` lists a dataset's files, `transfer` fetches a file, `unpack` unpacks an archive safely, and `folder` does all
-this for the files that a dataset's folder lacks.
+`catalog` lists a dataset's files, `transfer` downloads a file, and `folder` checks and unpacks what its folder lacks.
 """

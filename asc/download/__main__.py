@@ -4,7 +4,6 @@ Interrupted at any time, the same command goes on where it stopped. Nothing is d
 """
 
 import argparse
-import asyncio
 import json
 import shlex
 import sys
@@ -13,15 +12,17 @@ from pathlib import Path
 from textwrap import fill
 from typing import TextIO
 
-import aiohttp
 from filelock import FileLock, Timeout
+from tabulate import tabulate
 from tqdm import tqdm
 
 from asc.cli import exit_on_input_error
 from asc.download.catalog import Dataset, File, names, read_dataset
-from asc.download.folder import Folder, download
-from asc.download.transfer import Transfer
-from asc.errors import InputError, check_number
+from asc.download.folder import Folder
+from asc.download.transfer import ResumingDownloader
+from asc.errors import InputError, check_number, printable
+
+TERMS = ("title", "content", "page", "licence", "citation")  # of a dataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
     needed, free = folder.space_needed(missing, args.keep_zips, args.parallel), folder.space_free()
     print(terms(dataset), file=messages)
     if args.dry_run:
-        print(table(folder, files, missing), file=messages)
+        rows = [(file.name, size_text(file.size), state(folder, file, missing)) for file in files]
+        print(tabulate(rows, tablefmt="plain", colalign=("left", "right", "left")), file=messages)
     print(summary(files, missing, needed, free), file=messages, flush=True)
     if not args.dry_run:
         if needed > free:
@@ -87,15 +89,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace, messages: TextIO) -> None:
-    """Download the missing files with a progress bar.
+    """Download the missing files with a progress bar, and a line for each that is complete or failed.
 
     Raises:
         InputError: files are still missing.
     """
-    if not missing:
-        return
+    failed: list[str] = []
     with tqdm(
-        total=sum(file.size or 0 for file in missing),
+        total=sum(file.size or 0 for file in missing) or None,
         initial=sum(folder.arrived(file) for file in missing if file.size),
         desc="download",
         unit="B",
@@ -103,72 +104,40 @@ def fetch_missing(folder: Folder, missing: list[File], args: argparse.Namespace,
         disable=None,
         delay=2,
     ) as bar:
-        failed = asyncio.run(fetch(folder, missing, args, messages, bar))
+        download = ResumingDownloader(
+            args.retries, args.timeout, bar.update, lambda text: bar.write(printable(text), file=sys.stderr)
+        )
+        for file, why in folder.fetch(missing, download, args.parallel, args.keep_zips):
+            if why:
+                failed.append(file.name)
+                download.report(why)
+            else:
+                bar.write(f"{file.name}  {size_text(file.size)}  complete", file=messages)
     if failed:
-        which = ", ".join(file.name for file in failed[:3]) + (", ..." if len(failed) > 3 else "")
+        which = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
         raise InputError(f"{len(failed)} of {len(missing)} files failed ({which}): see above, then run it again")
 
 
-async def fetch(
-    folder: Folder, missing: list[File], args: argparse.Namespace, messages: TextIO, bar: tqdm
-) -> list[File]:
-    """Download the missing files, with a line for each that is complete; return those that failed."""
-    done: list[File] = []
-
-    def advance(n_bytes: int) -> None:
-        bar.total = max(bar.total, bar.n + n_bytes)  # the total lacks files whose size is not known
-        bar.update(n_bytes)
-
-    def finished(file: File) -> None:
-        done.append(file)
-        bar.set_postfix_str(f"{len(done)} of {len(missing)} files", refresh=False)
-        bar.write(f"{file.name}  {size_text(file.size)}  complete", file=messages)
-
-    async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=args.timeout, sock_read=args.timeout),
-        trust_env=True,  # proxies
-        auto_decompress=False,
-        read_bufsize=1 << 20,
-        headers={"Accept-Encoding": "identity", "User-Agent": "asc.download"},
-    ) as session:
-        transfer = Transfer(session, args.retries, advance, lambda text: bar.write(text, file=sys.stderr))
-        return await download(folder, missing, transfer, args.parallel, args.keep_zips, finished)
-
-
 def terms(dataset: Dataset) -> str:
-    """What the user must know before."""
+    """Title, licence and citation, printed before downloading."""
     lines = (dataset.title, dataset.content, dataset.page, f"Licence: {dataset.licence}", f"Cite: {dataset.citation}")
-    return "\n".join(fill(line, width=100, subsequent_indent="  ", break_on_hyphens=False) for line in lines) + "\n"
-
-
-def table(folder: Folder, files: list[File], missing: list[File]) -> str:
-    """The files, one a line."""
-    width = max(len(file.name) for file in files)
-    return "\n".join(
-        f"{file.name:<{width}}  {size_text(file.size):>8}  {state(folder, file, missing)}"
-        + ("" if file.md5 else ", MD5 not known: not checked")
-        for file in files
-    )
+    return "\n".join(fill(printable(line), width=100, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 
 
 def state(folder: Folder, file: File, missing: list[File]) -> str:
-    """How far a file is."""
-    if file not in missing:
-        return "complete"
+    """How far a file is, and whether it can be checked."""
     arrived = folder.arrived(file)
-    return f"{size_text(arrived)} arrived" if arrived else "to download"
+    text = f"{size_text(arrived)} arrived" if arrived else "to download"
+    return (text if file in missing else "complete") + ("" if file.md5 else ", MD5 not known: not checked")
 
 
 def summary(files: list[File], missing: list[File], needed: int, free: int) -> str:
     """What there is to do, in a line."""
     if not missing:
         return f"all {len(files)} files are complete"
-    unknown = sum(file.size is None for file in missing)
-    return (
-        f"{len(missing)} of {len(files)} files to download, {size_text(sum(file.size or 0 for file in missing))}"
-        + (f" and {unknown} small ones" if unknown else "")
-        + f"; {size_text(needed)} of disk needed, {size_text(free)} free"
-    )
+    size = size_text(sum(file.size or 0 for file in missing))
+    disk = f"{size_text(needed)} of disk needed, {size_text(free)} free"
+    return f"{len(missing)} of {len(files)} files to download, {size}; {disk}"
 
 
 def next_step(dataset: Dataset, folder: Folder, meta_only: bool) -> str:
@@ -180,14 +149,11 @@ def next_step(dataset: Dataset, folder: Folder, meta_only: bool) -> str:
 
 
 def report(dataset: Dataset, folder: Folder, files: list[File], needed: int, free: int) -> dict:
-    """What a program may want to know."""
+    """The result, for a program."""
     missing = folder.missing(files)
     return {
         "dataset": dataset.data,
-        "title": dataset.title,
-        "page": dataset.page,
-        "licence": dataset.licence,
-        "citation": dataset.citation,
+        **dataset.model_dump(include={*TERMS}),
         "root": str(folder.root),
         "complete": not missing,
         "disk_needed": needed,
@@ -203,13 +169,11 @@ def print_list(as_json: bool) -> None:
     """The datasets, one a line."""
     datasets = [read_dataset(name) for name in names()]
     if as_json:
-        keys = ("title", "content", "page", "licence", "citation")
-        print(
-            json.dumps({d.data: {key: getattr(d, key) for key in keys} | {"bytes": d.size} for d in datasets}, indent=2)
-        )
-        return
-    for dataset in datasets:
-        print(f"{dataset.data:<15}  {size_text(dataset.size):>7}  {dataset.content}")
+        found = {d.data: d.model_dump(include={*TERMS}) | {"bytes": d.size} for d in datasets}
+        print(json.dumps(found, indent=2))
+    else:
+        rows = [(dataset.data, size_text(dataset.size), dataset.content) for dataset in datasets]
+        print(tabulate(rows, tablefmt="plain", colalign=("left", "right", "left")))
 
 
 def size_text(size: int | None) -> str:

@@ -5,22 +5,27 @@ NAME.done (unpacked: the MD5, then each file's bytes and path). Each step ends b
 goes on wherever this one stops.
 """
 
-import asyncio
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from multiprocessing.pool import ThreadPool
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, ZipFile
+
+from pooch import Pooch
 
 from asc.download.catalog import Dataset, File
-from asc.download.transfer import Transfer, size_of
-from asc.download.unpack import unpack
+from asc.download.transfer import ResumingDownloader, TransferError, size_of
 from asc.errors import InputError, WriteError
 from asc.files import atomic_write
 
-ATTEMPTS = 3  # at a file whose MD5 is wrong
+HASH_RETRIES = 2  # downloads of a file whose MD5 is wrong, after the first
 GROWTH = 1.25  # bytes of a folder to those of its archives: 1.17 for 24-bit stereo, 1.12 for mono
+LAYOUT = ("audio", "evaluation_setup")  # the folders of a dataset: any other folder at the top is the dataset's own
+# what zipfile raises for damaged archives, and for an unknown compression (NotImplementedError) or a password
+UNREADABLE = (BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -37,46 +42,30 @@ class Folder:
         """Make the folder.
 
         Raises:
-            InputError: it holds something else.
-            WriteError: it cannot be made.
+            InputError: it contains something else.
         """
         owner, origin = self.state / ".dataset", dataset.files[0].name  # the same for all that extends a dataset
-        try:
-            if not self.state.exists() and any((self.root / name).exists() for name in ("meta.csv", "audio")):
-                raise InputError(f"{self.root} holds data that were not downloaded here: choose another folder")
-            if owner.exists() and owner.read_text() != origin:
-                raise InputError(f"{self.root} holds another dataset: choose another folder")
-            self.state.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(f"{self.root} cannot be made a folder ({error.strerror}): choose another place") from None
+        if not self.state.exists() and any((self.root / name).exists() for name in ("meta.csv", "audio")):
+            raise InputError(f"{self.root} contains data that were not downloaded here: choose another folder")
+        if owner.exists() and owner.read_text() != origin:
+            raise InputError(f"{self.root} contains another dataset: choose another folder")
+        self.state.mkdir(parents=True, exist_ok=True)
         with atomic_write(owner) as temporary:
             temporary.write_text(origin)
 
-    def archive(self, file: File) -> Path:
-        return self.state / file.name
-
     def arrived(self, file: File) -> int:
         """Bytes of a file that need not be downloaded."""
-        archive = self.archive(file)
-        return size_of(archive) or size_of(archive.with_name(archive.name + ".part"))
+        archive = self.state / file.name
+        return size_of(archive) or size_of(self.state / f"{file.name}.part")
 
     def holds(self, file: File) -> bool:
         """Whether all that was in a file is still there."""
         try:
-            md5, *lines = self.done(file).read_text(encoding="utf-8").splitlines()
+            md5, *lines = (self.state / f"{file.name}.done").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return False
         contents = [line.partition("\t") for line in lines]
         return md5 == str(file.md5) and all(size_of(self.root / path) == int(size) for size, _, path in contents)
-
-    def mark(self, file: File, sizes: dict[str, int]) -> None:
-        """Note that a file is unpacked into files of these sizes."""
-        lines = [str(file.md5), *(f"{size}\t{path}" for path, size in sizes.items())]
-        with atomic_write(self.done(file)) as temporary:
-            temporary.write_text("\n".join(lines), encoding="utf-8")
-
-    def done(self, file: File) -> Path:
-        return self.state / f"{file.name}.done"
 
     def missing(self, files: Iterable[File]) -> list[File]:
         return [file for file in files if not self.holds(file)]
@@ -93,90 +82,88 @@ class Folder:
         there = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if os.path.exists(path))
         return shutil.disk_usage(there).free
 
+    def fetch(
+        self, files: list[File], download: ResumingDownloader, parallel: int, keep_zips: bool
+    ) -> Iterator[tuple[File, str | None]]:
+        """Download, check and unpack the files, `parallel` at a time; yield each with the reason if it failed.
 
-async def download(
-    folder: Folder,
-    files: list[File],
-    transfer: Transfer,
-    parallel: int,
-    keep_zips: bool,
-    finished: Callable[[File], None],
-) -> list[File]:
-    """Download the files, check and unpack them, `parallel` at a time; return those that failed.
+        Raises:
+            OSError, WriteError: the disk is full or not writable.
+        """
+        for leftover in self.state.glob("tmp*"):  # pooch's, of a process that was killed
+            leftover.unlink()
+        store = Pooch(
+            path=self.state,
+            base_url="",
+            registry={file.name: file.md5 and f"md5:{file.md5}" for file in files},
+            urls={file.name: file.url for file in files},
+            retry_if_failed=HASH_RETRIES,
+        )
 
-    Raises:
-        WriteError: the disk is full or not writable.
-    """
-    free = asyncio.Semaphore(parallel)
-    failed = []
-
-    async def get(file: File) -> None:
-        async with free:
+        def get(file: File) -> tuple[File, str | None]:
+            archive = self.state / file.name
             try:
-                await get_file(folder, file, transfer, keep_zips)
+                if not archive.exists():  # pooch's own first download would be lost if it were killed while it hashes
+                    download(file.url, archive, store)
+                store.fetch(file.name, downloader=download)  # compares the hash, and downloads a wrong file again
+                self.install(file, archive, keep_zips)
             except WriteError:
                 raise
-            except InputError as error:
-                transfer.report(str(error))
-                failed.append(file)
-            except OSError as error:  # such as of a folder; those of files are WriteErrors already
-                why = f"{folder.root} cannot be written ({error.strerror})"
-                raise WriteError(f"{why}: free space or choose another place") from None
-            else:
-                finished(file)
+            except (TransferError, ValueError) as error:
+                return file, f"{file.name}: {error}"
+            return file, None
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for file in files:
-                group.create_task(get(file))
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return failed
+        with ThreadPool(parallel) as pool:  # its threads are daemons: after Ctrl-C nothing waits for them
+            yield from pool.imap_unordered(get, files)
 
-
-async def get_file(folder: Folder, file: File, transfer: Transfer, keep_zips: bool) -> None:
-    """Download a file, check it, and put what it holds into the folder."""
-    archive = folder.archive(file)
-    await get_checked(archive, file, transfer)
-    if not file.is_archive:
-        target = folder.root / file.folder / file.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        archive.replace(target)
-        folder.mark(file, {f"{file.folder}/{file.name}": size_of(target)})
-        return
-    try:
-        sizes = await unpack(archive, folder.root)
-    except WriteError:
-        raise
-    except InputError:
-        archive.unlink()  # the next run starts afresh
-        raise
-    if not keep_zips:
-        archive.unlink()  # before the mark, or a run that is killed here would leave the archive for ever
-    folder.mark(file, sizes)
+    def install(self, file: File, archive: Path, keep_zips: bool) -> None:
+        """Unpack a downloaded archive, or move another file to its place, and record the bytes of each new file."""
+        if file.is_archive:
+            sizes = unpack(archive, self.root)
+            if not keep_zips:
+                archive.unlink()  # before the record, or a run that is killed here would leave the archive for ever
+        else:
+            sizes = {f"{file.folder}/{file.name}": size_of(archive)}
+            (self.root / file.folder).mkdir(parents=True, exist_ok=True)
+            archive.replace(self.root / file.folder / file.name)
+        lines = [str(file.md5), *(f"{size}\t{path}" for path, size in sizes.items())]
+        with atomic_write(self.state / f"{file.name}.done") as temporary:
+            temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-async def get_checked(archive: Path, file: File, transfer: Transfer) -> None:
-    """Download a file until its MD5 is right.
+def unpack(path: Path, root: Path) -> dict[str, int]:
+    """Write the files of an archive below `root`, each one whole, without the folder at the archive's top.
+
+    Returns:
+        The bytes of each file by its path below `root`.
 
     Raises:
-        InputError: it is wrong ATTEMPTS times, or the download fails.
+        InputError: the archive is damaged, which deletes it, or a name in it leads out of `root`.
+        WriteError: a file cannot be written.
     """
-    for _ in range(ATTEMPTS):
-        if not archive.exists():
-            await transfer.fetch(file.url, archive, file.size, resume=file.md5 is not None)
-        found = await asyncio.to_thread(md5_of, archive)
-        if file.md5 in (None, found):
-            return
-        transfer.progress(-size_of(archive))
-        archive.unlink()
-        transfer.report(f"{file.name}: wrong bytes arrived (MD5 {found}), downloading it again")
-    raise InputError(
-        f"{file.url}: its MD5 is not {file.md5}, {ATTEMPTS} times: the server sends another file; try later or --mirror"
-    )
+    try:
+        with ZipFile(path) as archive:
+            members = {target_path(member.filename): member for member in archive.infolist() if not member.is_dir()}
+            for target, member in members.items():
+                (root / target).parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(root / target) as new, archive.open(member) as source, open(new, "wb") as file:
+                    shutil.copyfileobj(source, file, length=1 << 20)
+    except UNREADABLE as error:
+        path.unlink()
+        raise InputError(f"not a readable zip archive ({error}): run it again, or try --mirror") from error
+    return {target: member.file_size for target, member in members.items()}
 
 
-def md5_of(path: Path) -> str:
-    """The MD5 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def target_path(name: str) -> str:
+    r"""Path of an archive's member below the dataset's folder.
+
+    >>> target_path("TAU-urban-acoustic-scenes-2019-development/audio/bus-lyon-1-2-a.wav")
+    'audio/bus-lyon-1-2-a.wav'
+
+    Raises:
+        InputError: the path leads out of the folder, or to a hidden file.
+    """
+    first, *others = parts = PurePosixPath(name.replace("\\", "/")).parts
+    if any(part.startswith((".", "/")) or ":" in part for part in parts):
+        raise InputError(f"the archive is not safe to unpack, {name[:100]!r} leaves the folder: do not use this server")
+    return "/".join(parts if first in LAYOUT or not others else others)
