@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from asc.audio import windows
 from asc.complexity import Complexity, complexity
 from asc.errors import InputError, one_line
 from asc.frontend import Frontend
-from asc.listen import listen
 from asc.loading import build, check_classes, check_finite, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
 from asc.quantization.fold import fold_checked
@@ -128,7 +128,8 @@ class SceneClassifier(pl.LightningModule):
                 f"invalid path of type {type(path).__name__}: expected the path of a sound file; "
                 "for waveforms in memory, call model(wave)"
             )
-        mean = np.mean([window.probabilities for window in listen(self, Path(path), hop)], axis=0)
+        clips = windows(Path(path), self.sample_rate, self.channel, self.clip_samples, hop, shortest=self.min_samples)
+        mean = np.mean([self.probabilities(wave[None])[0] for _, wave in clips], axis=0)
         return dict(zip(self.labels, mean.tolist(), strict=True))
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from asc.data.lists import Clip
 from asc.errors import InputError
 from asc.files import atomic_write, regular
-from asc.listen import Predictor
+from asc.inference import Classifier
 from asc.metrics import Metrics, compute_metrics
 
 ROUNDED_TO_ZERO = 5e-7  # at most, with the six digits of the file
@@ -67,7 +67,7 @@ class Predictions:
         return compute_metrics(self.confusion_matrix, float(self.losses.mean()), self.labels)
 
 
-def predict(predictor: Predictor, batches: Iterable[Sequence[Tensor]], clips: int) -> np.ndarray:
+def predict(predictor: Classifier, batches: Iterable[Sequence[Tensor]], clips: int) -> np.ndarray:
     """Probabilities (clips, n_classes), computed batch by batch.
 
     Args:

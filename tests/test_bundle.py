@@ -24,6 +24,7 @@ from tiny import RATE, sound
 import asc.bundle.folder
 import asc.bundle.page
 from asc import SceneClassifier
+from asc.audio import windows
 from asc.bundle import measure, trial
 from asc.bundle.__main__ import find_checkpoint, main
 from asc.bundle.folder import frontend_settings, write_bundle
@@ -31,7 +32,6 @@ from asc.bundle.page import Runtime, find_runtime
 from asc.compress import QAT
 from asc.frontend import Spectrogram
 from asc.machine import processor
-from asc.sound import windows
 from asc.training.memory import peak_memory
 
 LABELS = ["indoor", "outdoor", "transportation"]

@@ -204,7 +204,7 @@ def test_other_labels_are_refused_and_other_lengths_and_orders_told(trained, tin
 
 
 def model_wave(path: Path, model) -> np.ndarray:
-    from asc.data.audio import read_wave
+    from asc.audio import read_wave
 
     return read_wave(path, model.sample_rate, model.channel, model.clip_samples).numpy()
 

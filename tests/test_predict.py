@@ -17,7 +17,7 @@ from command import ENVIRONMENT, REPOSITORY
 
 from asc import InputError, SceneClassifier
 from asc.export import export
-from asc.listen import Window
+from asc.inference import Window
 from asc.predict.__main__ import main
 from asc.predict.find import find_sound_files, spooled
 from asc.predict.output import Table

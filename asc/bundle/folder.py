@@ -16,7 +16,7 @@ from asc.bundle.page import Runtime, page
 from asc.classifier import SceneClassifier
 from asc.errors import InputError, WriteError, printable
 from asc.export import export, export_frontend
-from asc.onnx_predictor import FRONTEND
+from asc.inference import FRONTEND
 from asc.results import Results, read_results
 
 HERE = Path(__file__).parent

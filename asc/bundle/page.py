@@ -20,7 +20,7 @@ from pathlib import Path
 
 from asc.errors import InputError
 from asc.files import regular
-from asc.onnx_predictor import FRONTEND
+from asc.inference import FRONTEND
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"  # that was tested

@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asc.audio import SUFFIXES
 from asc.check.sounds import Sound
 from asc.data.lists import Clip, clips_in, fault, is_inside, list_faults, meta_rows, name_faults, read_table
 from asc.data.recordings import clip_length, cut_all, divide, files_below, notes, read_folder
 from asc.data.splits import split_faults
 from asc.errors import InputError
-from asc.sound import SUFFIXES
 
 TEST_FRACTION, SPLIT_SEED = 0.25, 0  # those of data=folder
 

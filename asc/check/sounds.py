@@ -12,8 +12,8 @@ import numpy as np
 from soundfile import SoundFile
 from tqdm import tqdm
 
+from asc.audio import decode, open_sound
 from asc.errors import InputError
-from asc.sound import check_finite, open_sound, read_channels
 
 BLOCK = 2**20  # values decoded at a time
 FULL_SCALE = 1 - 2**-15  # the largest 16-bit sample
@@ -103,9 +103,7 @@ def blocks(sound: SoundFile, path: Path, stop: Event | None) -> Iterator[np.ndar
     for start in range(0, sound.frames, size):
         if stop and stop.is_set():
             raise KeyboardInterrupt
-        decoded = read_channels(sound, min(size, sound.frames - start), path)
-        check_finite(decoded, path)
-        yield decoded
+        yield decode(sound, min(size, sound.frames - start), path)
 
 
 def count_runs(full: np.ndarray) -> int:

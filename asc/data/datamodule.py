@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import asc.frontend
-import asc.sound
-from asc.data import audio, cache, datasets
+from asc import audio
+from asc.data import cache, datasets
 from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
@@ -31,7 +31,7 @@ from asc.frontend import Frontend
 from asc.settings import SampleRate, Seed, checked
 
 PREFETCH = 2  # batches that each worker holds ready
-DECODING = (asc.sound, audio)  # modules that read sound files
+DECODING = (audio,)  # modules that read sound files
 
 
 class SceneData(LightningDataModule):

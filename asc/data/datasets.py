@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from asc.data import audio
+from asc.audio import fit_length, read_wave
 from asc.data.lists import Clip
 from asc.errors import InputError
-from asc.sound import fit_length
 
 
 class BatchSampler(Sampler[list[int]]):
@@ -87,8 +86,8 @@ class WaveDataset(Dataset):
     def wave(self, clip: Clip) -> Tensor:
         """The clip's waveform (samples,)."""
         start = round(clip.start * self.rate)
-        wave = audio.read_wave(clip.path, self.rate, self.channel, self.samples, start)
-        return torch.from_numpy(fit_length(wave.numpy(), self.samples))
+        wave = read_wave(clip.path, self.rate, self.channel, self.samples, start)
+        return torch.from_numpy(fit_length(wave, self.samples))
 
 
 class FeatureDataset(Dataset):

@@ -7,11 +7,11 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
+from asc.audio import SUFFIXES
 from asc.data.duplicates import matches, same_content
 from asc.data.lists import Clip, fault, shorten
 from asc.data.splits import by_location, hold_out
 from asc.errors import InputError
-from asc.sound import SUFFIXES
 
 SPLITS = ("train", "test")  # folders at the top that hold the folders of the classes
 LONGEST = 10.0  # seconds of a clip, unless set

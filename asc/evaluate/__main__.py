@@ -76,12 +76,12 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from asc.evaluate.plots import plot_groups, plot_reliability
     from asc.evaluate.summary import summarize
     from asc.files import atomic_write
+    from asc.inference import load_classifier
     from asc.plot import plot_confusion_matrix
     from asc.predictions import Predictions, predict, write_predictions
-    from asc.predictor import load_predictor
 
     directory = arguments.output
-    predictor = load_predictor(arguments.checkpoint, arguments.trusted)
+    predictor = load_classifier(arguments.checkpoint, arguments.trusted)
     data = evaluation_data(arguments.checkpoint, predictor, arguments.setting)
     clips = clips_of(data, arguments.split)
     probabilities = predict(predictor, data.loader(arguments.split), len(clips))

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from asc.data import SceneData, scene_data
 from asc.data.lists import Clip, shorten
 from asc.errors import InputError
-from asc.listen import Predictor
+from asc.inference import Classifier
 from asc.loading import read_checkpoint
 from asc.settings import compose_settings
 
@@ -18,7 +18,7 @@ BATCH_SIZE = 16  # bounds the memory, whatever the checkpoint was trained with
 LENGTH_TOLERANCE = 0.01  # s: some TAU clips are a sample longer or shorter than 10 s
 
 
-def evaluation_data(checkpoint: Path, predictor: Predictor, overrides: Sequence[str]) -> SceneData:
+def evaluation_data(checkpoint: Path, predictor: Classifier, overrides: Sequence[str]) -> SceneData:
     """The data after `setup`, with the classifier's sample rate, channel, clip length and order of labels.
 
     Args:
@@ -81,7 +81,7 @@ def clips_of(data: SceneData, split: str) -> list[Clip]:
     return data.clips[split]
 
 
-def notes_on(data: SceneData, clips: Sequence[Clip], predictor: Predictor) -> list[str]:
+def notes_on(data: SceneData, clips: Sequence[Clip], predictor: Classifier) -> list[str]:
     """What a reader of the figures must know: clips of another length than in training, and labels without clips."""
     notes = []
     length = predictor.clip_samples / predictor.sample_rate

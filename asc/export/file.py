@@ -15,7 +15,7 @@ from asc.export.frontend import add_frontend
 from asc.export.graph import DOMAIN, OPSET, Graph, unpack
 from asc.export.integers import Accumulator, QuantParams, add_integer
 from asc.files import atomic_write
-from asc.onnx_predictor import FRONTEND
+from asc.inference import FRONTEND
 from asc.quantization.fold import fold_checked
 from asc.quantization.graph import INPUT, LayerGraph
 from asc.version import __version__

@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number, printable
-from asc.listen import Predictor, listen_live, listen_to_all
+from asc.inference import Classifier, load_classifier, predict_files, predict_stream
 from asc.predict.find import find_sound_files, spooled
 from asc.predict.microphone import microphone
 from asc.predict.output import Csv, JsonLines, Output, Table
 from asc.predict.timeline import check_picture, clock, plot_timeline
-from asc.predictor import load_predictor
 
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
 EPILOG = """\
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.threads is not None:
             check_number("--threads", arguments.threads, int, 1, 1000)
         channel = None if arguments.channel is None else parse_channel(arguments.channel)
-        predictor = load_predictor(arguments.checkpoint, arguments.trusted, threads=1)
+        predictor = load_classifier(arguments.checkpoint, arguments.trusted, threads=1)
         if channel is not None:
             predictor.channel = channel
         output: Output = (arguments.form or Table)(predictor.labels)
@@ -91,7 +90,7 @@ def parse_channel(text: str) -> int | str:
     return text if text == "mean" else int(text)
 
 
-def predict(predictor: Predictor, output: Output, arguments: argparse.Namespace) -> bool:
+def predict(predictor: Classifier, output: Output, arguments: argparse.Namespace) -> bool:
     """Print the answer for each file, in the order of the paths; return whether all files were good."""
     with ExitStack() as stack:
         files, all_found = find(arguments.path, stack)
@@ -104,7 +103,7 @@ def predict(predictor: Predictor, output: Output, arguments: argparse.Namespace)
         bar = stack.enter_context(tqdm(total=len(files), bar_format=BAR, disable=None, delay=2, leave=False))
         start, heard = time.perf_counter(), []
         threads = arguments.threads or os.cpu_count() or 1
-        answers = listen_to_all(predictor, list(files), arguments.hop, threads, lambda path, part: bar.update(part))
+        answers = predict_files(predictor, list(files), arguments.hop, threads, lambda path, part: bar.update(part))
         stack.enter_context(closing(answers))  # stops the threads on Ctrl-C
         show(output.head())
         for path, answer in answers:
@@ -142,14 +141,14 @@ def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]
     return files, all_found
 
 
-def follow_microphone(predictor: Predictor, output: Output, hop: float) -> None:
+def follow_microphone(predictor: Classifier, output: Output, hop: float) -> None:
     """Print the answer for the newest window every `hop` seconds, until Ctrl-C."""
     name, rate, pieces = microphone(predictor.channel)
     wait = predictor.clip_samples / predictor.sample_rate
     print(f"listening to {printable(name)}; first answer after {wait:g} s, Ctrl-C stops", file=sys.stderr)
     with closing(pieces), suppress(KeyboardInterrupt):
         show(output.head())
-        for window in listen_live(predictor, pieces, rate, hop):
+        for window in predict_stream(predictor, pieces, rate, hop):
             show(output.live(window))
 
 

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import soundfile
 
+from asc.audio import SUFFIXES
 from asc.errors import InputError, WriteError
-from asc.sound import SUFFIXES
 
 # a headerless file cannot be opened without its format
 KNOWN = SUFFIXES | {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asc.errors import printable
-from asc.listen import Window
+from asc.inference import Window
 from asc.predict.timeline import clock, segments
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from asc.errors import InputError, printable
 from asc.files import atomic_write
-from asc.listen import Window
+from asc.inference import Window
 
 MOST_COLORS = 10  # labels in a plot; the rarer ones share a color
 TICKS = (0.1, 0.5, 1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)))  # seconds

@@ -12,11 +12,10 @@ import soundfile
 import torch
 from PIL import Image
 
+from asc.audio import fit_length, read_wave
 from asc.classifier import SceneClassifier
-from asc.data.audio import read_wave
 from asc.errors import InputError
 from asc.report.runs import Run
-from asc.sound import fit_length
 
 RATE = 32_000  # Hz, of the sound in the page
 LONGEST = 20.0  # seconds in the page
@@ -53,11 +52,11 @@ def embed(filename: str, run: Run, model: SceneClassifier, with_sound: bool) -> 
     try:
         wave = read_wave(path, model.sample_rate, model.channel, model.clip_samples, round(start * model.sample_rate))
         with torch.inference_mode():
-            whole = torch.from_numpy(fit_length(wave.numpy(), model.clip_samples))
-            features = model.frontend(whole[None])[0, 0].numpy()
+            whole = torch.from_numpy(fit_length(wave, model.clip_samples))
+            features = model.frontend(whole[None])[0, 0]
         sound = ""
         if with_sound:
-            sound = mp3(read_wave(path, RATE, model.channel, round(seconds * RATE), round(start * RATE)).numpy())
+            sound = mp3(read_wave(path, RATE, model.channel, round(seconds * RATE), round(start * RATE)))
     except InputError:
         return Recording(fault="The recording cannot be read.")
     return Recording(sound, spectrogram(features), model.clip_samples / model.sample_rate)
