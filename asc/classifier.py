@@ -21,8 +21,10 @@ from asc.errors import InputError, one_line
 from asc.frontend import Frontend
 from asc.loading import build, check_classes, check_finite, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
+from asc.quantization.convert import convert
+from asc.quantization.engine import running_on, without_deprecation_notices
 from asc.quantization.fold import fold_checked
-from asc.quantization.quantize import convert, prepare, running_on, without_deprecation_notices
+from asc.quantization.prepare import prepare
 from asc.settings import UnitInterval, checked
 from asc.version import __version__
 
@@ -39,9 +41,9 @@ class SceneClassifier(pl.LightningModule):
         clip_samples: length of the training clips, at the frontend's sample rate.
         channel: channel of a file that `classify` uses: index from 0, or "mean".
         stage: "float", "pruned", "qat" (fake-quantized, during fine-tuning) or "int8".
-        quantization: arguments of `asc.quantization.quantize.prepare` after the network, for the last two stages.
-        backbone_lr_scale: learning rate of all layers but the last, as a fraction of the optimizer's; less than 1 for
-            transfer learning (see `start_from`).
+        quantization: arguments of `asc.quantization.prepare.prepare` after the network, for the last two stages.
+        backbone_lr_scale: learning rate of all layers but the network's `head`, as a fraction of the optimizer's; less
+            than 1 for transfer learning (see `start_from`).
     """
 
     @checked("")
@@ -76,7 +78,7 @@ class SceneClassifier(pl.LightningModule):
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels), validate_args=False)
-        self.temperature = 1.0  # of the logits in the loss; a phase may raise it
+        self.loss = kl_divergence  # of logits and target, in training; a phase may replace it
         # metrics sync across processes; a check for NaN would wait for the GPU
         self.losses = CatMetric(nan_strategy="disable")  # log loss of each validation or test clip
         self.train_losses = CatMetric(nan_strategy="disable")  # of each clip since the epoch began
@@ -150,15 +152,9 @@ class SceneClassifier(pl.LightningModule):
         return [self.frontend.standardize(spectrogram), target]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """KL divergence between targets and predictions (report, section 3); the optimizer adds L2.
-
-        A temperature T divides the logits and T^2 multiplies the loss, which keeps the scale of the gradients (Hinton
-        et al., 2015).
-        """
+        """KL divergence between targets and predictions (report, section 3); the optimizer adds L2."""
         x, target = batch
-        log_probs = F.log_softmax(self.net(x) / self.temperature, dim=-1)
-        target = soft_labels(target, len(self.labels)).to(log_probs)
-        loss = self.temperature**2 * F.kl_div(log_probs, target, reduction="batchmean")
+        loss = self.loss(self.net(x), target)
         self.train_losses.update(loss.detach().expand(len(x)))
         return loss
 
@@ -209,11 +205,17 @@ class SceneClassifier(pl.LightningModule):
         scheduler, backbone_lr_scale = self.hparams["scheduler"], self.hparams["backbone_lr_scale"]
         params: Any = self.parameters()
         if backbone_lr_scale != 1:
-            head = set(last_layer(self.net).parameters())
-            body = [parameter for parameter in self.parameters() if parameter not in head]
+            module = getattr(self.net, "head", None)
+            if not isinstance(module, nn.Module):
+                raise InputError(
+                    f"invalid backbone_lr_scale={backbone_lr_scale}: expected 1 for {type(self.net).__name__}, which "
+                    "has no `head`; add this property, the module that computes the logits"
+                )
+            head = list(module.parameters())
+            backbone = [parameter for parameter in self.parameters() if all(parameter is not other for other in head)]
             params = [
-                {"params": body, "lr": backbone_lr_scale * self.hparams["optimizer"]["lr"]},
-                {"params": list(head)},
+                {"params": backbone, "lr": backbone_lr_scale * self.hparams["optimizer"]["lr"]},
+                {"params": head},
             ]
         optimizer = build(self.hparams["optimizer"], params=params)
         if scheduler is None:
@@ -239,8 +241,11 @@ class SceneClassifier(pl.LightningModule):
         self.net.load_state_dict({**weights, **new})
 
     def with_net(self, net: nn.Module, /, **changes: Any) -> "SceneClassifier":
-        """A classifier with this one's frontend and the weights of `net`, which the hyperparameters `changes` build."""
-        model = SceneClassifier(**{**self.hparams, **changes})
+        """A classifier with this one's frontend and the weights of `net`, which the hyperparameters `changes` build.
+
+        `backbone_lr_scale` belongs to the training that is over: it is 1 unless `changes` says otherwise.
+        """
+        model = type(self)(**{**self.hparams, "backbone_lr_scale": 1.0, **changes})
         with running_on((model.hparams["quantization"] or {}).get("engine")):
             model.net.load_state_dict(net.state_dict())
         model.frontend.load_state_dict(self.frontend.state_dict())
@@ -319,6 +324,7 @@ def soft_labels(target: Tensor, n_classes: int) -> Tensor:
     return F.one_hot(target, n_classes) if target.ndim == 1 else target
 
 
-def last_layer(net: nn.Module) -> nn.Module:
-    """The last dense layer or convolution, which computes the logits."""
-    return [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Divergence of targets, class indices (batch,) or soft labels, and predictions, from logits (batch, n_classes)."""
+    log_probs = F.log_softmax(logits, dim=-1)
+    return F.kl_div(log_probs, soft_labels(target, logits.shape[-1]).to(log_probs), reduction="batchmean")

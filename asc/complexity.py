@@ -20,9 +20,9 @@ class Complexity:
     """Complexity of a network.
 
     Attributes:
-        parameters: all stored values, including batch norm's running statistics but not its counters.
+        parameters: number of stored values, including batch norm's running statistics but not its counters.
         nonzero_parameters: number of these that are not zero.
-        size_kb: KB (1024 bytes) of the non-zero values at their stored width.
+        size_kb: size of the non-zero values at their stored width, in KB (1024 bytes).
         dcase2020_size_kb: the same without batch norm, by DCASE 2020's official count.
         macs: multiply-accumulates of convolutions and dense layers for one clip.
     """
@@ -57,7 +57,7 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
     def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal total
         weight = layer.weight() if isinstance(layer, nnq.Conv2d | nnq.Linear) else cast(Tensor, layer.weight)
-        total += output[0].numel() * weight[0].numel()  # one kernel per output value
+        total += output[0].numel() * weight[0].numel()  # one filter per output value
 
     net = copy.deepcopy(net).eval()  # leaves the mode and hooks of the original alone
     for layer in net.modules():
@@ -68,33 +68,23 @@ def count_macs(net: nn.Module, features: Tensor) -> int:
     return total
 
 
-def nonzeros(array: Tensor) -> int:
+def nonzeros(tensor: Tensor) -> int:
     """Number of non-zero values; a quantized tensor has zero point 0, so its integers are counted."""
-    return int((array.int_repr() if array.is_quantized else array).count_nonzero())
-
-
-def dcase2020_values(net: nn.Module) -> list[Tensor]:
-    """The tensors that DCASE 2020's official count includes: all but batch norm's."""
-    return [value for layer, value in stored_values(net) if not isinstance(layer, _BatchNorm)]
-
-
-def dcase2020_parameters(net: nn.Module) -> tuple[int, int]:
-    """Numbers of all and of non-zero parameters by DCASE 2020's official count."""
-    values = dcase2020_values(net)
-    return sum(value.numel() for value in values), sum(map(nonzeros, values))
+    return int((tensor.int_repr() if tensor.is_quantized else tensor).count_nonzero())
 
 
 def complexity(net: nn.Module, features: Tensor) -> Complexity:
     """Complexity of `net` on features (1, 1, n_bins, frames)."""
     values = [value for _, value in stored_values(net)]
+    counted = [value for layer, value in stored_values(net) if not isinstance(layer, _BatchNorm)]
 
-    def kilobytes(arrays: list[Tensor]) -> float:
-        return sum(nonzeros(array) * array.element_size() for array in arrays) / KB
+    def kilobytes(tensors: list[Tensor]) -> float:
+        return sum(nonzeros(tensor) * tensor.element_size() for tensor in tensors) / KB
 
     return Complexity(
         parameters=sum(value.numel() for value in values),
         nonzero_parameters=sum(map(nonzeros, values)),
         size_kb=kilobytes(values),
-        dcase2020_size_kb=kilobytes(dcase2020_values(net)),
+        dcase2020_size_kb=kilobytes(counted),
         macs=count_macs(net, features),
     )

@@ -21,19 +21,19 @@ POOLS = {
 }
 
 
-@pytest.fixture(params=[2**6, 2**30], ids=["many parts", "one part"], autouse=True)
+@pytest.fixture(params=[2**6, 2**30], ids=["many parts", "one part"])
 def part(request, monkeypatch):
     """The same for all sizes of a part, down to a row of windows."""
     monkeypatch.setattr(conv_norm_pool, "PART", request.param)
 
 
-def layers(inputs: int = 1, filters: int = 5, bias: bool = True, pool: nn.Module = POOLS["up"]) -> nn.Sequential:
+def layers(filters: int = 5, bias: bool = True, pool: nn.Module = POOLS["up"]) -> nn.Sequential:
     """Layers with norms that do something: scales of both signs and zero."""
     norm = nn.BatchNorm2d(filters, eps=1e-3)
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(-1, 1, filters) + 0.01)
         norm.bias.uniform_(-1, 1)
-    convolution = nn.Conv2d(inputs, filters, 3, padding=1, bias=bias)
+    convolution = nn.Conv2d(1, filters, 3, padding=1, bias=bias)
     return nn.Sequential(convolution, nn.ReLU(inplace=True), norm, copy.deepcopy(pool))
 
 
@@ -46,19 +46,23 @@ def results(net: nn.Sequential, x: Tensor, at_once: bool) -> dict[str, Tensor]:
     return {"z": z.detach(), "x": x.grad, **gradients, **dict(net.named_buffers())}
 
 
-@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
-@pytest.mark.parametrize("inputs", [1, 3])
-@pytest.mark.parametrize("bias", [True, False])
-def test_it_computes_what_the_layers_do(pool, inputs, bias):
-    net, x = layers(inputs, bias=bias, pool=pool).double(), torch.randn(3, inputs, 9, 14, dtype=torch.float64)
-    actual, expected = results(net, x, True), results(net, x, False)
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype
         torch.testing.assert_close(actual[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_its_gradients_are_finite_differences():
-    net, x = layers().double(), torch.randn(2, 1, 7, 9, dtype=torch.float64, requires_grad=True)
+@pytest.mark.usefixtures("part")
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_layers_compute_what_the_layers_do(pool, bias):
+    net, x = layers(bias=bias, pool=pool).double(), torch.randn(3, 1, 9, 14, dtype=torch.float64)
+    assert_close(results(net, x, True), results(net, x, False))
+
+
+@pytest.mark.usefixtures("part")
+def test_gradients_are_finite_differences():
+    net, x = layers(filters=3).double(), torch.randn(2, 1, 4, 6, dtype=torch.float64, requires_grad=True)
     padded = nn.functional.pad(x, (1, 1, 1, 1))
 
     def z(*values: Tensor) -> Tensor:
@@ -68,7 +72,7 @@ def test_its_gradients_are_finite_differences():
     assert torch.autograd.gradcheck(z, (padded.detach().requires_grad_(), *parameters))
 
 
-def test_a_scale_of_zero_gives_the_shift_and_finite_gradients():
+def test_scale_of_zero_gives_the_shift_and_finite_gradients():
     net, x = layers(), torch.randn(2, 1, 8, 8)
     nn.init.zeros_(net[2].weight)
     actual = results(net, x, True)
@@ -77,10 +81,11 @@ def test_a_scale_of_zero_gives_the_shift_and_finite_gradients():
     assert not actual["x"].any()
 
 
+@pytest.mark.usefixtures("part")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
-def test_it_rounds_no_worse_than_the_layers(dtype, tolerance):
+def test_rounding_is_no_worse_than_that_of_the_layers(dtype, tolerance):
     """In float32 the layers' own sums over a batch are wrong in the fourth digit."""
-    net, x = layers(filters=32).to(memory_format=torch.channels_last), torch.randn(4, 1, 64, 96)
+    net, x = layers(filters=32).to(memory_format=torch.channels_last), torch.randn(4, 1, 32, 48)
     exact = results(net.double(), x.double(), False)
     net.float()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -92,7 +97,8 @@ def test_it_rounds_no_worse_than_the_layers(dtype, tolerance):
         assert ours[name].dtype == theirs[name].dtype, name
 
 
-def test_the_number_of_threads_changes_nothing():
+def test_number_of_threads_changes_nothing(monkeypatch):
+    monkeypatch.setattr(conv_norm_pool, "PART", 2**6)
     net, x = layers(), torch.randn(6, 1, 12, 16)
     one = results(net, x, True)
     try:
@@ -104,39 +110,29 @@ def test_the_number_of_threads_changes_nothing():
     assert all(torch.equal(one[name], three[name]) for name in one)
 
 
-def test_block_1_takes_it_in_training_alone(monkeypatch):
-    calls = []
-    monkeypatch.setattr("asc.nets.pham_cnn.conv_norm_pool", lambda *given: calls.append(1) or fused(*given))
-    net, x = PhamCNN(3), torch.randn(2, 1, 32, 32)
-    net(x)
-    assert calls == [1], "of the four blocks, the first"
-    net.eval()(x)
-    assert calls == [1]
-
-
-def test_a_step_of_the_network_is_the_same(monkeypatch):
-    """Outputs, gradients, running statistics and random numbers drawn, with a kernel that is partly pruned."""
+def test_training_step_is_the_same_and_fuses_block_1_alone(monkeypatch):
+    """Outputs, gradients, running statistics and random numbers drawn, with partly pruned weights."""
     net, x = PhamCNN(3).double().to(memory_format=torch.channels_last), torch.randn(4, 1, 32, 48, dtype=torch.float64)
     with torch.no_grad():
         net.blocks[0][1].weight[::2] = 0
         net.blocks[0][3].weight[:5] *= -1
-    found = []
+    calls, found = [], []
+    monkeypatch.setattr("asc.nets.pham_cnn.conv_norm_pool", lambda *given: calls.append(1) or fused(*given))
     for at_once in (True, False):
         step = copy.deepcopy(net).train()
         torch.manual_seed(1)
         if not at_once:
             monkeypatch.setattr("asc.nets.pham_cnn.is_fusible", lambda *given: False)
         step(x).square().sum().backward()
+        step.eval()(x)
         found.append({**{name: value.grad for name, value in step.named_parameters()}, **dict(step.named_buffers())})
-    for name, value in found[1].items():
-        torch.testing.assert_close(found[0][name], value, msg=lambda text, name=name: f"{name}: {text}")
+    assert calls == [1]
+    assert_close(*found)
 
 
 CHANGES = {
     "a hook": lambda net: net[0].register_forward_hook(lambda *given: None),
-    "no statistics": lambda net: setattr(net[2], "track_running_stats", False),
     "frozen statistics": lambda net: net[2].eval(),
-    "plain average": lambda net: setattr(net[2], "momentum", None),
     "stride": lambda net: setattr(net[0], "stride", (2, 2)),
     "padding with copies": lambda net: setattr(net[0], "padding_mode", "reflect"),
     "overlapping windows": lambda net: setattr(net[3], "stride", 1),
@@ -153,17 +149,17 @@ def test_other_layers_run_one_by_one(change):
     assert not is_fusible(x, *net)
 
 
-def test_a_compiled_network_is_one_graph_without_it():
+@pytest.mark.nightly
+def test_compiled_network_is_one_graph_without_fusion():
     net = PhamCNN(3, dropout_scale=0.0)  # dropout breaks the graph
     torch.compile(net.blocks[0], backend="eager", fullgraph=True)(torch.randn(2, 1, 32, 32))
 
 
-@pytest.mark.parametrize("instructions", [{"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}])
-def test_other_instructions(instructions):
-    """The processor's are chosen when torch starts. All sizes of a part are tried in the process."""
-    if conv_norm_pool.PART == 2**6:
-        pytest.skip("once is enough")
-    test = f"{__file__}::test_it_rounds_no_worse_than_the_layers"
+@pytest.mark.nightly
+def test_rounding_with_other_instructions():
+    """torch chooses the processor's when it starts."""
+    instructions = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    test = f"{__file__}::test_rounding_is_no_worse_than_that_of_the_layers"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", test]
     done = subprocess.run(command, env=os.environ | instructions, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -14,7 +14,7 @@ from asc import SceneClassifier
 from asc.compress import Phase
 from asc.frontend import Frontend
 from asc.nets import PhamCNN
-from asc.nets.pool import PoolOverTime
+from asc.nets.layers import MaxPoolOverTime
 
 RATE, SECONDS = 16000, 2
 SETTINGS = [f"sample_rate={RATE}", "data.num_workers=0", "data.batch_size=4", "trainer.max_epochs=2"]
@@ -57,7 +57,7 @@ class Plain(nn.Sequential):
     """A network without batch norm and dropout: what it learns of a clip does not depend on the clips beside it."""
 
     def __init__(self, n_classes: int, **others: object):  # those of PhamCNN, in whose place it is named
-        pooled = PoolOverTime(height=32)  # 128 bins to 4
+        pooled = MaxPoolOverTime(height=32)  # 128 bins to 4
         super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), pooled, nn.Flatten(), nn.Linear(4 * 8, n_classes))
 
 

@@ -2,9 +2,12 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError
@@ -19,15 +22,28 @@ class Phase(pl.Callback, ABC):
         # conf/phase/mine.yaml
         _target_: my_phases.Mine
 
-    A run saves each epoch, and the attributes named as the constructor's arguments with it. A run that resumes begins
-    anew with the same checkpoints; then the weights are replaced by those saved.
+    Each epoch is saved together with the phase's class and arguments. A resumed run must have the same: it begins anew
+    from the same checkpoints, and then loads the saved weights.
 
     Attributes:
         checkpoint: the file below the run's directory that saves each epoch.
+        arguments: of the constructor, by name, as strings.
+        masks: pairs of a weight tensor and its mask, of the same shape; weights stay 0 where the mask is 0.
     """
 
     checkpoint = "checkpoints/last.ckpt"
     state_key = "phase"  # one a run
+    arguments: dict[str, str]
+    masks: Sequence[tuple[Tensor, Tensor]] = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Phase":
+        """Store the constructor's arguments, whatever the subclass does with them."""
+        phase = super().__new__(cls)
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        values = {parameter.name: parameter.default for parameter in parameters}
+        values |= {**dict(zip(values, args, strict=False)), **kwargs}
+        phase.arguments = {name: repr(value) for name, value in values.items()}
+        return phase
 
     @abstractmethod
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
@@ -41,61 +57,69 @@ class Phase(pl.Callback, ABC):
     def finish(self, model: SceneClassifier) -> SceneClassifier:
         """Return the compressed classifier, from the fine-tuned one. It is saved as STAGE.ckpt for its `stage`."""
 
-    def refuse_others(self, others: tuple[SceneClassifier, ...]) -> None:
-        """Refuse more than one classifier.
+    def check_source(self, model: SceneClassifier, others: Sequence[SceneClassifier]) -> None:
+        """Reject all but one float or pruned classifier.
 
         Raises:
-            InputError: there are others.
+            InputError: there are others, or `model` is quantized.
         """
         if others:
-            raise InputError(f"{type(self).__name__} takes one checkpoint, not {1 + len(others)}: give checkpoint=FILE")
+            raise InputError(f"invalid checkpoint: expected one for {type(self).__name__}, not {1 + len(others)}")
+        if model.stage not in ("float", "pruned"):
+            raise InputError(
+                f"invalid checkpoint of stage {model.stage}: it is already quantized; "
+                "pass the float or pruned checkpoint it came from"
+            )
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """Set the masked weights to zero."""
+        for weight, mask in self.masks:
+            weight.mul_(mask)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
+        """Apply the masks after the optimizer's step."""
+        self.apply_masks()
+
+    def on_train_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
+        """Apply the masks to weights that were averaged over epochs, too."""
+        self.apply_masks()
 
     def state_dict(self) -> dict[str, str]:
-        """The class and its settings as text, by which `check_resumable` knows the checkpoint of an unfinished run."""
-        settings = {name: repr(getattr(self, name, None)) for name in inspect.signature(type(self)).parameters}
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **settings}
+        """The class and its arguments, which `check_resumable` compares."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.arguments}
 
     def check_resumable(self, path: str) -> None:
-        """Refuse to resume from a checkpoint that is not of a run of this phase with these settings.
+        """Reject a checkpoint unless it is of an unfinished run of this phase with these arguments.
 
         Raises:
-            InputError: names what differs.
+            InputError: names the arguments that differ.
         """
         saved, own = unfinished_phase(path), self.state_dict()
         if not saved or saved.get("class") != own["class"]:
-            raise InputError(f"resume={path} is not of a run of this phase: give its {self.checkpoint}")
-        if differing := [name for name, value in own.items() if saved.get(name, value) != value]:
+            raise InputError(f"invalid resume={path}: expected {self.checkpoint} of a run of this phase")
+        if differing := [f"phase.{name}" for name, value in own.items() if saved.get(name, value) != value]:
             raise InputError(
-                f"resume={path} is of a run with another phase.{', phase.'.join(differing)}: "
-                "resume with its settings, which are in its .hydra/overrides.yaml"
+                f"invalid resume={path}: its run has another {', '.join(differing)}; "
+                "resume with the settings in its .hydra/overrides.yaml"
             )
 
 
-def check_float(model: SceneClassifier) -> None:
-    """Refuse a quantized classifier.
-
-    Raises:
-        InputError: says which checkpoint to give.
-    """
-    if model.stage not in ("float", "pruned"):
-        raise InputError("the checkpoint is quantized already: give best.ckpt or pruned.ckpt of its origin")
-
-
 def unfinished_phase(path: str) -> dict[str, Any] | None:
-    """The phase's class and settings in the checkpoint of an unfinished run; None for any other checkpoint."""
+    """The phase's class and arguments in the checkpoint of an unfinished run; None for any other checkpoint."""
     callbacks = read_checkpoint(path).get("callbacks")
     state = callbacks.get(Phase.state_key) if isinstance(callbacks, dict) else None
     return state if isinstance(state, dict) else None
 
 
 def refuse_unfinished(path: str) -> None:
-    """Refuse to compress what an unfinished run has saved.
+    """Reject the checkpoint of an unfinished compression as a source.
 
     Raises:
-        InputError: says what to give.
+        InputError: how to resume that run.
     """
     if unfinished_phase(path):
         raise InputError(
-            f"checkpoint={path} is of a run that was not finished: give its finished checkpoint, "
-            f"and to resume it, give resume={path} beside its own settings"
+            f"invalid checkpoint={path}: expected the checkpoint of a finished run; "
+            f"to resume this one, give resume={path} with its settings"
         )

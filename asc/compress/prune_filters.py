@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from asc.classifier import SceneClassifier
-from asc.compress.phase import Phase, check_float
-from asc.errors import InputError
+from asc.compress.phase import Phase
+from asc.errors import InputError, one_line
 from asc.quantization.graph import check_same, layer_graph
 from asc.settings import BelowOne, checked
 
@@ -28,9 +28,8 @@ class PruneFilters(Phase):
         self.amount = amount
 
     def begin(self, model: SceneClassifier, *others: SceneClassifier) -> SceneClassifier:
-        """The classifier to fine-tune: a smaller one."""
-        self.refuse_others(others)
-        check_float(model)
+        """Return the smaller classifier."""
+        self.check_source(model, others)
         check_prunable(model.net, model.example_features())
         kept = strongest_filters(model.net, self.amount)
         net = {**model.hparams["net"], "filters": [len(indices) for indices in kept]}
@@ -38,8 +37,8 @@ class PruneFilters(Phase):
             return model.with_net(without_filters(model.net, kept), net=net, stage="pruned")
         except (InputError, RuntimeError) as error:
             raise InputError(
-                f"{type(model.net).__name__} takes no filters=[...], one number for each convolution: "
-                "give it this argument, or prune single weights by phase=prune"
+                f"cannot build {type(model.net).__name__} with net.filters={net['filters']}: {one_line(error)}; "
+                "give it the argument `filters`, one number for each convolution, or use phase=prune"
             ) from error
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
@@ -47,22 +46,22 @@ class PruneFilters(Phase):
 
 
 def check_prunable(net: nn.Module, features: Tensor) -> None:
-    """Refuse a network whose filters depend on each other.
+    """Reject a network whose filters depend on each other.
 
     Raises:
-        InputError: it has sums, whose branches need the same maps, or grouped convolutions.
+        InputError: it has sums, whose branches need the same channels, or grouped convolutions.
     """
     graph = layer_graph(net)
     if not graph.is_chain or any(getattr(layer, "groups", 1) > 1 for layer in graph):
         raise InputError(
-            f"{type(net).__name__} has sums or grouped convolutions, which tie filters to each other: "
+            f"cannot remove filters of {type(net).__name__}: sums or grouped convolutions tie them to each other; "
             "prune single weights by phase=prune"
         )
     check_same(graph, net, features)
 
 
 def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
-    """For each convolution the indices of the filters that stay, those of largest L1 norm, in their old order."""
+    """For each convolution the ascending indices of the filters with the largest L1 norm, which stay."""
     kept = []
     for layer in layer_graph(net):
         if isinstance(layer, nn.Conv2d):
@@ -73,28 +72,28 @@ def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
 
 
 def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
-    """A copy of `net` in which each convolution has the filters `kept`, and what follows takes their maps alone."""
+    """A copy of `net` without the filters of each convolution that are not in `kept`, and without their channels."""
     smaller = copy.deepcopy(net)
     rest, channels = iter(kept), 1
-    maps = torch.zeros(1, dtype=torch.long)  # indices of the maps that stay of these channels; at first the input
+    indices = torch.zeros(1, dtype=torch.long)  # of the channels that stay; at first the input's
     for layer in layer_graph(smaller):
         if isinstance(layer, nn.BatchNorm2d):
             for name in ("weight", "bias", "running_mean", "running_var"):
-                select(layer, name, maps)
+                select(layer, name, indices)
         elif isinstance(layer, nn.Conv2d):
-            select(layer, "weight", maps, dim=1)
-            channels, maps = layer.out_channels, next(rest)
-            select(layer, "weight", maps)
-            select(layer, "bias", maps)
-        elif isinstance(layer, nn.Linear):  # the first; it has as many columns for a map as the map has values
-            select(layer, "weight", torch.arange(layer.in_features).view(channels, -1)[maps].flatten(), dim=1)
+            select(layer, "weight", indices, dim=1)
+            channels, indices = layer.out_channels, next(rest)
+            select(layer, "weight", indices)
+            select(layer, "bias", indices)
+        elif isinstance(layer, nn.Linear):  # the first; a channel has as many columns as values
+            select(layer, "weight", torch.arange(layer.in_features).view(channels, -1)[indices].flatten(), dim=1)
             break
     return smaller
 
 
 def select(layer: nn.Module, name: str, indices: Tensor, dim: int = 0) -> None:
-    """Select `indices` of an array of the layer along `dim`."""
-    array = getattr(layer, name)
-    if array is not None:
-        kept = array.detach().index_select(dim, indices.to(array.device))
-        setattr(layer, name, nn.Parameter(kept) if isinstance(array, nn.Parameter) else kept)
+    """Replace a tensor of the layer, if it has it, by `indices` of it along `dim`."""
+    tensor = getattr(layer, name)
+    if tensor is not None:
+        kept = tensor.detach().index_select(dim, indices.to(tensor.device))
+        setattr(layer, name, nn.Parameter(kept) if isinstance(tensor, nn.Parameter) else kept)

@@ -14,7 +14,7 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="best.ckpt, pruned.ckpt or int8.ckpt of a run")
     parser.add_argument("--frontend", action="store_true", help="take a waveform instead of features")
-    parser.add_argument("--output", type=Path, help="the file; beside the checkpoint where it is not given")
+    parser.add_argument("--output", type=Path, help="output file; by default beside the checkpoint")
     parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
     arguments = parser.parse_args()
     silence_libraries()
@@ -25,7 +25,7 @@ def main() -> None:
         name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"
         path = arguments.output or arguments.checkpoint.with_name(name)
         if path.is_dir() or not path.parent.is_dir():
-            raise InputError(f"--output={path} cannot be written: give a file in a directory that is there")
+            raise InputError(f"invalid --output={path}: expected a file in an existing directory")
         model = SceneClassifier.load_from_checkpoint(arguments.checkpoint, trusted=arguments.trusted)
         export(model, path, arguments.frontend)
         print(f"{path}  {path.stat().st_size:,} bytes")

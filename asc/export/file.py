@@ -21,39 +21,6 @@ from asc.quantization.graph import INPUT, LayerGraph
 from asc.version import __version__
 
 
-def add_net(graph: Graph, model: SceneClassifier) -> None:
-    """Add the network, from features (batch, 1, n_bins, frames) to probabilities (batch, n_classes)."""
-    features = model.example_features().cpu()
-    is_int8 = model.stage == "int8"
-    layers = model.net if is_int8 else fold_checked(model.net, features).cpu()
-    assert isinstance(layers, LayerGraph)
-    names, values, grids = (
-        {INPUT: graph.x},
-        {INPUT: features},
-        dict[int, QuantParams | Accumulator | None]({INPUT: None}),
-    )
-    with torch.inference_mode():
-        for position, (layer, inputs) in enumerate(zip(layers, layers.inputs, strict=True)):
-            first, *others = inputs
-            graph.x, shape, other_names = names[first], values[first].shape, [names[other] for other in others]
-            if is_int8:
-                pooled = is_pooled(layers, position)
-                grids[position] = add_integer(graph, layer, shape, grids[first], *other_names, is_pooled=pooled)
-            else:
-                add_float(graph, layer, shape, *other_names)
-            names[position] = graph.x
-            values[position] = layer(*(values[source] for source in inputs))
-    graph.then("Softmax", axis=1)
-
-
-def is_pooled(layers: LayerGraph, position: int) -> bool:
-    """Whether nothing but max pooling takes the output of a layer."""
-    users = layers.users(position)
-    while len(users) == 1 and isinstance(layers[users[0]], nn.Identity):
-        users = layers.users(users[0])
-    return len(users) == 1 and isinstance(layers[users[0]], nn.MaxPool2d)
-
-
 def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> Path:
     """Write a classifier as ONNX; any batch size, clips of the training length, probabilities in the labels' order.
 
@@ -63,11 +30,10 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
         with_frontend: take a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
 
     Raises:
-        InputError: the network is in quantization-aware training, or not a graph of layers that ONNX gets here; or the
-            file cannot be written.
+        InputError: the stage is qat, a layer or the frontend has no ONNX form here, or the file cannot be written.
     """
     if model.stage == "qat":
-        raise InputError("a checkpoint of stage qat is half quantized: export int8.ckpt of the same run")
+        raise InputError("cannot export a checkpoint of stage qat: export int8.ckpt of the same run")
     graph = Graph("wave" if with_frontend else "features")
     if with_frontend:
         add_frontend(graph, model.frontend)
@@ -87,39 +53,10 @@ def export_frontend(model: SceneClassifier, path: Path) -> Path:
     return write(graph, [model.clip_samples], "features", list(model.example_features().shape[1:]), model, path)
 
 
-def write(
-    graph: Graph, input_shape: list[int], output: str, output_shape: list[int], model: SceneClassifier, path: Path
-) -> Path:
-    """Write a graph, whose newest value becomes `output`; the shapes are those of one clip."""
-    graph.nodes[-1].output[0] = output
-    graph.remove_unused()
-    inputs, outputs = (
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])]
-        for name, shape in ((graph.source, input_shape), (output, output_shape))
-    )
-    opsets = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid(DOMAIN, 1)] * graph.has_packed
-    functions = [unpack()] * graph.has_packed
-    net = helper.make_graph(graph.nodes, "asc", inputs, outputs, list(graph.constants.values()))
-    proto = helper.make_model(net, opset_imports=opsets, functions=functions, ir_version=8)
-    metadata = {
-        "labels": model.labels,
-        "sample_rate": model.sample_rate,
-        "clip_samples": model.clip_samples,
-        "min_samples": model.min_samples,
-        "channel": model.channel,
-        "asc_version": __version__,
-    }
-    helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
-    onnx.checker.check_model(proto)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
-    return path
-
-
 def export_or_checkpoint(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
-    """What a device would load: model.onnx, or the checkpoint of a network that has no such file.
+    """Write frontend.onnx and model.onnx where the classifier has an ONNX form; return the file that a device loads.
 
-    Both are written here, with frontend.onnx beside model.onnx where the frontend has an ONNX form.
+    That is model.onnx, or else the checkpoint.
     """
     file = checkpoint
     for part, name in ((export_frontend, FRONTEND), (export, "model.onnx")):
@@ -130,3 +67,56 @@ def export_or_checkpoint(model: SceneClassifier, directory: Path, checkpoint: Pa
         except InputError:  # no ONNX form
             file = checkpoint
     return file
+
+
+def add_net(graph: Graph, model: SceneClassifier) -> None:
+    """Add the network, from features (batch, 1, n_bins, frames) to probabilities (batch, n_classes)."""
+    features = model.example_features().cpu()
+    is_int8 = model.stage == "int8"
+    layers = model.net if is_int8 else fold_checked(model.net, features).cpu()
+    assert isinstance(layers, LayerGraph)
+    names, values = {INPUT: graph.x}, {INPUT: features}
+    params: dict[int, QuantParams | Accumulator | None] = {INPUT: None}
+    with torch.inference_mode():
+        for index, layer in enumerate(layers):
+            first, *others = layers.inputs[index]
+            graph.x, x, other_names = names[first], values[first], [names[other] for other in others]
+            if is_int8:
+                pooled = is_pooled(layers, index)
+                params[index] = add_integer(graph, layer, x, params[first], *other_names, is_pooled=pooled)
+            else:
+                add_float(graph, layer, x, *other_names)
+            names[index] = graph.x
+            values[index] = layer(*(values[source] for source in layers.inputs[index]))
+    graph.append("Softmax", axis=1)
+
+
+def is_pooled(layers: LayerGraph, index: int) -> bool:
+    """Whether max pooling takes the output of a layer, and nothing else does."""
+    users = layers.users(index)
+    while len(users) == 1 and isinstance(layers[users[0]], nn.Identity):
+        users = layers.users(users[0])
+    return len(users) == 1 and isinstance(layers[users[0]], nn.MaxPool2d)
+
+
+def write(
+    graph: Graph, input_shape: list[int], output: str, output_shape: list[int], model: SceneClassifier, path: Path
+) -> Path:
+    """Write a graph, whose newest value becomes `output`; the shapes are those of one clip."""
+    graph.nodes[-1].output[0] = output
+    graph.remove_unused()
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])]
+        for name, shape in ((graph.source, input_shape), (output, output_shape))
+    )
+    opsets = [helper.make_opsetid("", OPSET)] + [helper.make_opsetid(DOMAIN, 1)] * graph.has_sparse
+    functions = [unpack()] * graph.has_sparse
+    net = helper.make_graph(graph.nodes, "asc", inputs, outputs, list(graph.initializers.values()))
+    proto = helper.make_model(net, opset_imports=opsets, functions=functions, ir_version=8)
+    names = ("labels", "sample_rate", "clip_samples", "min_samples", "channel")
+    metadata = {name: json.dumps(getattr(model, name)) for name in names} | {"asc_version": json.dumps(__version__)}
+    helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return path

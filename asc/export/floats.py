@@ -4,42 +4,41 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
 
 from asc.errors import InputError
 from asc.export.graph import Graph
-from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
+from asc.nets.layers import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 from asc.quantization.fold import ConstantPad, Shift
 from asc.quantization.graph import Add
 
 
-def add_float(graph: Graph, layer: nn.Module, shape: Sequence[int], *others: str) -> None:
-    """Add a float layer whose input has this shape; `others` are the names of further inputs."""
+def add_float(graph: Graph, layer: nn.Module, x: Tensor, *others: str) -> None:
+    """Add a float layer with an example input x; `others` are the names of further inputs."""
     if isinstance(layer, ConstantPad):
         pads = np.array([0, 0, layer.height, layer.width] * 2)
-        graph.then("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
+        graph.append("Pad", graph.constant(pads), graph.constant(np.float32(layer.value.item())))
     elif isinstance(layer, Shift):
-        graph.then("Add", graph.constant(layer.shift))
+        graph.append("Add", graph.constant(layer.shift))
     elif isinstance(layer, nn.Conv2d):
-        graph.then("Conv", *float_weights(graph, layer), **convolution(layer))
+        graph.append("Conv", *float_weights(graph, layer), **convolution(layer))
     elif isinstance(layer, nn.Linear):
-        graph.then("Gemm", *float_weights(graph, layer), transB=1)
+        graph.append("Gemm", *float_weights(graph, layer), transB=1)
     elif isinstance(layer, nn.BatchNorm2d):
         add_batch_norm(graph, layer)
     elif isinstance(layer, Add):
-        graph.then("Add", *others)
+        graph.append("Add", *others)
     elif isinstance(layer, nn.AvgPool2d | AvgPoolOverTime):
-        add_average(graph, layer, shape)
+        add_average(graph, layer, x)
     elif isinstance(layer, MeanStdPoolOverTime):
-        add_mean_std(graph, layer, shape)
+        add_mean_std(graph, layer, x)
     else:
-        add_same(graph, layer, shape)
+        add_range_free(graph, layer, x)
 
 
 def float_weights(graph: Graph, layer: nn.Conv2d | nn.Linear) -> list[str]:
-    """Names of the kernel and the bias."""
+    """Names of the weight and the bias."""
     assert layer.bias is not None  # folding gives each layer one
     return [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
 
@@ -55,47 +54,47 @@ def add_batch_norm(graph: Graph, layer: Any) -> None:
     """Add a batch norm that could not be folded."""
     values = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     names = [graph.constant(value.detach().cpu()) for value in values]
-    graph.then("BatchNormalization", *names, epsilon=layer.eps)
+    graph.append("BatchNormalization", *names, epsilon=layer.eps)
 
 
-def add_average(graph: Graph, layer: nn.AvgPool2d | AvgPoolOverTime, shape: Sequence[int]) -> None:
-    """Add average pooling, of floats."""
+def add_average(graph: Graph, layer: nn.AvgPool2d | AvgPoolOverTime, x: Tensor) -> None:
+    """Add average pooling of floats."""
     if isinstance(layer, AvgPoolOverTime):
-        kernel = list(layer.kernel_size(torch.empty(*shape)))
-        graph.then("AveragePool", kernel_shape=kernel, strides=kernel)
+        kernel = list(layer.kernel_size(x))
+        graph.append("AveragePool", kernel_shape=kernel, strides=kernel)
     else:
         kernel, strides, pads = pair(layer.kernel_size), pair(layer.stride), pair(layer.padding) * 2
         counted = int(layer.count_include_pad)
-        graph.then("AveragePool", kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=counted)
+        graph.append("AveragePool", kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=counted)
 
 
-def add_mean_std(graph: Graph, layer: MeanStdPoolOverTime, shape: Sequence[int]) -> None:
-    """Add the mean and the standard deviation over the whole map, of floats."""
-    kernel, x = list(layer.kernel_size(torch.empty(*shape))), graph.x
-    mean = graph.node("AveragePool", x, kernel_shape=kernel)
-    deviation = graph.node("Sub", x, mean)
+def add_mean_std(graph: Graph, layer: MeanStdPoolOverTime, x: Tensor) -> None:
+    """Add mean and standard deviation over bins and frames of floats."""
+    kernel = list(layer.kernel_size(x))
+    mean = graph.node("AveragePool", graph.x, kernel_shape=kernel)
+    deviation = graph.node("Sub", graph.x, mean)
     variance = graph.node("AveragePool", graph.node("Mul", deviation, deviation), kernel_shape=kernel)
     std = graph.node("Sqrt", graph.node("Add", variance, graph.constant(np.float32(layer.eps))))
     graph.x = graph.node("Concat", mean, std, axis=2)
 
 
-def add_same(graph: Graph, layer: nn.Module, shape: Sequence[int]) -> None:
-    """Add ReLU, max pooling or flattening, which do the same to integers as to floats."""
+def add_range_free(graph: Graph, layer: nn.Module, x: Tensor) -> None:
+    """Add ReLU, max pooling or flattening, which need no new range and treat integers like floats."""
     if isinstance(layer, nn.ReLU):
-        graph.then("Relu")
+        graph.append("Relu")
     elif isinstance(layer, nn.Flatten):
-        graph.then("Flatten")
+        graph.append("Flatten")
     elif isinstance(layer, MaxPoolOverTime):
-        kernel = list(layer.kernel_size(torch.empty(*shape)))
-        graph.then("MaxPool", kernel_shape=kernel, strides=kernel)
+        kernel = list(layer.kernel_size(x))
+        graph.append("MaxPool", kernel_shape=kernel, strides=kernel)
     elif isinstance(layer, nn.MaxPool2d):
         padding, dilation = pair(layer.padding), pair(layer.dilation)
         unusual = {"pads": padding * 2} if any(padding) else {}
         unusual |= {"dilations": dilation} if dilation != [1, 1] else {}
         kernel, strides = pair(layer.kernel_size), pair(layer.stride)
-        graph.then("MaxPool", kernel_shape=kernel, strides=strides, ceil_mode=int(layer.ceil_mode), **unusual)
+        graph.append("MaxPool", kernel_shape=kernel, strides=strides, ceil_mode=int(layer.ceil_mode), **unusual)
     else:
-        raise InputError(f"{layer} cannot be exported to ONNX")
+        raise InputError(f"cannot export the layer {layer}: it has no ONNX form here")
 
 
 def pair(value: int | Sequence[int]) -> list[int]:

@@ -12,34 +12,37 @@ DOMAIN = "asc"
 
 
 class Graph:
-    """Nodes and constants of an ONNX graph; `source` names its input, `x` the value that the next node takes."""
+    """Nodes and initializers of an ONNX graph.
 
-    def __init__(self, x: str):
-        self.x = self.source = x
+    Attributes:
+        source: name of the input.
+        x: name of the newest value, which the next appended node takes.
+    """
+
+    def __init__(self, source: str):
+        self.x = self.source = source
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[bytes, onnx.TensorProto] = {}
-        self.has_packed = False
+        self.initializers: dict[bytes, onnx.TensorProto] = {}
+        self.has_sparse = False
 
     def constant(self, array: np.ndarray | np.generic | Tensor) -> str:
-        """Store an array, packed where that is smaller, and return its name."""
+        """Add an array in the smaller of its two forms and return its name."""
         array = np.asarray(array)
-        packed_bytes = np.count_nonzero(array) * array.itemsize + array.size / 8 + 200  # 200 for the node
-        if packed_bytes < array.nbytes:
-            return self.packed(array)
-        return self.stored(array)
+        sparse_bytes = np.count_nonzero(array) * array.itemsize + array.size / 8 + 200  # 200 for the node
+        return self.add_sparse_initializer(array) if sparse_bytes < array.nbytes else self.add_initializer(array)
 
-    def packed(self, array: np.ndarray) -> str:
-        """Store the values that are not zero, and a bit for each value; the runtime unpacks them when it loads."""
-        self.has_packed = True
+    def add_sparse_initializer(self, array: np.ndarray) -> str:
+        """Add the non-zero values and a bit for each value; the runtime unpacks them when it loads the file."""
+        self.has_sparse = True
         bits = np.packbits(array != 0)[:, None]
         parts = (bits, np.insert(array[array != 0], 0, 0), np.array(array.shape))
-        return self.node("Unpack", *map(self.stored, parts), domain=DOMAIN)
+        return self.node("Unpack", *map(self.add_initializer, parts), domain=DOMAIN)
 
-    def stored(self, array: np.ndarray) -> str:
-        """Store an array as it is, equal ones once."""
+    def add_initializer(self, array: np.ndarray) -> str:
+        """Add an array as it is, equal ones once."""
         proto = numpy_helper.from_array(array)
-        stored = self.constants.setdefault(proto.SerializeToString(), proto)
-        stored.name = stored.name or f"c{len(self.constants)}"
+        stored = self.initializers.setdefault(proto.SerializeToString(), proto)
+        stored.name = stored.name or f"c{len(self.initializers)}"
         return stored.name
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -48,8 +51,12 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
+    def append(self, kind: str, *others: str, **attributes: Any) -> None:
+        """Add a node that takes the newest value, and whose value is then the newest."""
+        self.x = self.node(kind, self.x, *others, **attributes)
+
     def remove_unused(self) -> None:
-        """Remove the nodes whose value no later one takes; the last one's is the result."""
+        """Remove the nodes on which the last one does not depend."""
         taken = set(self.nodes[-1].output)
         for node in reversed(list(self.nodes)):
             if taken.isdisjoint(node.output):
@@ -57,16 +64,12 @@ class Graph:
             else:
                 taken.update(node.input)
 
-    def then(self, kind: str, *others: str, **attributes: Any) -> None:
-        """Add a node that takes the newest value and becomes it."""
-        self.x = self.node(kind, self.x, *others, **attributes)
-
 
 def unpack() -> onnx.FunctionProto:
-    """The function that makes a dense array of the bits (bytes, 1), a zero and the other values, and the shape.
+    """The function that makes a dense array of the bits (bytes, 1), a zero and the non-zero values, and the shape.
 
-    The running sum of the bits gives the place of each value that is not zero. ONNX Runtime computes all of it when it
-    loads the file, which it would not do for NonZero.
+    The running sum of the bits is the index of each non-zero value. ONNX Runtime computes all of it when it loads the
+    file, which it would not do for NonZero.
     """
     body = """
         shifts = Constant <value = uint8[1,8] {7,6,5,4,3,2,1,0}> ()

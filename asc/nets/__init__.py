@@ -1,4 +1,7 @@
-"""The networks: features (batch, 1, n_bins, frames)  ->  logits (batch, n_classes)."""
+"""The networks: features (batch, 1, n_bins, frames)  ->  logits (batch, n_classes).
+
+Each has a `head`, the module that computes the logits: `backbone_lr_scale` slows the training of all others.
+"""
 
 from asc.nets.cp_mobile import CPMobile
 from asc.nets.dcase2020_baseline import Dcase2020Baseline

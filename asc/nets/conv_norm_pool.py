@@ -2,7 +2,7 @@
 
 Of 100 clips of 128 x 428, a convolution of 32 filters makes tensors of 701 MB. Layer by layer, each of them goes to
 memory and back a dozen times in a step, which takes longer than the arithmetic. Here they exist in parts of 2 MB,
-which stay in a core's cache, and never as a whole. With W the kernels, b the bias, and for each filter the mean and
+which stay in a core's cache, and never as a whole. With W the weights, b the bias, and for each filter the mean and
 variance of r over clips, height and width, inverse = 1 / sqrt(variance + eps), and a scale and a shift:
 
     y = W * x + b,  r = relu(y)                             (batch, filters, height, width), in parts
@@ -12,17 +12,17 @@ variance of r over clips, height and width, inverse = 1 / sqrt(variance + eps), 
 - The last line holds for scale > 0; for scale < 0, the maximum of the norm is at min(r) = -max(-r). So pooling needs no
   statistics, and the norm is computed of pooled values alone.
 - The backward pass needs r again, at every position, and computes it anew from the small input.
-- The convolution is a matrix product. A patch is what a kernel sees of x at one position, k = inputs * kernel height *
+- The convolution is a matrix product. A patch is what a filter sees of x at one position, k = inputs * kernel height *
   kernel width values, and a 1, which multiplies the bias: y (positions, filters) = patches (positions, k + 1) times
-  weights (k + 1, filters). The gradients are products too, for which oneDNN takes several times as long if x is a
-  single map.
+  weights (k + 1, filters). The gradients are products too, for which oneDNN takes several times as long if x has a
+  single channel.
 - Each thread computes parts of its own. If threads shared each operation, they would wait for each other a hundred
   times a clip, which takes long on a busy machine.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ from torch.autograd.function import once_differentiable
 
 PART = 2**19  # values of y in a part: 2 MB in float32
 
+Index = tuple[slice, ...]
+Part = tuple[Index, Index]  # clips and rows of the padded x, and of the z that is computed from them
 Result = TypeVar("Result")
 
 
@@ -38,13 +40,14 @@ def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> 
     """Whether `conv_norm_pool` computes what these layers do in training, and faster.
 
     It replaces only plain layers without hooks, so that those of quantization and pruning run, and only for a single
-    input map on a CPU, where it was measured to be faster. It leaves what torch compiles to the compiler.
+    input channel on a CPU, where it was measured to be faster. It leaves what torch compiles to the compiler.
     """
     layers = (convolution, relu, norm, pool)
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return (
         not torch.compiler.is_compiling()
         and [type(layer) for layer in layers] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d, nn.MaxPool2d]
-        and not any(has_hooks(layer) for layer in layers)
+        and not any(getattr(layer, name) for layer in layers for name in hooks)
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64, torch.bfloat16)
         and x.ndim == 4
@@ -57,13 +60,7 @@ def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> 
     )
 
 
-def has_hooks(layer: nn.Module) -> bool:
-    """Whether calling the layer also calls hooks."""
-    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return any(getattr(layer, name) for name in hooks)
-
-
-def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, pool: nn.MaxPool2d) -> Tensor:
+def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: Any, pool: nn.MaxPool2d) -> Tensor:
     """pool(norm(relu(convolution(x)))) of x (batch, inputs, height, width); updates the norm's running statistics.
 
     Autocast applies to the large tensors, not to the statistics and the gradients of the parameters.
@@ -75,7 +72,7 @@ def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, pool
         pool: windows that do not overlap, without padding.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    height, width = pair(convolution.padding)  # type: ignore[arg-type]  # no text
+    height, width = pair(convolution.padding)  # type: ignore[arg-type]  # no string
     kernel, bias = convolution.weight, convolution.bias
     if bias is None:
         bias = kernel.new_zeros(len(kernel))
@@ -84,57 +81,28 @@ def conv_norm_pool(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, pool
         z, mean, variance, count = ConvNormPool.apply(
             padded, kernel.to(dtype), bias.to(dtype), norm.weight, norm.bias, norm.eps, pool
         )
-    update_running_statistics(norm, mean, variance, count)
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)  # unbiased
     return z
 
 
-@torch.no_grad()
-def update_running_statistics(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
-    """As `nn.BatchNorm2d` does, from mean and biased variance (filters,) of `count` values; it stores the unbiased."""
-    norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-
-
-class Part(NamedTuple):
-    """Some rows of r, of some clips.
-
-    Attributes:
-        values: number of values of each filter.
-        rows: number of rows.
-        x: index of the clips and rows of the padded input that they are computed from.
-        z: index of the clips and rows that they are pooled to.
-    """
-
-    values: int
-    rows: int
-    x: tuple[slice, slice, slice]
-    z: tuple[slice, slice, slice]
-
-
 def split(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[Part]:
-    """Parts of r for padded x (batch, inputs, height, width), cut between windows of the pooling."""
+    """Parts for padded x (batch, inputs, height, width), cut between windows of the pooling."""
     height, width = convolved_size(x, kernel)
     window, _ = pair(pool.kernel_size)
     windows = max(1, PART // (len(kernel) * width * window))
     clips = max(1, PART // (len(kernel) * width * height))
     starts = list(range(0, max(1, height - window + 1), windows * window))  # a rest below a window joins the last
     return [
-        Part(
-            values=min(clips, len(x) - clip) * (stop - start) * width,
-            rows=stop - start,
-            x=(slice(clip, clip + clips), slice(None), slice(start, stop + kernel.shape[2] - 1)),
-            z=(slice(clip, clip + clips), slice(None), slice(start // window, -(-stop // window))),
+        (
+            (slice(clip, clip + clips), slice(None), slice(start, stop + kernel.shape[2] - 1)),
+            (slice(clip, clip + clips), slice(None), slice(start // window, -(-stop // window))),
         )
         for clip in range(0, len(x), clips)
         for start, stop in zip(starts, [*starts[1:], height], strict=True)
     ]
-
-
-def pooled_size(x: Tensor, kernel: Tensor, pool: nn.MaxPool2d) -> list[int]:
-    """Height and width of z for padded x."""
-    sizes = zip(convolved_size(x, kernel), pair(pool.kernel_size), strict=True)
-    return [-(-size // n) if pool.ceil_mode else size // n for size, n in sizes]
 
 
 def convolved_size(x: Tensor, kernel: Tensor) -> tuple[int, int]:
@@ -152,30 +120,31 @@ class ConvNormPool(torch.autograd.Function):
         """For padded x: z (batch, filters, h, w), mean and variance (filters,) of r, and the number of their values."""
         weights, sign = product_weights(kernel, bias), torch.where(scale < 0, -1.0, 1.0)
         flips = bool((sign < 0).any())
-        parts = split(x, kernel, pool)
-
-        size = (len(x), len(kernel), *pooled_size(x, kernel, pool))
+        sizes = zip(convolved_size(x, kernel), pair(pool.kernel_size), strict=True)
+        pooled_size = (-(-size // n) if pool.ceil_mode else size // n for size, n in sizes)
+        size = (len(x), len(kernel), *pooled_size)
         pooled = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
         positions = torch.empty_like(pooled, dtype=torch.int32)  # of the maxima, in the part's rows
 
         @torch.no_grad()
-        def pool_part(part: Part) -> tuple[Tensor, Tensor]:
-            r = convolve_and_rectify(patches(x[part.x], kernel), weights, part)
+        def pool_part(part: Part) -> tuple[int, Tensor, Tensor]:
+            in_x, in_z = part
+            r = convolve_and_rectify(patches(x[in_x], kernel), weights, x[in_x], kernel)
             # torch.var_mean takes 20 times as long on this memory layout
             mean, variance = torch.batch_norm_update_stats(r, torch.zeros_like(scale), torch.ones_like(scale), 0.0)
             if flips:
-                r.mul_(per_map(sign, r))
-            pooled[part.z], positions[part.z] = F.max_pool2d(
+                r.mul_(per_channel(sign, r))
+            pooled[in_z], positions[in_z] = F.max_pool2d(
                 r, pool.kernel_size, ceil_mode=pool.ceil_mode, return_indices=True
             )
-            return mean, variance
+            return r[:, 0].numel(), mean, variance
 
-        means, variances = zip(*in_parallel(pool_part, parts), strict=True)
+        values, means, variances = zip(*in_parallel(pool_part, split(x, kernel, pool)), strict=True)
         if flips:
-            pooled *= per_map(sign, x)
+            pooled *= per_channel(sign, x)
 
         # of all parts: the mean of the means, and the mean of the variances plus the variance of the means
-        counts = torch.tensor([part.values for part in parts], dtype=torch.float64)
+        counts = torch.tensor(values, dtype=torch.float64)
         fraction, part_means = counts / counts.sum(), torch.stack(means).double()  # (parts,), (parts, filters)
         mean = fraction @ part_means
         variance = fraction @ (torch.stack(variances).double() + (part_means - mean).square())
@@ -183,9 +152,9 @@ class ConvNormPool(torch.autograd.Function):
         mean, variance = mean.to(scale), variance.to(scale)
 
         ctx.save_for_backward(x, kernel, bias, scale, pooled, positions, mean, inverse)
-        ctx.pool, ctx.count = pool, sum(part.values for part in parts)
+        ctx.pool, ctx.count = pool, sum(values)
         ctx.mark_non_differentiable(mean, variance)
-        z = torch.addcmul(per_map(shift - mean * scale * inverse, x), pooled, per_map(scale * inverse, x))
+        z = torch.addcmul(per_channel(shift - mean * scale * inverse, x), pooled, per_channel(scale * inverse, x))
         return z, mean, variance, ctx.count
 
     @staticmethod
@@ -209,34 +178,35 @@ class ConvNormPool(torch.autograd.Function):
         x, kernel, bias, scale, pooled, positions, mean, inverse = ctx.saved_tensors
         pool = ctx.pool
         dshift = dz.sum((0, 2, 3), dtype=scale.dtype)
-        dscale = inverse * (pooled - per_map(mean, pooled)).mul_(dz).sum((0, 2, 3), dtype=scale.dtype)
+        dscale = inverse * (pooled - per_channel(mean, pooled)).mul_(dz).sum((0, 2, 3), dtype=scale.dtype)
         slope = -scale * inverse.square() * dscale / ctx.count
         offset = -scale * inverse * dshift / ctx.count - slope * mean
         size, weights = [*pair(pool.kernel_size)], product_weights(kernel, bias)
 
         @torch.no_grad()
         def part_gradients(part: Part) -> tuple[Tensor, Tensor | None]:
-            columns = patches(x[part.x], kernel)  # (clips, k + 1, positions)
-            r = convolve_and_rectify(columns, weights, part)
-            scaled = dz[part.z] * per_map(scale * inverse, dz)
+            in_x, in_z = part
+            columns = patches(x[in_x], kernel)  # (clips, k + 1, positions)
+            r = convolve_and_rectify(columns, weights, x[in_x], kernel)
+            scaled = dz[in_z] * per_channel(scale * inverse, dz)
             dr = torch.ops.aten.max_pool2d_with_indices_backward(
-                scaled, r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions[part.z].long()
+                scaled, r, size, size, [0, 0], [1, 1], pool.ceil_mode, positions[in_z].long()
             )
-            dr.addcmul_(r, per_map(slope, r)).add_(per_map(offset, r))
+            dr.addcmul_(r, per_channel(slope, r)).add_(per_channel(offset, r))
             torch.ops.aten.threshold_backward.grad_input(dr, r, 0, grad_input=dr)
             dy = dr.permute(0, 2, 3, 1).flatten(1, 2)  # (clips, positions, filters), as they lie in memory
             dweights = torch.bmm(columns, dy).to(scale).sum(0)
             if not ctx.needs_input_grad[0]:
                 return dweights, None
             dpatches = torch.bmm(weights[:-1].expand(len(dy), -1, -1), dy.transpose(1, 2))  # (clips, k, positions)
-            return dweights, F.fold(dpatches, x[part.x].shape[2:], kernel.shape[2:])
+            return dweights, F.fold(dpatches, x[in_x].shape[2:], kernel.shape[2:])
 
         parts = split(x, kernel, pool)
         dweights, dx_parts = zip(*in_parallel(part_gradients, parts), strict=True)
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         if dx is not None:
-            for part, values in zip(parts, dx_parts, strict=True):
-                dx[part.x] += values  # neighbouring parts share rows
+            for (in_x, _), values in zip(parts, dx_parts, strict=True):
+                dx[in_x] += values  # neighbouring parts share rows
         *dkernel, dbias = torch.stack(dweights).sum(0).to(kernel)
         return dx, torch.stack(dkernel, 1).view_as(kernel), dbias, dscale, dshift, None, None
 
@@ -254,7 +224,7 @@ def in_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> li
 
 
 def product_weights(kernel: Tensor, bias: Tensor) -> Tensor:
-    """Weights (k + 1, filters): the kernels and, last, the bias."""
+    """Weights (k + 1, filters) with the bias as the last row."""
     return torch.cat([kernel.flatten(1).t(), bias.unsqueeze(0)])
 
 
@@ -265,14 +235,14 @@ def patches(x: Tensor, kernel: Tensor) -> Tensor:
     return F.pad(seen, (0, 0, 0, 1), value=1)
 
 
-def convolve_and_rectify(patches: Tensor, weights: Tensor, part: Part) -> Tensor:
-    """The r of a part (clips, filters, height, width), channels_last, from patches (clips, k + 1, positions)."""
+def convolve_and_rectify(patches: Tensor, weights: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+    """The channels_last r (clips, filters, height, width) of padded x, from its patches (clips, k + 1, positions)."""
     rows = torch.bmm(patches.transpose(1, 2), weights.expand(len(patches), -1, -1)).relu_()
-    return rows.unflatten(1, (part.rows, -1)).permute(0, 3, 1, 2)
+    return rows.unflatten(1, convolved_size(x, kernel)).permute(0, 3, 1, 2)
 
 
-def per_map(values: Tensor, like: Tensor) -> Tensor:
-    """(filters,) -> (filters, 1, 1), to be broadcast over maps, with the dtype of `like`."""
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """(filters,) -> (filters, 1, 1), to be broadcast over height and width, with the dtype of `like`."""
     return values.view(-1, 1, 1).to(like.dtype)
 
 

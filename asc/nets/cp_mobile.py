@@ -7,8 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from asc.errors import InputError
-from asc.nets.dropout import Dropout
-from asc.nets.pool import AvgPoolOverTime
+from asc.nets.layers import AvgPoolOverTime, Dropout
 from asc.settings import BelowOne, Epsilon, Momentum, checked
 
 Blocks = Annotated[Sequence[Annotated[int, Field(ge=1, le=32)]], Field(min_length=1, max_length=8)]

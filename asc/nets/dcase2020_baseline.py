@@ -7,8 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from asc.errors import InputError
-from asc.nets.dropout import scaled
-from asc.nets.pool import MaxPoolOverTime
+from asc.nets.layers import MaxPoolOverTime, scaled_dropout
 from asc.settings import BelowOne, Epsilon, Filters, Momentum, Scale, checked
 
 
@@ -38,7 +37,7 @@ class Dcase2020Baseline(nn.Module):
     ):
         super().__init__()
         n1, n2 = filters
-        drop = scaled(dropout, dropout_scale)
+        drop = scaled_dropout(dropout, dropout_scale)
         self.n_bins = n_bins
         self.features = nn.Sequential(
             nn.Conv2d(1, n1, 7, padding=3),
@@ -66,15 +65,21 @@ class Dcase2020Baseline(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    @property
+    def head(self) -> nn.Module:
+        """The layer that computes the logits."""
+        return self.classifier[-1]
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, n_classes) of features (batch, 1, n_bins, frames).
 
         Raises:
             InputError: another number of bins than the network was made for, or fewer than 5 frames.
         """
-        if x.shape[-2] != self.n_bins or x.shape[-1] < 5:
+        bins, frames = x.shape[-2:]
+        if bins != self.n_bins or frames < 5:
             raise InputError(
-                f"Dcase2020Baseline was made for {self.n_bins} bins and at least 5 frames, not {x.shape[-2]} x "
-                f"{x.shape[-1]}: set net.n_bins to frontend.n_bins, or give longer clips"
+                f"invalid features of {bins} x {frames}: expected {self.n_bins} bins and at least 5 frames for "
+                "Dcase2020Baseline; set net.n_bins to frontend.n_bins, or give longer clips"
             )
         return self.classifier(self.features(x).flatten(1))

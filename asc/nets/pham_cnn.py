@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from asc.errors import InputError
 from asc.nets.conv_norm_pool import conv_norm_pool, is_fusible
-from asc.nets.dropout import Dropout, scaled
-from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
+from asc.nets.layers import AvgPoolOverTime, Dropout, MaxPoolOverTime, MeanStdPoolOverTime, scaled_dropout
 from asc.settings import BelowOne, Epsilon, Filters, Momentum, Scale, checked
 
 POOLINGS = {"max": MaxPoolOverTime, "average": AvgPoolOverTime, "mean_std": MeanStdPoolOverTime}
@@ -19,10 +18,10 @@ class Block(nn.Sequential):
     """Bn - Cv - ReLU - Bn - Mp - Dr, or without the first batch norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Layer by layer; in training, if that is faster, all layers between the first norm and dropout at once."""
+        """Layer by layer; in training, where it is faster, convolution to pooling by `conv_norm_pool`."""
         layers: list[Any] = list(self)
         *first, convolution, relu, norm, pool, dropout = layers
-        # torch.fx traces the layers by something that is no Tensor
+        # torch.fx traces the layers with a Proxy, not a Tensor
         if not (self.training and isinstance(x, Tensor) and is_fusible(x, convolution, relu, norm, pool)):
             return super().forward(x)
         for layer in first:
@@ -78,7 +77,7 @@ class PhamCNN(nn.Module):
         n1, n2, n3, n4 = filters
         bn = {"momentum": bn_momentum, "eps": bn_eps}
         bn_first = not bn_first_block_only
-        drop = [scaled(share, dropout_scale) for share in dropouts]
+        drop = [scaled_dropout(dropout, dropout_scale) for dropout in dropouts]
         self.blocks = nn.Sequential(
             block(1, n1, 3, nn.MaxPool2d((2, 4), ceil_mode=True), drop[0], bn, bn_first=True),
             block(n1, n2, 3, nn.MaxPool2d((2, 2), ceil_mode=True), drop[1], bn, bn_first),
@@ -87,15 +86,21 @@ class PhamCNN(nn.Module):
         )
         self.dense = nn.Linear(2 * n4 if pooling == "mean_std" else n4, n_classes)
 
+    @property
+    def head(self) -> nn.Module:
+        """The layer that computes the logits."""
+        return self.dense
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, n_classes) of features (batch, 1, n_bins, frames).
 
         Raises:
             InputError: fewer than 5 bins or 25 frames, of which the pooling would leave nothing.
         """
-        if x.shape[-2] < 5 or x.shape[-1] < 25:
+        bins, frames = x.shape[-2:]
+        if bins < 5 or frames < 25:
             raise InputError(
-                f"PhamCNN's pooling needs at least 5 bins and 25 frames, not {x.shape[-2]} x {x.shape[-1]}: "
+                f"invalid features of {bins} x {frames}: expected at least 5 bins and 25 frames for PhamCNN's pooling; "
                 "give longer clips, a smaller frontend.hop_length or a larger frontend.frames"
             )
         return self.dense(self.blocks(x).flatten(1))

@@ -14,11 +14,11 @@ Every scale moves back into W1 and b1, every shift forward into b2:
    that is exact unless max pooling stands between.
 4. Convolution is linear: W2 * (s x + t) = (W2 s) * x + W2 * t. Without padding, W2 * t has the same value everywhere,
    the sum of W2 t over inputs, height and width, (n_out,): it goes to b2.
-5. With zero padding, W2 * t is smaller at the borders, where part of the kernel sees zeros rather than t.
-   - Floats: t is added after pooling, where maps are small (`Shift`).
+5. With zero padding, W2 * t is smaller at the borders, where part of the filter sees zeros rather than t.
+   - Floats: t is added after pooling, where tensors are small (`Shift`).
    - 8-bit integers have one step size for all channels, and adding t would make it coarser. So the first convolution
-     gets one more filter, with weights 0 and a bias c > 0: ReLU and pooling leave its map c, and the second one pads it
-     with zeros, as it should t. The kernels W2 t / c of this map add W2 * t exactly, borders included.
+     gets one more filter, with weights 0 and a bias c > 0: ReLU and pooling keep this channel at c, and the second
+     convolution pads it with zeros, as it should t. Its weights W2 t / c for it add W2 * t exactly, borders included.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime
-from asc.quantization.graph import INPUT, LayerGraph, check_same, copied_graph, layer_graph
+from asc.nets.layers import AvgPoolOverTime, MaxPoolOverTime
+from asc.quantization.graph import INPUT, LayerGraph, check_same, graph_with_biases, layer_graph
 
 COMMUTING = (
     *(nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten),
@@ -38,7 +38,7 @@ COMMUTING = (
 
 
 class ConstantPad(nn.Module):
-    """Pad the network's input, one map, with a constant instead of zeros.
+    """Pad the network's input, one channel, with a constant instead of zeros.
 
     Args:
         height, width: rows above and below, columns left and right.
@@ -58,7 +58,7 @@ class ConstantPad(nn.Module):
 
 
 class Shift(nn.Module):
-    """Add a number to each map.
+    """Add a number to each channel.
 
     Args:
         shift: shape (channels,).
@@ -84,41 +84,41 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def unfoldable_norms(net: nn.Module) -> list[int]:
-    """Positions in `layer_graph(net)` of the batch norms that cannot be folded.
+    """Indices in `layer_graph(net)` of the batch norms that cannot be folded.
 
     A norm right behind a convolution always can, others if they are among `foldable_before` a convolution.
     """
     graph = layer_graph(net)
-    norms = set(other_norms(graph, range(len(graph))))
-    for position, layer in enumerate(graph):
+    norms = set(detached_norms(graph, range(len(graph))))
+    for index, layer in enumerate(graph):
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            norms.difference_update(foldable_before(graph, position))
+            norms.difference_update(foldable_before(graph, index))
     return sorted(norms)
 
 
-def other_norms(graph: LayerGraph, positions: Iterable[int]) -> list[int]:
-    """Those of `positions` that hold a batch norm, unless it is right behind a convolution."""
-    return [
-        position
-        for position in positions
-        if isinstance(graph[position], nn.BatchNorm2d) and not graph.follows(position, nn.Conv2d)
-    ]
+def detached_norms(graph: LayerGraph, indices: Iterable[int]) -> list[int]:
+    """Those of `indices` at which there is a batch norm that is not right behind a convolution."""
+    norms = (index for index in indices if isinstance(graph[index], nn.BatchNorm2d))
+    return [index for index in norms if not graph.follows(index, nn.Conv2d)]
 
 
-def foldable_before(graph: LayerGraph, position: int) -> list[int]:
-    """Positions of the norms between the layer at `position` and the convolution before it, or the input, if they fold.
+def foldable_before(graph: LayerGraph, index: int) -> list[int]:
+    """Indices of the norms between the layer at `index` and the convolution before it, or the input, if they fold.
 
     All of them fold or none. None does if one of them is followed by a ReLU (shifts do not commute) or, with a negative
     scale, by max pooling; or if one at the input has a scale of 0, by which `ConstantPad` would divide. Grouped
-    convolutions, sums and forks have no place for the scale and shift of each channel.
+    convolutions, sums and forks cannot absorb the scale and shift of each channel.
     """
-    path, source = path_before(graph, position)
-    ends = [graph[end] for end in (source, position) if end != INPUT]
+    path, source = [], graph.inputs[index][0]
+    while source != INPUT and may_commute(graph[source]) and len(graph.users(source)) == 1:
+        path.append(source)
+        source = graph.inputs[source][0]
+    ends = [graph[end] for end in (source, index) if end != INPUT]
     if source != INPUT and len(graph.users(source)) > 1:
         return []
     if not all(isinstance(end, nn.Conv2d | nn.Linear) and getattr(end, "groups", 1) == 1 for end in ends):
         return []
-    norms = other_norms(graph, path)
+    norms = detached_norms(graph, path)
     for norm in norms:
         scale, _ = scale_and_shift(graph[norm])  # type: ignore[arg-type]
         later = [graph[at] for at in path[: path.index(norm)]]
@@ -131,18 +131,6 @@ def foldable_before(graph: LayerGraph, position: int) -> list[int]:
     return norms
 
 
-def path_before(graph: LayerGraph, position: int) -> tuple[list[int], int]:
-    """Positions of the layers that a batch norm may commute with, going back from `position`, and of the layer before.
-
-    That one may also be a sum, or have several users.
-    """
-    path, at = [], graph.inputs[position][0]
-    while at != INPUT and may_commute(graph[at]) and len(graph.users(at)) == 1:
-        path.append(at)
-        at = graph.inputs[at][0]
-    return path, at
-
-
 def may_commute(layer: nn.Module) -> bool:
     """Whether a scale or a shift commutes with the layer; a shift does not with an average over padding."""
     if isinstance(layer, nn.AvgPool2d):
@@ -150,8 +138,8 @@ def may_commute(layer: nn.Module) -> bool:
     return isinstance(layer, COMMUTING)
 
 
-def fold(net: nn.Module, unfoldable: Sequence[int], constant_maps: bool = True) -> LayerGraph:
-    """The layers of `net` for inference, without dropout, and of its batch norms only those at `unfoldable`.
+def fold(net: nn.Module, unfoldable: Sequence[int], constant_channel: bool = True) -> LayerGraph:
+    """The layers of `net` for inference, without dropout, and without batch norms except those at `unfoldable`.
 
     The result computes what `net.eval()` does, up to rounding. Its structure depends on `unfoldable` alone, not on the
     weights, so that a checkpoint of the result fits a network that was folded anew.
@@ -159,54 +147,51 @@ def fold(net: nn.Module, unfoldable: Sequence[int], constant_maps: bool = True) 
     Args:
         net: in floats.
         unfoldable: see `unfoldable_norms`.
-        constant_maps: at zero padding, add a constant map (for 8 bits) rather than a `Shift`: step 5 above.
+        constant_channel: at zero padding, add a constant channel (for 8 bits) rather than a `Shift`: step 5 above.
     """
-    graph, folded = copied_graph(net), LayerGraph()
-    places = {INPUT: INPUT}  # position in `graph` -> position in `folded`
-    pending: dict[int, tuple[Tensor, Tensor]] = {}  # by position: scale and shift (channels,) that `folded` still lacks
-    for position, layer in enumerate(graph):
-        before, *others = graph.inputs[position]
-        place = places[before]
-        if isinstance(layer, nn.BatchNorm2d) and position not in unfoldable:
-            convolution = folded[place] if place != INPUT else None
+    graph, folded = graph_with_biases(net), LayerGraph()
+    indices = {INPUT: INPUT}  # index in `graph` -> index in `folded`
+    pending: dict[int, tuple[Tensor, Tensor]] = {}  # scale and shift (channels,) that outputs in `folded` still lack
+    for old, layer in enumerate(graph):
+        before, *others = graph.inputs[old]
+        index = indices[before]
+        if isinstance(layer, nn.BatchNorm2d) and old not in unfoldable:
+            convolution = folded[index] if index != INPUT else None
             if isinstance(convolution, nn.Conv2d):
-                folded[place] = fuse_conv_bn_eval(convolution.eval(), layer.eval())
+                folded[index] = fuse_conv_bn_eval(convolution.eval(), layer.eval())
             else:  # leave it to the next convolution
-                pending[position] = chained(pending.get(before), scale_and_shift(layer))
+                pending[old] = compose_affine(pending.get(before), scale_and_shift(layer))
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             if before in pending:
-                place = absorb(*pending[before], folded, place, layer, constant_maps)
-            place = folded.add(layer, place)
+                index = fold_affine_into(layer, *pending[before], folded, index, constant_channel)
+            index = folded.add(layer, index)
         else:
             if before in pending:  # pooling and dropout commute with it
-                pending[position] = pending[before]
+                pending[old] = pending[before]
             if not isinstance(layer, nn.Dropout | nn.Dropout2d):
-                place = folded.add(layer, place, *(places[other] for other in others))
-        places[position] = place
+                index = folded.add(layer, index, *(indices[other] for other in others))
+        indices[old] = index
     return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fold_checked(net: nn.Module, features: Tensor) -> LayerGraph:
     """`net` in floats, folded as far as possible, and compared with it on random features of the shape of `features`.
 
+    Max pooling moves before ReLU: they commute, and ReLU then has fewer values to compute.
+
     Raises:
         InputError: the two differ.
     """
-    folded = fold(net, unfoldable_norms(net), constant_maps=False)
-    pool_first(folded)
+    folded = fold(net, unfoldable_norms(net), constant_channel=False)
+    for index, layer in enumerate(folded):
+        if isinstance(layer, nn.MaxPool2d | MaxPoolOverTime) and folded.follows(index, nn.ReLU):
+            before = folded.inputs[index][0]
+            folded[before], folded[index] = layer, folded[before]
     check_same(folded, net, features)
     return folded
 
 
-def pool_first(graph: LayerGraph) -> None:
-    """Swap each ReLU with the max pooling behind it: they commute, and ReLU then has fewer values to compute."""
-    for position, layer in enumerate(graph):
-        if isinstance(layer, nn.MaxPool2d | MaxPoolOverTime) and graph.follows(position, nn.ReLU):
-            before = graph.inputs[position][0]
-            graph[before], graph[position] = layer, graph[before]
-
-
-def chained(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def compose_affine(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Scale and shift of one batch norm, if there is one, followed by another (step 1)."""
     if first is None:
         return second
@@ -215,64 +200,64 @@ def chained(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor]) 
 
 
 @torch.no_grad()
-def absorb(
+def fold_affine_into(
+    layer: nn.Conv2d | nn.Linear,
     scale: Tensor,
     shift: Tensor,
     folded: LayerGraph,
-    place: int,
-    layer: nn.Conv2d | nn.Linear,
-    constant_maps: bool,
+    index: int,
+    constant_channel: bool,
 ) -> int:
-    """Make `layer` compute from x what it computed from scale * x + shift, x the output at `place` of `folded`.
+    """Make `layer` compute from x what it computed from scale * x + shift, x the output at `index` of `folded`.
 
     Edits `layer`, and in `folded` the convolution before. May append a `ConstantPad` or a `Shift`.
 
-    Returns the place in `folded` whose output `layer` is to take.
+    Returns the index in `folded` whose output `layer` is to take.
 
-    scale, shift (n_in,); layer.weight (n_out, n_in, height, width), of a dense layer (n_out, n_in * values in a map).
+    scale, shift (n_in,); layer.weight (n_out, n_in, height, width), in a dense layer (n_out, n_in * height * width).
     """
-    source = convolution_before(folded, place)
+    source = convolution_before(folded, index)
     padding = layer.padding if isinstance(layer, nn.Conv2d) and any(layer.padding) else None
     if source is not None:  # step 3; before the 8-bit step size, which all channels share
         source.weight.mul_(scale.abs().view(-1, 1, 1, 1))
         source.bias.mul_(scale.abs())  # type: ignore[union-attr]
         scale = torch.where(scale < 0, -1.0, 1.0).to(scale)  # also for a scale of 0, which has made x 0
     elif padding:  # at the input: what is 0 after the norm was -shift / scale before
-        place = folded.add(ConstantPad(int(padding[0]), int(padding[1]), -shift / scale), place)
+        index = folded.add(ConstantPad(int(padding[0]), int(padding[1]), -shift / scale), index)
         layer.padding, padding = (0, 0), None
 
-    # step 4; a dense layer has the values of a map side by side
+    # step 4; in a dense layer the values of a channel are neighbours
     scale, shift = (value.repeat_interleave(layer.weight.shape[1] // len(value)) for value in (scale, shift))
-    shift_kernels = torch.einsum("oc...,c->o...", layer.weight, shift)  # W2 t: (n_out, height, width), or (n_out,)
+    shifted = torch.einsum("oc...,c->o...", layer.weight, shift)  # W2 t: (n_out, height, width), or (n_out,)
     layer.weight.mul_(scale.view(1, -1, *[1] * (layer.weight.ndim - 2)))
     if not padding:
-        layer.bias.add_(shift_kernels.reshape(len(shift_kernels), -1).sum(1))  # type: ignore[union-attr]
-    elif constant_maps:  # step 5
-        add_constant_map(source, layer, shift_kernels)  # type: ignore[arg-type]
+        layer.bias.add_(shifted.reshape(len(shifted), -1).sum(1))  # type: ignore[union-attr]
+    elif constant_channel:  # step 5
+        add_constant_channel(source, layer, shifted)  # type: ignore[arg-type]
     else:
-        place = folded.add(Shift(scale * shift), place)  # s x + t = s (x + s t), since s is 1 or -1
-    return place
+        index = folded.add(Shift(scale * shift), index)  # s x + t = s (x + s t), since s is 1 or -1
+    return index
 
 
-def convolution_before(graph: LayerGraph, place: int) -> nn.Conv2d | None:
-    """The convolution at `place` or, going back, the nearest."""
-    while place != INPUT:
-        layer = graph[place]
+def convolution_before(graph: LayerGraph, index: int) -> nn.Conv2d | None:
+    """The convolution at `index` or, going back, the nearest."""
+    while index != INPUT:
+        layer = graph[index]
         if isinstance(layer, nn.Conv2d):
             return layer
-        place = graph.inputs[place][0]
+        index = graph.inputs[index][0]
     return None
 
 
-def add_constant_map(source: nn.Conv2d, layer: nn.Conv2d, shift_kernels: Tensor) -> None:
-    """Add a filter to `source` whose map is a constant c, and to `layer` its kernels, `shift_kernels` / c.
+def add_constant_channel(source: nn.Conv2d, layer: nn.Conv2d, shifted: Tensor) -> None:
+    """Add a filter to `source` whose output is a constant c, and to `layer` the weights `shifted` / c for this channel.
 
-    shift_kernels: W2 t (n_out, height, width). c is at least 1, and large enough that no filter of `layer` has its
-    largest weight, which sets its 8-bit step size, in the new kernel.
+    shifted: W2 t (n_out, height, width). c is at least 1, and large enough that no filter of `layer` has its largest
+    weight, which sets its 8-bit step size, in the new channel.
     """
     largest = layer.weight.flatten(1).abs().amax(1).clamp_min(1e-12)  # (n_out,)
-    constant = (shift_kernels.flatten(1).abs().amax(1) / largest).max().clamp_min(1)
+    constant = (shifted.flatten(1).abs().amax(1) / largest).max().clamp_min(1)
     source.weight = nn.Parameter(torch.cat([source.weight, torch.zeros_like(source.weight[:1])]))
     source.bias = nn.Parameter(torch.cat([source.bias, constant.view(1)]))  # type: ignore[list-item]
-    layer.weight = nn.Parameter(torch.cat([layer.weight, shift_kernels.unsqueeze(1) / constant], 1))
+    layer.weight = nn.Parameter(torch.cat([layer.weight, shifted.unsqueeze(1) / constant], 1))
     source.out_channels, layer.in_channels = source.out_channels + 1, layer.in_channels + 1

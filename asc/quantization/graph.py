@@ -10,30 +10,34 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.ao.nn.quantized import FloatFunctional
 
-from asc.errors import InputError
-from asc.nets.pool import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
+from asc.errors import InputError, one_line
+from asc.nets.layers import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
 
-INPUT = -1  # position of the network's input in a `LayerGraph`
+INPUT = -1  # index of the network's input in a `LayerGraph`
 
 
 class Add(nn.Module):
-    """The sum of two branches, as a layer: a sum of 8-bit integers has a scale and zero point of its own."""
+    """The sum of two branches, as a layer: a sum of 8-bit integers has a scale and zero point of its own.
 
-    def __init__(self) -> None:
+    Args:
+        with_relu: rectify the sum, whose range then has no negative values.
+    """
+
+    def __init__(self, with_relu: bool = False) -> None:
         super().__init__()
-        self.functional = FloatFunctional()
+        self.functional, self.with_relu = FloatFunctional(), with_relu
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Sum of two tensors of one shape."""
-        return self.functional.add(x, y)
+        return self.functional.add_relu(x, y) if self.with_relu else self.functional.add(x, y)
 
 
 class LayerGraph(nn.Sequential):
     """Layers in the order in which they run. A chain of them is an `nn.Sequential`, sums make it a graph.
 
     Attributes:
-        inputs: for each layer the positions of those whose outputs it takes, `INPUT` for the network's input.
-        last_use: for each position the last that takes its output.
+        inputs: for each layer the indices of the layers whose outputs it takes, `INPUT` for the network's input.
+        last_use: for each index the last layer that takes its output.
     """
 
     def __init__(self) -> None:
@@ -42,44 +46,44 @@ class LayerGraph(nn.Sequential):
         self.last_use: dict[int, int] = {}
 
     def add(self, layer: nn.Module, *inputs: int) -> int:
-        """Append a layer that takes the outputs at these positions; return its own position."""
+        """Append a layer that takes the outputs of these layers; return its index."""
         self.append(layer)
         self.inputs.append(inputs)
-        position = len(self) - 1
-        self.last_use.update(dict.fromkeys(inputs, position))
-        return position
+        index = len(self) - 1
+        self.last_use.update(dict.fromkeys(inputs, index))
+        return index
 
     def forward(self, x: Tensor) -> Tensor:
         """The output of the last layer."""
         values = {INPUT: x}
-        for position, layer in enumerate(self):
-            inputs = self.inputs[position]
-            values[position] = layer(*(values[source] for source in inputs))
+        for index, layer in enumerate(self):
+            inputs = self.inputs[index]
+            values[index] = layer(*(values[source] for source in inputs))
             for source in set(inputs):  # free memory as early as a chain does
-                if self.last_use[source] == position:
+                if self.last_use[source] == index:
                     del values[source]
         return values[len(self) - 1]
 
-    def users(self, position: int) -> list[int]:
-        """Positions of the layers that take the output of the one at `position`."""
-        return [user for user, inputs in enumerate(self.inputs) if position in inputs]
+    def users(self, index: int) -> list[int]:
+        """Indices of the layers that take the output of the layer at `index`."""
+        return [user for user, inputs in enumerate(self.inputs) if index in inputs]
 
-    def follows(self, position: int, kind: type[nn.Module]) -> bool:
-        """Whether the layer at `position`, and no other, takes the output of a layer of this kind."""
-        source = self.inputs[position][0]
+    def follows(self, index: int, kind: type[nn.Module]) -> bool:
+        """Whether the layer at `index`, and no other, takes the output of a layer of this kind."""
+        source = self.inputs[index][0]
         return source != INPUT and isinstance(self[source], kind) and len(self.users(source)) == 1
 
     @property
     def is_chain(self) -> bool:
         """Whether each layer takes the output of the one before."""
-        return self.inputs == [(position - 1,) for position in range(len(self))]
+        return self.inputs == [(index - 1,) for index in range(len(self))]
 
 
 LAYERS = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Linear, nn.Identity, Add),
     *(nn.MaxPool2d, nn.AvgPool2d, MaxPoolOverTime, AvgPoolOverTime, MeanStdPoolOverTime),
 )
-# Functions and methods that become layers. Any reshaping is taken for nn.Flatten; `check_same` finds other kinds.
+# Functions and methods that become layers. Any reshaping is taken for nn.Flatten; `check_same` detects other kinds.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), Add),
     **dict.fromkeys((torch.relu, F.relu, "relu", "relu_"), nn.ReLU),
@@ -103,35 +107,32 @@ def layer_graph(net: nn.Module) -> LayerGraph:
     """The layers of `net`, not copies of them, in the order in which its `forward` calls them.
 
     Raises:
-        InputError: torch.fx cannot follow `forward`, or it does more than layers of `LAYERS` and sums do.
+        InputError: torch.fx cannot trace `forward`, or it does more than layers of `LAYERS` and sums do.
     """
-    name = type(net).__name__
+    failure = f"cannot quantize or export {type(net).__name__}"
     try:
         nodes = list(LayerTracer().trace(net).nodes)
-    except Exception as error:  # a network may do anything with what stands for a tensor
-        raise InputError(f"{name} can be neither quantized nor exported, as torch.fx says: {error}") from error
+    except Exception as error:  # a network may do anything with a Proxy
+        raise InputError(f"{failure}: torch.fx: {one_line(error)}") from error
     graph = LayerGraph()
-    positions = {nodes[0].name: INPUT}  # of the values that layers take and give, in `graph`
+    indices = {nodes[0].name: INPUT}  # of the values of nodes, in `graph`
     for node in nodes:
         layer = layer_of(net, node)
         if layer is None and node.op != "output":
             continue
         taken = operands(node, layer)
-        unknown = [value for value in taken if value not in positions]
+        unknown = [value for value in taken if value not in indices]
         if unknown and node.op in ("call_module", "output"):
-            raise InputError(
-                f"{name} has a step that can be neither quantized nor exported, {unknown[0]}: "
-                "use layers, and sums of two of their outputs"
-            )
+            raise InputError(f"{failure} with the step {unknown[0]}: use layers, and sums of two of their outputs")
         if layer is not None and not unknown:
-            positions[node.name] = add_once(graph, net, layer, [positions[value] for value in taken])
-    if positions[taken[0]] != len(graph) - 1:
-        raise InputError(f"{name} runs layers whose output it does not use, after the last that it does: remove them")
+            indices[node.name] = add_once(graph, net, layer, [indices[value] for value in taken])
+    if indices[taken[0]] != len(graph) - 1:
+        raise InputError(f"{failure}: remove the layers after the last one whose output it uses")
     return graph
 
 
 def layer_of(net: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The layer that a node runs; None if it is no call of a layer: it may only compute sizes."""
+    """The layer that a node runs; None for other calls, which may only compute sizes."""
     if node.op in ("call_function", "call_method"):
         return FUNCTIONS[node.target]() if node.target in FUNCTIONS else None
     if node.op != "call_module":
@@ -141,14 +142,14 @@ def layer_of(net: nn.Module, node: fx.Node) -> nn.Module | None:
         return AvgPoolOverTime()
     if not is_supported(layer):
         raise InputError(
-            f"{type(net).__name__} has a layer that can be neither quantized nor exported, {layer}: use convolutions "
-            "padded with a number of zeros, batch norms, ReLU, max and average pooling, dense layers and sums"
+            f"cannot quantize or export {type(net).__name__} with the layer {layer}: use convolutions padded with a "
+            "number of zeros, batch norms, ReLU, max and average pooling, dense layers and sums"
         )
     return layer
 
 
 def is_supported(layer: nn.Module) -> bool:
-    """Whether folding, 8-bit kernels and ONNX know the layer with its settings."""
+    """Whether folding, 8-bit kernels and ONNX support the layer with its settings."""
     if isinstance(layer, nn.Conv2d):
         return not isinstance(layer.padding, str) and layer.padding_mode == "zeros"
     if isinstance(layer, nn.BatchNorm2d):
@@ -159,16 +160,16 @@ def is_supported(layer: nn.Module) -> bool:
 
 
 def operands(node: fx.Node, layer: nn.Module | None) -> list[str]:
-    """Names of the values that a node takes; the text of a constant is the name of no value."""
+    """Names of the values that a node takes; a constant's string is the name of no value."""
     values = [str(value) for value in (*node.args, *node.kwargs.values())]
     return values if layer is None or isinstance(layer, Add) else values[:1]  # others take sizes, or `inplace`, too
 
 
 def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[int]) -> int:
-    """Add a layer unless it does nothing; return the position of its output.
+    """Add a layer unless it does nothing; return the index of its output.
 
     Raises:
-        InputError: the layer has weights and is in the graph already, whose places are rewritten one by one.
+        InputError: the layer has weights and is in the graph already, where each call is rewritten separately.
     """
     is_flat = inputs[0] != INPUT and isinstance(graph[inputs[0]], nn.Flatten)
     if isinstance(layer, nn.Identity) or (is_flat and isinstance(layer, nn.Flatten)):
@@ -176,13 +177,13 @@ def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[i
     if any(layer is earlier for earlier in graph):
         if next(layer.parameters(), None) is not None:
             raise InputError(
-                f"{type(net).__name__} runs a layer twice, {layer}: use two layers to quantize or export it"
+                f"cannot quantize or export {type(net).__name__}, which runs {layer} twice: use two layers"
             )
         layer = copy.deepcopy(layer)
     return graph.add(layer, *inputs)
 
 
-def copied_graph(net: nn.Module) -> LayerGraph:
+def graph_with_biases(net: nn.Module) -> LayerGraph:
     """A copy of `layer_graph` in which all layers have biases, as folding and 8-bit arithmetic need."""
     graph = copy.deepcopy(layer_graph(net))
     for layer in graph:
@@ -192,16 +193,16 @@ def copied_graph(net: nn.Module) -> LayerGraph:
 
 
 def check_same(graph: LayerGraph, net: nn.Module, features: Tensor) -> None:
-    """Refuse a graph that computes something else than the network it was made from.
+    """Reject a graph that computes something else than the network it was made from.
 
     Raises:
-        InputError: on random features of the shape of `features` the two differ by more than rounding.
+        InputError: on random features of the shape of `features` the outputs differ by more than rounding.
     """
     x = torch.randn_like(features).cpu()
     with torch.inference_mode():
         ours, theirs = (copy.deepcopy(part).cpu().eval()(x) for part in (graph, net))
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-3 * theirs.abs().max():
         raise InputError(
-            f"{type(net).__name__} computes something else than its layers do, so that it can be neither quantized nor "
-            "exported: avoid conditions on the input, and operations in place"
+            f"cannot quantize or export {type(net).__name__}: it computes something else than its layers; "
+            "avoid conditions on the input, and operations in place"
         )

@@ -1,19 +1,31 @@
-"""An 8-bit convolution of a single map, two columns at a time."""
+"""Integers for fake-quantized floats, and a faster first convolution for them."""
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.ao import quantization as tq
+from torch.ao.nn.intrinsic import qat as nniqat
 from torch.ao.nn.intrinsic import quantized as nniq
+
+from asc.quantization.engine import running_on, without_deprecation_notices
+
+
+def convert(prepared: nn.Module, engine: str) -> nn.Module:
+    """The 8-bit network, for the CPU, of a fine-tuned one from `prepare`."""
+    with without_deprecation_notices(), running_on(engine):
+        mapping = {**tq.get_default_static_quant_module_mappings(), nniqat.ConvReLU2d: PairedConvReLU2d}
+        return tq.convert(copy.deepcopy(prepared).cpu().eval(), mapping)
 
 
 class PairedConvReLU2d(nniq.ConvReLU2d):
-    """torch's layer, which gives the same integers in two thirds of the time where there is a single input map.
+    """torch's layer, which computes the same integers in two thirds of the time for a single input channel.
 
-    Integer kernels multiply input maps by twos or fours, and a single one leaves places empty. But as they lie in
-    memory, a map's columns two by two are two maps of half the width, and pairs of columns of the output have twice
-    the filters:
+    Integer kernels multiply input channels by twos or fours, and a single one leaves lanes empty. But as they lie in
+    memory, a channel's columns two by two are two channels of half the width, and pairs of columns of the output have
+    twice the filters:
 
         y[2 j + s] = sum over t of w[t] x[2 j + s + t],   s = 0, 1
 
@@ -21,13 +33,13 @@ class PairedConvReLU2d(nniq.ConvReLU2d):
     """
 
     def set_weight_bias(self, w: Tensor, b: Tensor | None) -> None:
-        """Pack the weights, when the layer is made and when it is loaded; those of a single map for pairs as well."""
+        """Pack the weights, when the layer is made and when it is loaded; for a single channel also in pairs."""
         super().set_weight_bias(w, b)
         single = self.in_channels == 1 and {*self.stride, *self.dilation} == {1} and not any(self.padding)
         self.paired = pack_pairs(w, b) if single and w.qscheme() == torch.per_channel_affine else None
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, maps, height, width) of 8 bits, as torch's layer."""
+        """(batch, channels, height, width) of 8 bits, as torch's layer."""
         frames = input.shape[3] - self.kernel_size[1] + 1
         if self.paired is None or input.shape[3] % 2 or frames % 2:
             return super().forward(input)
@@ -40,7 +52,7 @@ def pack_pairs(w: Tensor, b: Tensor | None) -> Any:
     """Weights (filters, 1, height, width) as torch packs (2 filters, 2, height, pairs of columns)."""
     unused = 1 - w.shape[3] % 2  # a column, for an even width
     shifted = torch.cat([F.pad(w.int_repr(), (s, 1 - s + unused)) for s in (0, 1)])
-    kernel = shifted.unflatten(3, (-1, 2)).squeeze(1).permute(0, 3, 1, 2).contiguous()
+    integers = shifted.unflatten(3, (-1, 2)).squeeze(1).permute(0, 3, 1, 2).contiguous()
     scale, zero_point = w.q_per_channel_scales().repeat(2), w.q_per_channel_zero_points().repeat(2)
-    weights = torch._make_per_channel_quantized_tensor(kernel, scale, zero_point, axis=0)
+    weights = torch._make_per_channel_quantized_tensor(integers, scale, zero_point, axis=0)
     return torch.ops.quantized.conv2d_prepack(weights, None if b is None else b.repeat(2), [1, 1], [0, 0], [1, 1], 1)
