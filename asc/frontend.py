@@ -16,8 +16,8 @@ from asc.errors import InputError, check_number
 from asc.settings import SampleRate, checked
 from asc.torch_pair import torchaudio
 
-MOST_BANDS = 1024  # of a filterbank
-TINY = 1e-30  # far below magnitude and energy of any recording but digital silence
+MAX_BANDS = 1024  # of a filterbank
+MIN_PEAK = 1e-30  # far below magnitude and energy of any recording but digital silence
 
 
 class Frontend(nn.Module, ABC):
@@ -128,7 +128,7 @@ class Spectrogram(Frontend):
         f_max = f_max or sample_rate / 2
         check_number("frontend.win_length", win_length, int, 1, n_fft)
         if filterbank:
-            check_number("frontend.n_bins", n_bins, int, 1, min(n_fft // 2 + 1, MOST_BANDS))
+            check_number("frontend.n_bins", n_bins, int, 1, min(n_fft // 2 + 1, MAX_BANDS))
         elif n_bins != n_fft // 2 + 1:
             raise InputError(
                 f"invalid frontend.n_bins={n_bins}: expected n_fft // 2 + 1 = {n_fft // 2 + 1} without a filterbank"
@@ -193,7 +193,7 @@ class Spectrogram(Frontend):
 
     def normalized_log(self, x: Tensor) -> Tensor:
         """Normalized logarithms of x (batch, n_bins, frames): the same for x and c * x, c > 0."""
-        peak = x.amax((1, 2), keepdim=True).clamp_min(TINY)  # 0 in digital silence
+        peak = x.amax((1, 2), keepdim=True).clamp_min(MIN_PEAK)  # 0 in digital silence
         x = (x / peak).clamp_min(self.floor)
         log = torch.log(x)
         if self.normalize == "level":

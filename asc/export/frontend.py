@@ -4,7 +4,7 @@ import numpy as np
 
 from asc.errors import InputError
 from asc.export.graph import Graph
-from asc.frontend import TINY, Frontend, Spectrogram
+from asc.frontend import MIN_PEAK, Frontend, Spectrogram
 
 
 def add_frontend(graph: Graph, frontend: Frontend) -> None:
@@ -47,7 +47,7 @@ def add_frontend(graph: Graph, frontend: Frontend) -> None:
 def add_normalized_log(graph: Graph, frontend: Spectrogram) -> None:
     """Add `Spectrogram.normalized_log`, of (batch, frames, n_bins)."""
     peak = graph.node("ReduceMax", graph.x, axes=[1, 2])
-    graph.append("Div", graph.node("Max", peak, graph.constant(np.float32(TINY))))
+    graph.append("Div", graph.node("Max", peak, graph.constant(np.float32(MIN_PEAK))))
     graph.append("Max", graph.constant(np.float32(frontend.floor)))
     clip, band = [1, 2], [1]
     if frontend.normalize == "level":
