@@ -21,8 +21,7 @@ from asc.errors import InputError, one_line
 from asc.frontend import Frontend
 from asc.loading import build, check_classes, check_finite, differing_settings, read_checkpoint
 from asc.metrics import Metrics, compute_metrics
-from asc.quantization.convert import convert
-from asc.quantization.engine import running_on, without_deprecation_notices
+from asc.quantization.convert import convert, running_on, without_deprecation_notices
 from asc.quantization.fold import fold_checked
 from asc.quantization.prepare import prepare
 from asc.settings import UnitInterval, checked

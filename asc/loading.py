@@ -17,7 +17,7 @@ import torch
 import asc.nets
 from asc.errors import InputError, one_line
 from asc.frontend import Spectrogram
-from asc.quantization.engine import without_deprecation_notices
+from asc.quantization.convert import without_deprecation_notices
 
 RENAMED = {  # hyperparameters of version 0.1, and their names today
     "body_lr": "backbone_lr_scale",

@@ -11,7 +11,7 @@ from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc import SceneClassifier
 from asc.compress import QAT, Prune
-from asc.quantization.engine import ENGINES
+from asc.quantization.convert import ENGINES
 
 BASELINE = {"_target_": "asc.nets.Dcase2020Baseline", "n_bins": 32}
 NETS = {"cnn": {}, "baseline": BASELINE}

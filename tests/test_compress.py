@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from command import call, digest, results, rows, run, start, weights
-from tiny import RATE, SECONDS, ctrl_c
+from command import call, digest, results, rows, run, weights
+from tiny import RATE, ctrl_c
 from torch import nn
 from torch.ao.nn import quantized as nnq
 
@@ -20,11 +20,6 @@ from asc.data import SceneData
 from asc.loading import read_checkpoint
 
 FEW = ["trainer.max_epochs=3", "data.num_workers=0"]
-LOGITS = "import sys, torch; from asc import SceneClassifier; torch.manual_seed(0); torch.set_num_threads(1); " + (
-    f"wave = 0.1 * torch.randn(4, {RATE * SECONDS})\n"
-    "with torch.inference_mode():\n"
-    "    torch.save({name: SceneClassifier.load_from_checkpoint(name)(wave) for name in sys.argv[2:]}, sys.argv[1])\n"
-)
 
 
 def compress(*words: object) -> int | str | None:
@@ -132,27 +127,6 @@ def test_quantizing_a_pruned_network_keeps_every_zero(pruned, both):
     for mask, weight in zip(masks, integers, strict=True):
         assert (weight[: mask.shape[0], : mask.shape[1]][mask] == 0).all()
     assert (both / "model.onnx").stat().st_size < 50_000
-
-
-@pytest.mark.nightly
-def test_every_stage_gives_the_same_logits_in_a_fresh_process(source, pruned, quantized, both, tmp_path):
-    files = [source, pruned / "pruned.ckpt", quantized[0] / "qat.ckpt", quantized[0] / "int8.ckpt", both / "int8.ckpt"]
-    process = start(LOGITS, str(tmp_path / "logits"), *map(str, files), script="-c")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert err == ""
-    there = torch.load(tmp_path / "logits")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    wave = 0.1 * torch.randn(4, RATE * SECONDS)
-    try:
-        for file in map(str, files):
-            with torch.inference_mode():
-                here = SceneClassifier.load_from_checkpoint(file)(wave)
-            assert torch.equal(there[file], here)
-    finally:
-        torch.set_num_threads(threads)
 
 
 PHASES = {  # the words of each, and the files that it writes while it runs and in the end

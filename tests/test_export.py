@@ -87,19 +87,6 @@ def test_8_bit_file_computes_the_network(net, engine, fold, tmp_path):
     assert torch.equal(logits(loaded, x), logits(int8, x))
 
 
-def test_unfoldable_batch_norm_is_exported(tmp_path):
-    model = classifier()
-    with torch.no_grad():
-        model.net.blocks[1][3].weight[2] = -1
-    x = clips(model)
-    path = export(model, tmp_path / "float.onnx")
-    assert [node.op_type for node in onnx.load(path).graph.node].count("BatchNormalization") == 2
-    np.testing.assert_allclose(run(path, features=x), probabilities(model, x), atol=1e-5)
-    int8 = QAT().finish(observed(model, QAT()))
-    path = export(int8, tmp_path / "int8.onnx")
-    np.testing.assert_allclose(run(path, features=x), probabilities(int8, x), atol=0.05)
-
-
 def test_sums_and_averages_of_8_bit_graphs():
     """A sum and the ReLU behind it are one layer; an average is taken of floats, and quantized anew."""
     model = classifier(NETS["residual"])

@@ -13,8 +13,7 @@ from torch.ao.nn.intrinsic.quantized import ConvReLU2d
 from asc import InputError, SceneClassifier
 from asc.compress import QAT
 from asc.compress.prune import weight_tensors
-from asc.quantization.convert import PairedConvReLU2d
-from asc.quantization.engine import running_on, safe_weight_bits
+from asc.quantization.convert import PairedConvReLU2d, running_on, safe_weight_bits
 
 # Engines
 

@@ -13,8 +13,7 @@ from asc.classifier import SceneClassifier
 from asc.compress.phase import Phase
 from asc.compress.prune import weight_tensors
 from asc.errors import InputError
-from asc.quantization.convert import convert
-from asc.quantization.engine import ENGINES, Engine, WeightBits, safe_weight_bits
+from asc.quantization.convert import ENGINES, Engine, WeightBits, convert, safe_weight_bits
 from asc.quantization.fold import fold, unfoldable_norms
 from asc.quantization.graph import check_same, layer_graph
 from asc.quantization.prepare import prepare

@@ -10,8 +10,7 @@ from torch import nn
 
 from asc.classifier import SceneClassifier
 from asc.errors import InputError, WriteError
-from asc.export.floats import add_float
-from asc.export.frontend import add_frontend
+from asc.export.floats import add_float, add_frontend
 from asc.export.graph import DOMAIN, OPSET, Graph, unpack
 from asc.export.integers import Accumulator, QuantParams, add_integer
 from asc.files import atomic_write

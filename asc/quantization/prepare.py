@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.ao import quantization as tq
 
 from asc.nets.layers import AvgPoolOverTime, MeanStdPoolOverTime
-from asc.quantization.engine import Engine, WeightBits, running_on, without_deprecation_notices
+from asc.quantization.convert import Engine, WeightBits, running_on, without_deprecation_notices
 from asc.quantization.fold import ConstantPad, fold
 from asc.quantization.graph import INPUT, Add, LayerGraph, graph_with_biases
 from asc.settings import STRICT
