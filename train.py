@@ -6,58 +6,72 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from asc.cli import silence_libraries
-from asc.errors import InputError
-from asc.training.directory import lock_run_dir
-from asc.training.memory import keep_freed_memory
+from asc.training.run_dir import explain_interruption
 from asc.training.sweep import check_search, check_size, run_job, sweep_summary
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; return the sweep objective."""
-    silence_libraries()
-    keep_freed_memory()
     return run_job(cfg, train)
 
 
-@lock_run_dir
 def train(cfg: DictConfig) -> float | None:
     """Return the macro-average accuracy of the best checkpoint on validation clips; None without validation."""
-    from asc.classifier import SceneClassifier  # after --help and wrong settings, since torch takes seconds
-    from asc.complexity import KB
-    from asc.training.run import Run, begin_run
+    import pytorch_lightning as pl  # torch takes seconds to import: not for --help and mistyped settings
 
-    checkpoints = Path(cfg.run_dir) / "checkpoints"
-    best, last = checkpoints / "best.ckpt", checkpoints / "last.ckpt"
-    begin_run(cfg, last, precisions=("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16"))
-    if "checkpoint" not in cfg.callbacks:
-        raise InputError("callbacks.checkpoint writes best.ckpt, which is tested in the end: leave it in")
+    from asc.classifier import SceneClassifier
+    from asc.complexity import KB
+    from asc.export import export_or_checkpoint
+    from asc.results import results_table, write_results
+    from asc.training.callbacks import History, progress_bar
+    from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, last_checkpoints, replace_weights
+    from asc.training.loggers import log_augmentation, log_results, make_logger, open_log
+    from asc.training.parts import callbacks_of, check_parts, prepare_features, trusted_modules
+    from asc.training.testing import make_tester, recalibrate_batch_norm, validation_accuracy
+
+    directory = Path(cfg.run_dir)
+    best, last = directory / "checkpoints/best.ckpt", directory / "checkpoints/last.ckpt"
+    trusted = trusted_modules(cfg)
+    pl.seed_everything(cfg.seed, verbose=False)
 
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
     check_search(data.clips["val"])
     model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    instantiate(cfg.optimizer, params=model.parameters())  # fail early on invalid settings
     if cfg.init:
-        model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted(cfg)))
-    run = Run(cfg, model, data, last)
+        model.start_from(SceneClassifier.load_from_checkpoint(cfg.init, trusted=trusted))
     check_size(model.complexity().parameters * 4 / KB, cfg.max_size_kb)  # all, since untrained biases are zeros
-    run.prepare(fit_frontend=not cfg.init, resume=cfg.checkpoint)
+
+    logger, history, augmentation = make_logger(cfg.logger), History(directory), callbacks_of(cfg.augmentation)
+    callbacks = [history, progress_bar(), ExactResume(cfg.seed), *augmentation, *callbacks_of(cfg.callbacks)]
+    callbacks += last_checkpoints(last, cfg.save_minutes)
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpointIO()])
+    check_parts(cfg, trainer, model, data)
+    prepare_features(trainer, model, data, fit_frontend=not cfg.init)
     if cfg.compile:
         # takes effect at the first step; dynamic=False compiles a smaller last batch apart from the others
         model.net.compile(mode=cfg.compile, dynamic=False)
-    if not run.fit(resume=cfg.checkpoint):
-        return None  # only the main process tests; Hydra uses its return value
+    with open_log(logger):
+        if logger and trainer.is_global_zero:
+            log_augmentation(logger, model, data, augmentation, directory / "augmentation.png")
+        with explain_interruption(cfg, last, data.batch_size):
+            trainer.fit(model, data, ckpt_path=cfg.checkpoint, weights_only=True)
+        if not trainer.is_global_zero:
+            return None  # one process tests; Hydra uses its objective
 
-    return run.test(SceneClassifier.load_from_checkpoint(best, trusted=trusted(cfg)), best)
-
-
-def trusted(cfg: DictConfig) -> list[str]:
-    """Modules of the classes in the settings."""
-    parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler)
-    return [part["_target_"].rpartition(".")[0] for part in parts if part]
+        model = SceneClassifier.load_from_checkpoint(best, trusted=trusted)
+        tester = make_tester(cfg.trainer)
+        if cfg.recalibrate_batch_norm:
+            recalibrate_batch_norm(model.to(tester.strategy.root_device), data)
+            replace_weights(best, model)
+        tester.test(model, data, verbose=False)
+        file = export_or_checkpoint(model, directory, best)
+        results = write_results(directory, best, file, model, data, history.totals())
+        print(results_table(results) + f"\nrun    {directory}")
+        log_results(logger, results, directory / "confusion_matrix.png")
+    return validation_accuracy(tester, model, data)
 
 
 if __name__ == "__main__":

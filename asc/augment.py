@@ -122,7 +122,7 @@ class Mixup(pl.Callback):
         keep_originals: append the mixed examples, which doubles the batch, as in these papers.
     """
 
-    @checked("callbacks.mixup")
+    @checked("augmentation.mixup")
     def __init__(self, alpha: Alpha = 0.4, keep_originals: bool = False):
         self.alpha, self.keep_originals = alpha, keep_originals
 
@@ -140,7 +140,7 @@ class BetweenClass(pl.Callback):
         alpha: lam is drawn from Beta(alpha, alpha) for each example; 1, uniform, in the paper.
     """
 
-    @checked("callbacks.between_class")
+    @checked("augmentation.between_class")
     def __init__(self, alpha: Alpha = 1.0):
         self.alpha = alpha
 
@@ -158,7 +158,7 @@ class FreqMixStyle(pl.Callback):
         alpha: lam is drawn from Beta(alpha, alpha) for each example.
     """
 
-    @checked("callbacks.freq_mixstyle")
+    @checked("augmentation.freq_mixstyle")
     def __init__(self, p: UnitInterval = 0.4, alpha: Alpha = 0.3):
         self.p, self.alpha = p, alpha
 
@@ -176,7 +176,7 @@ class FilterAugment(pl.Callback):
         knots: number of knots.
     """
 
-    @checked("callbacks.filter_augment")
+    @checked("augmentation.filter_augment")
     def __init__(self, db: Decibels = 6.0, knots: Annotated[int, Field(ge=2, le=1000)] = 5):
         self.db, self.knots = db, knots
 
@@ -193,7 +193,7 @@ class Gain(pl.Callback):
         db: the gain is drawn from [-db, db].
     """
 
-    @checked("callbacks.gain")
+    @checked("augmentation.gain")
     def __init__(self, db: Decibels = 10.0):
         self.db = db
 
@@ -209,7 +209,7 @@ class TimeStretch(pl.Callback):
         factor: rates are drawn log-uniformly from [1 / factor, factor].
     """
 
-    @checked("callbacks.time_stretch")
+    @checked("augmentation.time_stretch")
     def __init__(self, factor: Annotated[float, Field(ge=1, le=4)] = 1.2):
         self.factor = factor
 
@@ -228,7 +228,7 @@ class RandomCrop(pl.Callback):
 
     MIN_FRAMES = 32
 
-    @checked("callbacks.random_crop")
+    @checked("augmentation.random_crop")
     def __init__(self, fraction: Annotated[float, Field(gt=0, le=1)] = 1.0):
         self.fraction = fraction
 
@@ -246,7 +246,7 @@ class SpecAugment(pl.Callback):
         frames: maximum length of the time mask.
     """
 
-    @checked("callbacks.spec_augment")
+    @checked("augmentation.spec_augment")
     def __init__(self, bins: NonNegativeInt, frames: NonNegativeInt):
         self.bins, self.frames = bins, frames
 

@@ -277,6 +277,7 @@ class SceneClassifier(pl.LightningModule):
         map_location: Any = None,
         trusted: Sequence[str] = (),
         weights_only: Literal[True] = True,
+        content: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "SceneClassifier":
         """Load a classifier for inference (`eval` mode).
@@ -286,12 +287,13 @@ class SceneClassifier(pl.LightningModule):
             map_location: as in `torch.load`; the CPU by default.
             trusted: modules besides asc and torch.optim whose classes the checkpoint may name, such as ("my_nets",).
             weights_only: always True; for compatibility with Lightning.
+            content: of the file, if `read_checkpoint` has read it already.
             kwargs: hyperparameters to replace.
 
         Raises:
             InputError: the file is missing, not a checkpoint of a SceneClassifier, or names an untrusted class.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
+        checkpoint = content or read_checkpoint(checkpoint_path)
         hyperparameters = checkpoint["hyper_parameters"]
         try:
             check_classes(hyperparameters, trusted)

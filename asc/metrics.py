@@ -2,8 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
+
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,11 @@ class Metrics:
         confusion_matrix: numbers of clips; row = true class, column = predicted class.
     """
 
-    accuracy: float
-    macro_accuracy: float
-    log_loss: float
-    class_accuracy: dict[str, float | None]
-    confusion_matrix: list[list[int]]
+    accuracy: UnitInterval
+    macro_accuracy: UnitInterval
+    log_loss: NonNegative
+    class_accuracy: dict[str, UnitInterval | None]
+    confusion_matrix: list[list[NonNegativeInt]]
 
 
 def compute_metrics(matrix: Tensor, log_loss: float, labels: list[str]) -> Metrics:

@@ -1,114 +1,202 @@
-"""Read the results.json of a finished run and check it, since others may have written it."""
+"""Results of a run: results.json, predictions.csv, and the table that is printed at its end."""
 
 import json
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from asc.errors import InputError, printable
-from asc.files import regular
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-LIMITS = {  # lowest and highest plausible value
-    "accuracy": (0, 1),
-    "macro_accuracy": (0, 1),
-    "log_loss": (0, 1e6),
-    "parameters": (1, 1e12),
-    "nonzero_parameters": (0, 1e12),
-    "size_kb": (0, 1e12),
-    "dcase2020_size_kb": (0, 1e12),
-    "macs": (0, 1e18),
-    "file_bytes": (0, 1e15),
-    "epochs": (0, 1e9),
-}
+from asc.classifier import SceneClassifier
+from asc.complexity import DCASE2020_LIMIT_KB
+from asc.data import SceneData
+from asc.data.lists import Clip
+from asc.errors import InputError, one_line, printable
+from asc.files import atomic_write, regular
+from asc.machine import peak_gpu_memory, peak_memory
+from asc.metrics import Metrics, NonNegative
+from asc.plot import plot_confusion_matrix
+from asc.table import text_table
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes most of a second: only where predictions are written or read
+
+METRICS = (
+    *("accuracy", "macro_accuracy", "log_loss"),
+    *("parameters", "nonzero_parameters", "size_kb", "dcase2020_size_kb", "macs", "file_bytes", "epochs"),
+)
 PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int8": "int8"}  # by stage
 
 
-@dataclass(frozen=True)
-class Results:
-    """The content of a run's results.json.
+class Costs(BaseModel):
+    """`Complexity` of the network, and the bytes of the file to deploy."""
+
+    parameters: PositiveInt
+    nonzero_parameters: NonNegativeInt
+    size_kb: NonNegative
+    dcase2020_size_kb: NonNegative
+    macs: NonNegativeInt
+    file_bytes: NonNegativeInt
+
+
+class Training(BaseModel):
+    """Epochs and seconds of the training, and clips per second."""
+
+    epochs: NonNegativeInt
+    seconds: NonNegative
+    clips_per_second: NonNegative
+
+
+class Results(BaseModel):
+    """The content of results.json.
 
     Attributes:
-        stage: float, pruned, qat or int8.
+        stage: of the tested network.
+        checkpoint: of the tested network.
         labels: names of the scenes.
-        checkpoint: of the tested network, as recorded.
-        metrics: the values of LIMITS.
-        confusion: numbers of test clips; row = true class, column = predicted class.
+        test: metrics on the test clips.
+        complexity: of the network.
+        training: its duration.
     """
 
-    stage: str
-    labels: tuple[str, ...]
+    model_config = ConfigDict(frozen=True)
+
+    stage: Literal["float", "pruned", "qat", "int8"]
     checkpoint: Path
-    metrics: dict[str, float]
-    confusion: tuple[tuple[int, ...], ...]
+    labels: Annotated[list[str], Field(min_length=2)]
+    test: Metrics
+    complexity: Costs
+    training: Training
+
+    @model_validator(mode="after")
+    def check_labels(self) -> "Results":
+        """Labels are unique and match the confusion matrix."""
+        classes, matrix = len(set(self.labels)), self.test.confusion_matrix
+        if {len(self.labels), len(matrix), *map(len, matrix)} != {classes}:
+            raise ValueError("labels and confusion_matrix do not match")
+        return self
 
     @property
-    def class_accuracy(self) -> dict[str, float | None]:
-        """Fraction of each label's test clips that are classified correctly; None for a label without clips."""
-        diagonal = [row[index] / sum(row) if sum(row) else None for index, row in enumerate(self.confusion)]
-        return dict(zip(self.labels, diagonal, strict=True))
+    def metrics(self) -> dict[str, float]:
+        """The values of METRICS."""
+        values = vars(self.test) | vars(self.complexity) | vars(self.training)
+        return {name: float(values[name]) for name in METRICS}
 
 
-def read_results(file: Path) -> Results:
-    """Read a results.json.
+def read_results(directory: Path) -> Results:
+    """Read the results.json in a run's directory.
 
     Raises:
-        InputError: a value is missing or impossible; names it.
+        InputError: it is missing, or not of a finished run.
     """
+    file = directory / "results.json"
     try:
-        content = json.loads(regular(file).read_text())
-        values = {**content["test"], **content["complexity"], "epochs": content["training"]["epochs"]}
-        labels, matrix = content["labels"], content["test"]["confusion_matrix"]
-        if content["stage"] not in PRECISIONS:
-            raise ValueError(f"stage={content['stage']}")
-        if not (isinstance(labels, list) and len(labels) == len(set(map(str, labels))) >= 2):
-            raise ValueError(f"labels={labels}")
-        return Results(
-            stage=content["stage"],
-            labels=tuple(printable(str(label)) for label in labels),
-            checkpoint=Path(content["checkpoint"]),
-            metrics={name: number(name, values[name]) for name in LIMITS},
-            confusion=clips_by_class(matrix, len(labels)),
-        )
-    except KeyError as error:
-        raise not_of_a_run(file, f"it has no {error.args[0]}") from error
-    except TypeError as error:
-        raise not_of_a_run(file, "a value is of another type") from error
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested without end
-        is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError | OSError)
-        raise not_of_a_run(file, shorten(str(error)) if is_json else "unreadable") from error
+        return Results.model_validate_json(regular(file).read_bytes(), strict=True)
+    except (OSError, ValueError) as error:
+        raise unreadable(file, error) from error
 
 
-def not_of_a_run(file: Path, fault: str) -> InputError:
-    """The error about a file that no run writes."""
-    return InputError(printable(f"{file} is not what a finished run writes ({fault}): repeat the run or leave it out"))
+def unreadable(file: Path, error: Exception) -> InputError:
+    """The error about a file that no run wrote."""
+    why = one_line(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        why = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    return InputError(printable(f"{file} cannot be read: {why}; repeat the run or leave it out"))
 
 
-def shorten(text: str, length: int = 60) -> str:
-    """The text, cut off where it is long."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+def write_results(
+    directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, data: SceneData, training: dict[str, float]
+) -> Results:
+    """Write predictions.csv, confusion_matrix.png and results.json of the tested model; return results.json's content.
 
-
-def number(name: str, value: Any) -> float:
-    """The value of a metric.
+    Args:
+        directory: of the run.
+        checkpoint: of the model.
+        file: the file to deploy, whose size is reported.
+        model: the tested model.
+        data: whose test clips it was tested on.
+        training: see `Training`.
 
     Raises:
-        ValueError: it is no number within LIMITS.
+        WriteError: a file cannot be written.
     """
-    low, high = LIMITS[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name}={value}")
-    return float(value)
+    results = Results(
+        stage=model.stage,
+        checkpoint=checkpoint,
+        labels=model.labels,
+        test=model.test_metrics,
+        complexity=Costs(**vars(model.complexity()), file_bytes=file.stat().st_size),
+        training=Training.model_validate(training),
+    )
+    clips = data.clips["test"][: len(model.test_probabilities)]  # trainer.limit_test_batches
+    write_predictions(directory / "predictions.csv", data.root, clips, model.labels, model.test_probabilities)
+    matrix = np.array(results.test.confusion_matrix)
+    plot_confusion_matrix(matrix, model.labels, directory / "confusion_matrix.png")
+    with atomic_write(directory / "results.json") as temporary:  # last: it marks the run as finished
+        temporary.write_text(json.dumps(results.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+    return results
 
 
-def clips_by_class(matrix: Any, classes: int) -> tuple[tuple[int, ...], ...]:
-    """A confusion matrix as integers.
+def results_table(results: Results) -> str:
+    """The results as a table of at most 80 columns."""
+    test, cost, training = results.test, results.complexity, results.training
+    official = cost.dcase2020_size_kb
+    rows = [(label, "-" if value is None else f"{value:.3f}") for label, value in test.class_accuracy.items()]
+    averages = {"macro accuracy": test.macro_accuracy, "accuracy": test.accuracy, "log loss": test.log_loss}
+    rows += [("", ""), *((name, f"{value:.3f}") for name, value in averages.items())]
+    verdict = "within" if official <= DCASE2020_LIMIT_KB else "over"
+    lines = [
+        "",
+        text_table(rows, ["test accuracy", ""]),
+        "",
+        f"size   {cost.nonzero_parameters:,} non-zero parameters, {cost.size_kb:.1f} KB",
+        f"       {official:.1f} KB by DCASE 2020's count, {verdict} its limit of {DCASE2020_LIMIT_KB:.0f}",
+        f"       {cost.file_bytes:,} bytes in the file to deploy, graph included",
+        f"time   {training.seconds:.0f} s for {training.epochs} epochs, {training.clips_per_second:.0f} clips/s",
+    ]
+    if memory := peak_memory():
+        on_gpu = peak_gpu_memory()
+        lines.append(f"memory {memory / 1e9:.1f} GB peak" + (f", {on_gpu / 1e9:.1f} GB on the GPU" if on_gpu else ""))
+    return "\n".join(lines)
+
+
+def write_predictions(path: Path, root: Path, clips: Sequence[Clip], labels: Sequence[str], probabilities: Any) -> None:
+    """Write a row for each clip: filename (below `root`), scene_label, and the probability of each label.
+
+    The name of a clip from within a recording ends with "#t=SECONDS". `probabilities` are (clips, n_classes).
 
     Raises:
-        ValueError: it is no matrix of `classes` by `classes` numbers of clips.
+        WriteError: the file cannot be written.
     """
-    rows = [row for row in matrix if len(row) == classes]
-    counts = [cell for row in rows for cell in row if isinstance(cell, int | float) and 0 <= cell < math.inf]
-    if len(rows) != classes or len(counts) != classes**2:
-        raise ValueError(f"for {classes} labels, confusion_matrix={matrix}")
-    return tuple(tuple(map(int, row)) for row in rows)
+    import pandas as pd
+
+    names = pd.DataFrame([(clip.name(root), clip.label) for clip in clips], dtype=object)
+    table = pd.concat([names, pd.DataFrame(probabilities)], axis=1)
+    table.columns = ["filename", "scene_label", *labels]
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f", errors="surrogateescape")
+
+
+def read_predictions(path: Path, labels: Sequence[str]) -> "pd.DataFrame":
+    """Read what `write_predictions` wrote: columns filename, scene_label and the probability of each label.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        InputError: the file is not one of `write_predictions` for these labels.
+    """
+    import pandas as pd
+
+    kinds = {"filename": object, "scene_label": object, **dict.fromkeys(labels, float)}
+    try:
+        table = pd.read_csv(regular(path), dtype=kinds, keep_default_na=False, encoding_errors="surrogateescape")
+        if list(table) != list(kinds) or not table.scene_label.isin(labels).all():
+            raise ValueError(f"expected the columns {', '.join(kinds)} and scenes of these labels")
+        if not ((table[list(labels)] >= 0) & (table[list(labels)] <= 1)).all(axis=None):
+            raise ValueError("expected probabilities in [0, 1]")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    return table

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--fuzz-seed", type=int, default=0, help="that chooses them, and instants")
     parser.addoption("--rooms", type=int, default=1, help="sizes of a full disk for each command in test_full_disk.py")
-    parser.addoption("--kills", type=int, default=0, help="signals at random instants for each test in test_kills.py")
+    parser.addoption("--kills", type=int, default=1, help="signals at random instants for each test in test_kills.py")
     parser.addoption("--emulated", action="store_true", help="tests of devices on that of emulated.py, without a GPU")
 
 

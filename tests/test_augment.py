@@ -275,5 +275,5 @@ def test_settings_out_of_range_are_rejected():
         (lambda: Gain(db="loud"), "gain.db"),
         (lambda: TimeStretch(0.5), "time_stretch.factor"),
     ):
-        with pytest.raises(InputError, match=f"invalid callbacks.{name}"):
+        with pytest.raises(InputError, match=f"invalid augmentation.{name}"):
             make()

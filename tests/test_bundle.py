@@ -31,8 +31,7 @@ from asc.bundle.folder import frontend_settings, write_bundle
 from asc.bundle.page import Runtime, find_runtime
 from asc.compress import QAT
 from asc.frontend import Spectrogram
-from asc.machine import processor
-from asc.training.memory import peak_memory
+from asc.machine import peak_memory, processor
 
 LABELS = ["indoor", "outdoor", "transportation"]
 FILES = ["README.md", "example.py", "frontend.json", "frontend.onnx", "labels.txt", "model.onnx", "requirements.txt"]

@@ -232,7 +232,7 @@ def test_checkpoint_does_not_choose_where_files_are_written(source, tiny, tmp_pa
     content = torch.load(source, weights_only=True)
     content["datamodule_hyper_parameters"]["cache_dir"] = str(tmp_path / "chosen")
     torch.save(content, tmp_path / "foreign.ckpt")
-    words = ["callbacks=[]", "trainer.max_epochs=1", "data.num_workers=0", f"data.root={root}"]
+    words = ["augmentation=[]", "trainer.max_epochs=1", "data.num_workers=0", f"data.root={root}"]
     there = f"hydra.run.dir={tmp_path}/run"
     assert compress(f"checkpoint={tmp_path}/foreign.ckpt", "phase=prune_filters", *words, there) is None
     assert {path.name for path in tmp_path.iterdir()} == {"foreign.ckpt", "moved", "run"}

@@ -4,15 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from scipy.stats import ttest_rel
 
 from asc import InputError
 from asc.data import SceneData
 from asc.data.lists import Clip
 from asc.data.splits import cross_validation
-from asc.report.compare import compare
-from asc.report.runs import Run
-from asc.results import Results
 
 
 def clips(*locations: tuple[str, int]) -> list[Clip]:
@@ -62,24 +58,3 @@ def test_the_folds_of_a_dataset_are_all_its_clips(tiny):
     for settings in ({"cv": 3, "fold": 4}, {"cv": 3, "fold": 0}, {"cv": 1}):
         with pytest.raises(InputError, match=r"invalid data\.(cv|fold)"):
             SceneData(str(tiny), **settings)
-
-
-def run(accuracy: float, fold: int, seed: int = 0) -> Run:
-    results = Results("float", ("a",), Path(), {"macro_accuracy": accuracy}, ())
-    return Run(Path(), results, None, {}, Path("data"), (5, fold, seed), {}, 0.0)
-
-
-def test_paired_differences_are_those_of_scipy():
-    before, after = [0.50, 0.61, 0.58, 0.40], [0.55, 0.60, 0.66, 0.47]
-    text = compare(*([run(accuracy, fold) for fold, accuracy in enumerate(side)] for side in (before, after)))
-    interval = ttest_rel(after, before).confidence_interval(0.95)
-    assert "+4.8 points over 4 pairs" in text  # (5 - 1 + 8 + 7) / 4 = 4.75
-    assert f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}" in text
-
-
-def test_only_the_same_folds_and_seeds_are_compared():
-    text = compare([run(0.5, 1), run(0.9, 2)], [run(0.6, 1), run(0.1, 2, seed=1)])
-    assert "+10.0 points over 1 pair" in text
-    assert "2 without a partner" in text
-    with pytest.raises(InputError, match="share no data, fold and seed"):
-        compare([run(0.5, 1)], [run(0.5, 2)])

@@ -23,10 +23,9 @@ from asc.compress import QAT, Distill, Prune, PruneFilters
 from asc.compress.prune_filters import strongest_filters, without_filters
 from asc.data import SceneData, datamodule
 from asc.export import export
-from asc.training.batch_norm import recalibrate_batch_norm
+from asc.training.callbacks import History, progress_bar
 from asc.training.checkpoints import ExactResume
-from asc.training.history import History
-from asc.training.progress import ClipsProgressBar
+from asc.training.testing import recalibrate_batch_norm
 
 HERE = "cuda" if torch.cuda.is_available() else "emulated"
 STEP, END = "a step", "an epoch's end"
@@ -35,7 +34,7 @@ NETS = {
     "baseline": {**BASELINE, "dropout_scale": 0},
     "cp_mobile": {"_target_": "asc.nets.CPMobile", "base_channels": 8},
 }
-AUGMENTATION = sorted({choice.split("=")[1] for choice in choices("callbacks")} - {"average"})
+AUGMENTATION = choices("augmentation")
 
 
 @pytest.mark.nightly
@@ -105,7 +104,7 @@ def fit(model: SceneClassifier, data: SceneData, marks: Marks, callbacks: list, 
     trainer = pl.Trainer(
         max_epochs=1, limit_train_batches=2, strategy=SingleDeviceStrategy(device, accelerator), logger=False,
         enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=1,
-        callbacks=[marks, history, ClipsProgressBar(), ExactResume(0), *callbacks],
+        callbacks=[marks, history, progress_bar(), ExactResume(0), *callbacks],
     )  # fmt: skip
     trainer.fit(model.train(), data)
     return history
@@ -174,8 +173,7 @@ def test_training_equals_that_of_the_cpu(net, there, data):
 
 def test_no_step_waits_for_augmentation(there, data):
     """Of any kind, one after the other."""
-    nodes = [settings(f"callbacks={choice}").callbacks for choice in AUGMENTATION]
-    callbacks = [instantiate(node) for kind in nodes for name, node in kind.items() if name != "checkpoint"]
+    callbacks = [instantiate(node) for choice in AUGMENTATION for node in settings(choice).augmentation.values()]
     history = fit(classifier(), data, Marks(there[1]), callbacks, there[0])
     assert all(np.isfinite(row["train/loss"]) for row in history.rows)
     assert there[1].count(STEP) == 2
@@ -215,7 +213,7 @@ def test_the_commands(compile, there, job, tmp_path):
     if HERE != "cuda":
         pytest.skip("a command finds no emulated device")
     visible = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
-    words = ["trainer.accelerator=gpu", "trainer.precision=bf16-mixed", f"compile={compile}", "callbacks=[mixup]"]
+    words = ["trainer.accelerator=gpu", "trainer.precision=bf16-mixed", f"compile={compile}", "augmentation=[mixup]"]
     words += ["trainer.max_epochs=20", "data.val_fraction=0.25", f"hydra.run.dir={tmp_path}/float"]
     done = run(*job, *words, env=visible)
     assert done.returncode == 0, done.stderr

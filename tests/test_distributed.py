@@ -5,16 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from command import call, results, rows, run, weights
 from tiny import PLAIN
 
-from asc import SceneClassifier
 from asc.data import SceneData
 from asc.data.lists import Clip
 
-CPU = torch.device("cpu")
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 
@@ -30,55 +27,28 @@ def shared_job(job, tiny, tmp_path_factory) -> list[str]:
     root = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("shared") / "data"))
     split(root)["val"][0].path.unlink()
     assert {name: len(clips) for name, clips in split(root).items()} == {"train": 18, "val": 5, "test": 12}
-    held_out = ["data.val_fraction=0.25", "data.missing=skip", "trainer.max_epochs=4"]
+    held_out = ["data.val_fraction=0.25", "data.missing=skip", "trainer.max_epochs=2"]
     return [*job, *PLAIN, *held_out, f"data.root={root}", f"data.cache_dir={root}/cache"]
 
 
-@pytest.fixture(scope="module")
-def pair(shared_job, tmp_path_factory) -> tuple[Path, str]:
-    """The directory of a run in two processes, three clips a batch in each, and what it printed."""
-    directory = tmp_path_factory.mktemp("pair")
-    done = run(*shared_job, *TWO, "data.batch_size=3", f"hydra.run.dir={directory}")
+def test_two_processes_learn_and_print_what_one_does_with_batches_of_twice_the_size(shared_job, tmp_path):
+    pair, single = tmp_path / "pair", tmp_path / "single"
+    done = run(*shared_job, *TWO, "data.batch_size=3", f"hydra.run.dir={pair}")
     assert done.returncode == 0, done.stderr
-    return directory, done.stdout
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does_with_batches_of_twice_the_size(pair, shared_job, tmp_path):
-    directory, _ = pair
-    words = ["trainer.accelerator=cpu", "data.batch_size=6", f"hydra.run.dir={tmp_path}"]
-    assert call(*shared_job, *words) is None
+    for line in ("network     Plain", "epoch 1/2", "macro accuracy", "log loss"):
+        assert done.stdout.count(line) == 1
+    assert call(*shared_job, "trainer.accelerator=cpu", "data.batch_size=6", f"hydra.run.dir={single}") is None
     for name in ("last.ckpt", "best.ckpt"):
-        two, one = (weights(path / "checkpoints" / name) for path in (directory, tmp_path))
+        two, one = (weights(path / "checkpoints" / name) for path in (pair, single))
         for key in one:
             torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-6)
-    two, one = (rows(path / "metrics.csv") for path in (directory, tmp_path))
+    two, one = (rows(path / "metrics.csv") for path in (pair, single))
     for column in ("epoch", "train/loss", "val/loss", "val/acc", "lr"):
         assert [float(row[column]) for row in two] == pytest.approx([float(row[column]) for row in one], rel=1e-4)
     assert np.ptp([float(row["val/loss"]) for row in one]) > 0.1, "nothing was learned that could differ"
-
-
-@pytest.mark.slow
-def test_two_processes_print_what_one_does(pair):
-    _, out = pair
-    for line in ("network     Plain", "epoch 1/4", "macro accuracy", "log loss"):
-        assert out.count(line) == 1
-
-
-@pytest.mark.slow
-def test_the_test_of_a_run_in_two_processes_is_that_of_its_checkpoint_in_one(pair):
-    directory, _ = pair
-    best = directory / "checkpoints/best.ckpt"
-    data = SceneData(**torch.load(best, weights_only=True)["datamodule_hyper_parameters"])
-    data.setup()
-    model = SceneClassifier.load_from_checkpoint(best, trusted=["tiny"])
-    settings = model.hparams["frontend"]
-    assert data.cache_path(settings, model.frontend).exists(), "the run has computed them"
-    data.cache_features(settings, model.frontend, CPU)
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    trainer.test(model, data, verbose=False)
-    assert results(directory)["test"] == vars(model.test_metrics)
-    assert np.sum(model.test_metrics.confusion_matrix) == 12
+    tests = [results(path)["test"] for path in (pair, single)]
+    assert tests[0]["confusion_matrix"] == tests[1]["confusion_matrix"]
+    assert np.sum(tests[0]["confusion_matrix"]) == 12
 
 
 def test_a_sweep_of_runs_in_several_processes_is_refused(job, tmp_path):
@@ -89,7 +59,7 @@ def test_a_sweep_of_runs_in_several_processes_is_refused(job, tmp_path):
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_runs_side_by_side_are_those_done_alone_and_compute_the_features_once(job, tmp_path):
     same = [*job, "trainer.accelerator=cpu", "trainer.max_epochs=1"]
     beside = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"data.cache_dir={tmp_path}/cache"]

@@ -1,6 +1,6 @@
-"""SIGINT, SIGTERM and SIGKILL at any instant: what is on disk is whole, and a rerun ends as if nothing had happened.
+"""SIGINT, SIGTERM and SIGKILL at any instant: no file is half written, and a resumed run ends as if undisturbed.
 
-`pytest tests/test_kills.py --kills 20` sends more of them. asc.download has such a test in test_download.py.
+`pytest -m "nightly or not nightly" tests/test_kills.py --kills 20` sends more of them.
 """
 
 import multiprocessing
@@ -18,21 +18,19 @@ from typing import NamedTuple
 import pytest
 import torch
 from command import call, results, rows
-from tiny import RATE
+from tiny import PLAIN, RATE
 from whole import check_whole
 
-from asc import export
 from asc.data import SceneData
+from asc.export.__main__ import main as export
 from asc.frontend import Spectrogram
 from asc.loading import read_checkpoint
 
-FORK = multiprocessing.get_context("fork")  # processes as real as others, without the seconds of importing torch
-TRAIN = ["trainer.max_epochs=3", "data.val_fraction=0.25", "net.filters=[8,8,8,8]"]
-QAT = ["phase=qat", "trainer.max_epochs=3", "data.num_workers=0"]
+FORK = multiprocessing.get_context("fork")  # real processes, without the seconds of importing torch
 
 
 class Kill(NamedTuple):
-    """A signal, and when: the fraction of the time that the work takes."""
+    """A signal, and when: as a fraction of the time that the work takes."""
 
     signal: signal.Signals
     instant: float
@@ -40,15 +38,13 @@ class Kill(NamedTuple):
 
 @pytest.fixture
 def kills(request) -> list[Kill]:
-    if not request.config.getoption("--kills"):
-        pytest.skip("takes minutes: give --kills 20")
     draw = random.Random(request.config.getoption("--fuzz-seed"))
     signals = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
     return [Kill(signals[n % 3], draw.random()) for n in range(request.config.getoption("--kills"))]
 
 
 def start(work: Callable[[], object], log: Path) -> multiprocessing.process.BaseProcess:
-    """The work in a process of its own, whose output goes to the log."""
+    """Start the work in a process of its own, whose output goes to the log."""
 
     def logged() -> None:
         with open(log, "a", buffering=1) as out, redirect_stdout(out), redirect_stderr(out):
@@ -69,10 +65,10 @@ def duration(work: Callable[[], object], log: Path) -> float:
 
 
 def disturb(work: Callable[[], object], kill: Kill, seconds: float, log: Path) -> None:
-    """Begin the work, and send the signal at its instant."""
+    """Start the work, and send the signal at its instant."""
     process = start(work, log)
     time.sleep(kill.instant * seconds)
-    os.kill(process.pid, kill.signal)  # if it has ended, it has its id until it is waited for
+    os.kill(process.pid, kill.signal)  # a process that has ended keeps its id until it is waited for
     process.join(60)
     assert process.exitcode is not None, f"{kill} did not end it: {log.read_text()}"
 
@@ -81,15 +77,22 @@ def names(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if ".hydra" not in path.parts)
 
 
+def same(one: object, other: object) -> bool:
+    """Whether two entries of a state are equal; a quantized layer stores its weights in a tuple."""
+    if isinstance(other, tuple):
+        return all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(other, torch.Tensor) else one == other
+
+
 def check_runs(run: Callable[..., object], last: str, setting: str, kills: list[Kill], folder: Path) -> None:
-    """Disturb a run, then resume it where it left off, and compare it with one that was not disturbed.
+    """Disturb a run, resume it, and compare it with an undisturbed one.
 
     Args:
         run: of further words of the command line.
-        last: the checkpoint from which it resumes, below its directory.
-        setting: that resumes.
-        kills: to try, each on a new run.
-        folder: where to.
+        last: the checkpoint to resume from, below the run's directory.
+        setting: name of the setting that resumes.
+        kills: each disturbs a new run.
+        folder: for the runs.
     """
     whole, log = folder / "whole", folder / "log"
     seconds = duration(lambda: run(f"hydra.run.dir={whole}"), log)
@@ -97,10 +100,8 @@ def check_runs(run: Callable[..., object], last: str, setting: str, kills: list[
         there = folder / str(number)
         disturb(lambda there=there: run(f"hydra.run.dir={there}"), kill, seconds, log)
         check_whole(there)
-        if not (there / last).exists():
-            resumed = run(f"hydra.run.dir={there}")
-        else:
-            resumed = run(f"{setting}={there / last}", f"hydra.run.dir={there}")
+        resume = [f"{setting}={there / last}"] if (there / last).exists() else []
+        resumed = run(*resume, f"hydra.run.dir={there}")
         assert resumed is None, f"{kill}: {resumed}"
         assert names(there) == names(whole), kill
         check_whole(there)
@@ -113,61 +114,15 @@ def check_runs(run: Callable[..., object], last: str, setting: str, kills: list[
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def same(one: object, other: object) -> bool:
-    """Whether two entries of a state are equal; a quantized layer keeps its kernel in a tuple, beside None."""
-    if isinstance(other, tuple):
-        return all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(other, torch.Tensor) else one == other
+def test_a_killed_training_is_resumed(job, tmp_path, kills):
+    words = [*job, *PLAIN, "augmentation=[mixup]", "trainer.max_epochs=3", "data.val_fraction=0.25"]
+    check_runs(lambda *more: call(*words, *more), "checkpoints/last.ckpt", "checkpoint", kills, tmp_path)
 
 
-@pytest.mark.slow
-def test_a_training(job, tmp_path, kills):
-    check_runs(lambda *words: call(*job, *TRAIN, *words), "checkpoints/last.ckpt", "checkpoint", kills, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_quantization(job, tmp_path, kills):
-    assert call(*job, *TRAIN, f"hydra.run.dir={tmp_path}/float") is None
-    source = [f"checkpoint={tmp_path}/float/checkpoints/best.ckpt", *QAT]
-    check_runs(lambda *words: call(*source, *words, script="compress.py"), "qat.ckpt", "resume", kills, tmp_path)
-
-
-def build(tiny: Path, folder: Path) -> None:
-    data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, cache_dir=str(folder))
-    data.setup()
-    data.cache_features({}, Slow(RATE), torch.device("cpu"))
-
-
-def check_same(folder: Path, whole: Path, kill: Kill) -> None:
-    assert names(folder) == names(whole), kill
-    for file in folder.iterdir():
-        assert file.read_bytes() == (whole / file.name).read_bytes(), kill
-
-
-def test_a_build_of_the_cache(tiny, tmp_path, kills):
-    whole, log = tmp_path / "whole", tmp_path / "log"
-    seconds = duration(lambda: build(tiny, whole), log)
-    for number, kill in enumerate(kills):
-        folder = tmp_path / str(number)
-        disturb(lambda folder=folder: build(tiny, folder), kill, seconds, log)
-        for file in folder.glob("*.npy"):
-            assert file.read_bytes() == (whole / file.name).read_bytes(), kill
-        build(tiny, folder)
-        check_same(folder, whole, kill)
-
-
-def test_a_build_of_the_cache_by_three_processes_of_which_one_is_left(tiny, tmp_path, kills):
-    whole, log = tmp_path / "whole", tmp_path / "log"
-    seconds = duration(lambda: build(tiny, whole), log)
-    for number, kill in enumerate(kills):
-        folder = tmp_path / str(number)
-        work = partial(build, tiny, folder)
-        other, left = start(work, log), start(work, log)
-        disturb(work, kill, seconds / 2, log)
-        other.kill()
-        left.join(60)
-        assert left.exitcode == 0, (kill, log.read_text())
-        check_same(folder, whole, kill)
+@pytest.mark.nightly
+def test_a_killed_quantization_is_resumed(trained, tmp_path, kills):
+    words = [f"checkpoint={trained[0]}/checkpoints/best.ckpt", "phase=qat", "trainer.max_epochs=3"]
+    check_runs(lambda *more: call(*words, *more, script="compress.py"), "qat.ckpt", "resume", kills, tmp_path)
 
 
 class Slow(Spectrogram):
@@ -178,18 +133,40 @@ class Slow(Spectrogram):
         return super().spectrogram(wave)
 
 
-def test_an_export(job, tmp_path, kills, monkeypatch):
-    assert call(*job, *TRAIN, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/float") is None
-    (tmp_path / "there").mkdir()
+def build(tiny: Path, folder: Path) -> None:
+    data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, cache_dir=str(folder))
+    data.setup()
+    data.cache_features({}, Slow(RATE), torch.device("cpu"))
+
+
+@pytest.mark.nightly
+def test_a_killed_build_of_the_cache_is_finished_by_the_others(tiny, tmp_path, kills):
+    whole, log = tmp_path / "whole", tmp_path / "log"
+    seconds = duration(lambda: build(tiny, whole), log)
+    for number, kill in enumerate(kills):
+        folder = tmp_path / str(number)
+        work = partial(build, tiny, folder)
+        other, left = start(work, log), start(work, log)
+        disturb(work, kill, seconds / 2, log)
+        other.kill()
+        left.join(60)
+        assert left.exitcode == 0, (kill, log.read_text())
+        assert names(folder) == names(whole), kill
+        assert all(file.read_bytes() == (whole / file.name).read_bytes() for file in folder.iterdir()), kill
+
+
+@pytest.mark.nightly
+def test_a_killed_export_leaves_no_half_of_a_file(trained, tmp_path, kills, monkeypatch):
     path = tmp_path / "there/wave.onnx"
-    words = [f"{tmp_path}/float/checkpoints/best.ckpt", "--frontend", "--output", str(path)]
+    path.parent.mkdir()
+    words = [f"{trained[0]}/checkpoints/best.ckpt", "--frontend", "--output", str(path)]
     monkeypatch.setattr(sys, "argv", ["export", *words])
-    seconds = duration(export.main, tmp_path / "log")
+    seconds = duration(export, tmp_path / "log")
     whole = path.read_bytes()
     for kill in kills:
         path.unlink(missing_ok=True)
-        disturb(export.main, kill, seconds, tmp_path / "log")
+        disturb(export, kill, seconds, tmp_path / "log")
         assert not path.exists() or path.read_bytes() == whole, kill
-        export.main()
+        export()
         assert path.read_bytes() == whole
         assert names(path.parent) == ["wave.onnx"], kill

@@ -4,22 +4,20 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from command import call, results
 from PIL import Image
+from tiny import PLAIN
 
-from asc.training.loggers import describe, plot_spectrograms
-
-FINAL = ("test/macro_accuracy", "test/accuracy_indoor", "size_kb", "file_bytes")
+QUICK = [*PLAIN, "augmentation=[mixup]", "trainer.max_epochs=1"]
 
 
 def final(directory) -> dict[str, float]:
-    """The values of FINAL in results.json."""
+    """Some of the metrics in results.json, by the names that a logger gets."""
     found = results(directory)
     return {
         "test/macro_accuracy": found["test"]["macro_accuracy"],
         "test/accuracy_indoor": found["test"]["class_accuracy"]["indoor"],
-        **{name: found["complexity"][name] for name in FINAL[2:]},
+        **{name: found["complexity"][name] for name in ("size_kb", "file_bytes")},
     }
 
 
@@ -32,7 +30,7 @@ def logged(job, tmp_path_factory):
     """The directory of a run with TensorBoard."""
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     directory = tmp_path_factory.mktemp("logged")
-    assert call(*job, "logger=tensorboard", f"hydra.run.dir={directory}") is None
+    assert call(*job, "logger=tensorboard", "augmentation=[mixup]", f"hydra.run.dir={directory}") is None
     return directory
 
 
@@ -42,6 +40,7 @@ def test_tensorboard_gets_metrics_pictures_and_a_table(logged, tmp_path):
     events = EventAccumulator(str(logged / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("train/loss_epoch")) == 2
+    assert len(events.Scalars("train/loss_step")) == 2 * 6
     for name, value in final(logged).items():
         assert events.Scalars(name)[0].value == pytest.approx(value)
     for name in ("augmentation", "confusion_matrix"):
@@ -55,65 +54,55 @@ def test_tensorboard_gets_metrics_pictures_and_a_table(logged, tmp_path):
 def test_wandb_offline_gets_metrics_pictures_and_a_table_for_each_run_of_a_sweep(job, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")  # which Lightning sets and leaves
-    words = ["logger=wandb", "logger.offline=true", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}"]
-    assert call("-m", *job, *words, "seed=0,1") is None
+    words = ["logger=wandb", "logger.offline=true", f"hydra.sweep.dir={tmp_path}"]
+    assert call("-m", *job, *QUICK, *words, "seed=0,1") is None
     for directory in (tmp_path / "0", tmp_path / "1"):
         (run,) = directory.glob("wandb/offline-run-*")
         (table,) = run.glob("files/media/table/final_results*.json")
-        content = json.loads(table.read_text())
-        assert content["columns"] == ["metric", "value"]
-        logged = dict(content["data"])
-        assert {name: logged[name] for name in FINAL} == pytest.approx(final(directory))
+        content = dict(json.loads(table.read_text())["data"])
+        assert {name: content[name] for name in final(directory)} == pytest.approx(final(directory))
         for name in ("augmentation", "confusion_matrix"):
             (picture,) = run.glob(f"files/media/images/{name}*.png")
             assert np.array_equal(pixels(picture), pixels(directory / f"{name}.png"))
-        history = next(run.glob("*.wandb")).read_bytes()
-        assert b"train/loss_epoch" in history
+        assert b"train/loss_epoch" in next(run.glob("*.wandb")).read_bytes()
 
 
 def test_mlflow_gets_metrics_pictures_and_a_table(job, tmp_path):
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
-    assert call(*job, "trainer.max_epochs=1", "logger=mlflow", f"hydra.run.dir={tmp_path}") is None
+    assert call(*job, *QUICK, "logger=mlflow", f"hydra.run.dir={tmp_path}") is None
     (run,) = (path.parent for path in tmp_path.glob("mlruns/*/*/artifacts"))
     assert "status: 3" in (run / "meta.yaml").read_text().splitlines()  # finished
     for name, value in final(tmp_path).items():
         assert float((run / "metrics" / name).read_text().split()[1]) == pytest.approx(value)
-    content = json.loads((run / "artifacts/final_results.json").read_text())
-    assert {name: dict(content["data"])[name] for name in FINAL} == pytest.approx(final(tmp_path))
+    content = dict(json.loads((run / "artifacts/final_results.json").read_text())["data"])
+    assert {name: content[name] for name in final(tmp_path)} == pytest.approx(final(tmp_path))
     for name in ("augmentation", "confusion_matrix"):
         assert np.array_equal(pixels(run / f"artifacts/{name}.png"), pixels(tmp_path / f"{name}.png"))
 
 
-def test_compression_is_logged_and_a_run_without_a_logger_draws_nothing(logged, tmp_path):
+def test_logging_does_not_change_training(logged, job, tmp_path):
+    assert call(*job, "augmentation=[mixup]", f"hydra.run.dir={tmp_path}") is None
+    assert results(tmp_path)["test"] == results(logged)["test"]
+    assert not (tmp_path / "augmentation.png").exists(), "which is for the logger"
+
+
+def test_compression_is_logged(logged, tmp_path):
     words = [f"checkpoint={logged}/checkpoints/best.ckpt", "phase=prune", "trainer.max_epochs=1"]
-    for name, loggers in (("with", ["logger=tensorboard"]), ("without", [])):
-        assert call(*words, *loggers, f"hydra.run.dir={tmp_path}/{name}", script="compress.py") is None
-    assert list(tmp_path.glob("with/tensorboard/events*"))
-    assert [path.parent.name for path in tmp_path.glob("*/augmentation.png")] == ["with"]
+    assert call(*words, "logger=tensorboard", f"hydra.run.dir={tmp_path}", script="compress.py") is None
+    assert list(tmp_path.glob("tensorboard/events*"))
+    assert (tmp_path / "augmentation.png").exists()
 
 
-def test_a_missing_extra_is_told_before_anything_is_computed(job, tmp_path, monkeypatch):
+def test_a_missing_extra_is_named_before_anything_is_computed(job, tmp_path, monkeypatch):
     monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", False)
     message = call(*job, "logger=wandb", f"hydra.run.dir={tmp_path}")
     assert message == 'error: logger=wandb is not installed: pip install -e ".[wandb]"'
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_a_server_that_refuses_gets_one_sentence(job, tmp_path, monkeypatch):
+def test_the_reason_of_a_server_that_rejects_is_shown(job, tmp_path):
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
-    words = ["logger=mlflow", "logger.tracking_uri=nonsense://nowhere", f"hydra.run.dir={tmp_path}"]
-    message = str(call(*job, *words))
+    message = str(call(*job, "logger=mlflow", "logger.tracking_uri=nonsense://x", f"hydra.run.dir={tmp_path}"))
     assert message.startswith("error: ")
     assert "nonsense" in message
     assert len(message.splitlines()) == 1
-
-
-def test_targets_in_words():
-    labels = ["indoor", "outdoor", "transportation"]
-    assert describe(torch.tensor(1), labels) == "outdoor"
-    assert describe(torch.tensor([0.25, 0.0, 0.75]), labels) == "75 % transportation, 25 % indoor"
-
-
-def test_spectrograms_of_other_lengths_are_drawn_below_each_other(tmp_path):
-    plot_spectrograms([torch.zeros(8, 20), torch.ones(8, 10)], ["before", "after"], tmp_path / "plot.png")
-    assert pixels(tmp_path / "plot.png").shape[1] == 960

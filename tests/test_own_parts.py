@@ -38,7 +38,7 @@ def own(conf, job, tmp_path_factory) -> Path:
 def test_a_network_and_a_frontend_are_trained_and_loaded_on_trust(own):
     assert results(own)["stage"] == "float"
     checkpoint = own / "checkpoints/best.ckpt"
-    with pytest.raises(InputError, match=r"tiny\.\w+, .*trusted"):
+    with pytest.raises(InputError, match=r"=tiny\.\w+: .*trusted"):
         SceneClassifier.load_from_checkpoint(checkpoint)
     model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=["tiny"])
     assert (type(model.net), type(model.frontend)) == (OwnNet, Thirds)

@@ -142,7 +142,7 @@ class Score(pl.Callback):
 PLAIN = [  # arguments of a run that rounding changes little
     "net._target_=tiny.Plain",
     "frontend.standardize=true",
-    "callbacks=[]",  # no augmentation
+    "augmentation=[]",
     "optimizer._target_=torch.optim.SGD",  # Adam divides by the gradient's size
     "optimizer.lr=0.1",
 ]

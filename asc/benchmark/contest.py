@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest import mock
 
-from asc.training.memory import peak_gpu_memory, peak_memory
+from asc.machine import peak_gpu_memory, peak_memory
 
 SHORTEST = 0.2  # s of a measurement: those of a few milliseconds scatter by a fifth
 

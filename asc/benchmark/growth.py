@@ -14,7 +14,7 @@ import torch
 
 from asc.benchmark.repeated import TRAIN, write_repeated
 from asc.errors import InputError
-from asc.training.memory import peak_gpu_memory, peak_memory
+from asc.machine import peak_gpu_memory, peak_memory
 
 SIZES = (200, 2_000, 13_370)  # clips; the last is the size of TAU Urban Acoustic Scenes 2020 3Class
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from asc.training.memory import keep_freed_memory
+from asc.machine import keep_freed_memory
 
 SIZE = 2048  # of the matrices whose product bounds the arithmetic
 

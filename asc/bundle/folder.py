@@ -42,8 +42,8 @@ def results_of(run: Path, model: SceneClassifier) -> Results | None:
     """What the run's results.json says; None where there is none of this model."""
     if not (run / "results.json").exists():
         return None
-    results = read_results(run / "results.json")
-    return results if (results.stage, results.labels) == (model.stage, tuple(map(printable, model.labels))) else None
+    results = read_results(run)
+    return results if (results.stage, results.labels) == (model.stage, model.labels) else None
 
 
 def write_bundle(
@@ -174,12 +174,12 @@ def accuracy(labels: list[str], results: Results | None) -> str:
     """The test's figures as Markdown."""
     if results is None:
         return "Not known: there was no results.json of this network."
-    clips = sum(map(sum, results.confusion))
+    clips = sum(map(sum, results.test.confusion_matrix))
     values = [
-        ("macro-average accuracy", results.metrics["macro_accuracy"]),
-        ("accuracy", results.metrics["accuracy"]),
-        ("log loss", results.metrics["log_loss"]),
-        *zip((f"accuracy, {label}" for label in labels), results.class_accuracy.values(), strict=True),
+        ("macro-average accuracy", results.test.macro_accuracy),
+        ("accuracy", results.test.accuracy),
+        ("log loss", results.test.log_loss),
+        *zip((f"accuracy, {label}" for label in labels), results.test.class_accuracy.values(), strict=True),
     ]
     rows = [f"| {name} | {'-' if value is None else f'{value:.3f}'} |" for name, value in values]
     return "\n".join([f"Of PyTorch's network on {clips:,} test clips:", "", "| | |", "|---|---|", *rows])

@@ -1,11 +1,14 @@
 """The clips to evaluate on: the checkpoint's own, or those of `data=...`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
+from tqdm import tqdm
 
 from asc.data import SceneData, scene_data
 from asc.data.lists import Clip, shorten
@@ -18,21 +21,21 @@ BATCH_SIZE = 16  # bounds the memory, whatever the checkpoint was trained with
 LENGTH_TOLERANCE = 0.01  # s: some TAU clips are a sample longer or shorter than 10 s
 
 
-def evaluation_data(checkpoint: Path, predictor: Classifier, overrides: Sequence[str]) -> SceneData:
+def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequence[str]) -> SceneData:
     """The data after `setup`, with the classifier's sample rate, channel, clip length and order of labels.
 
     Args:
-        checkpoint: of the predictor, which names its own data; an ONNX file does not.
-        predictor: the classifier.
+        checkpoint: of the classifier, which names its own data; an ONNX file does not.
+        classifier: to evaluate.
         overrides: Hydra's, such as data=dcase data.root=DIR; without data=, those of the checkpoint's own data.
 
     Raises:
         InputError: the checkpoint does not name its data, or the dataset has labels that the classifier does not know.
     """
     heard = {
-        "sample_rate": predictor.sample_rate,
-        "channel": predictor.channel,
-        "clip_seconds": predictor.clip_samples / predictor.sample_rate,
+        "sample_rate": classifier.sample_rate,
+        "channel": classifier.channel,
+        "clip_seconds": classifier.clip_samples / classifier.sample_rate,
     }
     if any(item.startswith("data=") for item in overrides):
         data = instantiate(compose_settings("train", overrides).data, **heard)
@@ -43,14 +46,14 @@ def evaluation_data(checkpoint: Path, predictor: Classifier, overrides: Sequence
         data = scene_data(own_data(checkpoint), {"batch_size": BATCH_SIZE, **given, **heard})
     data.prepare_data()
     data.setup()
-    unknown = sorted(set(data.labels) - set(predictor.labels))
+    unknown = sorted(set(data.labels) - set(classifier.labels))
     if unknown:
         raise InputError(
             f"data.root={data.root} has the labels {shorten(unknown)}, which {checkpoint} does not know "
-            f"(it knows {shorten(predictor.labels, 10)}): give data with its labels"
+            f"(it knows {shorten(classifier.labels, 10)}): give data with its labels"
         )
-    data.labels = predictor.labels
-    data.check_length(predictor.min_samples)
+    data.labels = classifier.labels
+    data.check_length(classifier.min_samples)
     return data
 
 
@@ -81,10 +84,27 @@ def clips_of(data: SceneData, split: str) -> list[Clip]:
     return data.clips[split]
 
 
-def notes_on(data: SceneData, clips: Sequence[Clip], predictor: Classifier) -> list[str]:
+def probabilities_of(clips: Sequence[Clip], batches: Iterable[Sequence[Tensor]], classifier: Classifier) -> np.ndarray:
+    """Probabilities (clips, n_classes) of clips, whose `batches` are [wave (batch, samples), target].
+
+    Raises:
+        InputError: a probability is not a number.
+    """
+    rows = []
+    with tqdm(total=len(clips), unit=" clips", leave=False, disable=None, delay=2) as bar:
+        for waves, _ in batches:
+            rows.append(classifier.probabilities(waves.numpy()))
+            bar.update(len(waves))
+    probabilities = np.concatenate(rows).astype(np.float64)
+    if not np.isfinite(probabilities).all():
+        raise InputError("the classifier's probabilities are not finite: use another checkpoint")
+    return probabilities
+
+
+def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> list[str]:
     """What a reader of the figures must know: clips of another length than in training, and labels without clips."""
     notes = []
-    length = predictor.clip_samples / predictor.sample_rate
+    length = classifier.clip_samples / classifier.sample_rate
     other = [data.seconds[clip] for clip in clips if abs(data.seconds[clip] - length) > LENGTH_TOLERANCE]
     if other:
         shortest, longest = (f"{seconds:.4g}" for seconds in (min(other), max(other)))
@@ -94,7 +114,7 @@ def notes_on(data: SceneData, clips: Sequence[Clip], predictor: Classifier) -> l
             f"{len(other)} of {len(clips)} clips last {lengths} s, not {length:.4g} s as in training: "
             f"they are {' or '.join(what)} to that length"
         )
-    missing = sorted(set(predictor.labels) - {clip.label for clip in clips})
+    missing = sorted(set(classifier.labels) - {clip.label for clip in clips})
     if missing:
         notes.append(f"no clips of {shorten(missing)}: the macro-average leaves them out")
     return notes

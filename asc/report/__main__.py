@@ -9,37 +9,21 @@ from tqdm import tqdm
 
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number, printable
-from asc.training.memory import keep_freed_memory
+from asc.machine import keep_freed_memory
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m asc.report", description="Compare finished runs.")
-    parser.add_argument("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no other file")
-    parser.add_argument(
-        "--mistakes",
-        type=int,
-        default=3,
-        metavar="N",
-        help="on the page, the worst mistakes of each dataset, default: 3",
-    )
-    parser.add_argument(
-        "--no-audio",
-        action="store_true",
-        help="leave the mistakes' recordings out of the page: TAU Urban Acoustic Scenes, for one, may not be passed on",
-    )
-    parser.add_argument(
-        "--picture",
-        type=Path,
-        metavar="FILE",
-        help="plot of accuracy against size; default, without --html: report.png",
-    )
-    parser.add_argument("--no-latency", action="store_true", help="do not time the networks")
-    parser.add_argument("--json", action="store_true", help="print a JSON list of the systems instead of tables")
-    parser.add_argument(
-        "--compare", action="store_true", help="of two directories, print the second's accuracy minus the first's"
-    )
+    add = parser.add_argument
+    add("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
+    add("--html", type=Path, metavar="FILE", help="write a page that needs no other file")
+    add("--mistakes", type=int, default=3, metavar="N", help="on the page, mistakes of each dataset, default: 3")
+    add("--no-audio", action="store_true", help="leave recordings out of the page: TAU's, for one, may not be shared")
+    add("--picture", type=Path, metavar="FILE", help="plot of accuracy over size, default without --html: report.png")
+    add("--no-latency", action="store_true", help="do not time the networks")
+    add("--json", action="store_true", help="print a JSON list of the systems instead of tables")
+    add("--compare", action="store_true", help="of two directories, print the second's accuracy minus the first's")
     return parser.parse_args(argv)
 
 
@@ -54,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from asc.report.page import write_page
         from asc.report.plot import plot_accuracy_over_size
         from asc.report.runs import find_runs, read_run
-        from asc.report.systems import all_systems, group
+        from asc.report.systems import group
         from asc.report.table import as_plain_values, report
 
         if arguments.compare:
@@ -66,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         picture = arguments.picture or (None if arguments.html or arguments.json else Path("report.png"))
         for option, path in (("--html", arguments.html), ("--picture", picture)):
             if path and not path.parent.is_dir():
-                raise InputError(f"{option}={path} cannot be written: create its directory first")
+                raise InputError(f"invalid {option}={path}: expected a file in an existing directory")
         directories = tqdm(find_runs(arguments.run), "reading", leave=False, disable=None, delay=2)
         tasks = group(map(read_run, directories))
-        latency = None if arguments.no_latency else measure_latency(all_systems(tasks))
+        systems = [system for task in tasks for system in task.systems]
+        latency = None if arguments.no_latency else measure_latency(systems)
         written = {}
         if picture:
             plot_accuracy_over_size(tasks, picture)

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from statistics import mean, stdev
+from statistics import mean
 
-from scipy.stats import t
+from scipy.stats import ttest_rel
 
 from asc.errors import InputError
 from asc.report.runs import Run
@@ -31,16 +31,17 @@ def compare(first: Iterable[Run], second: Iterable[Run]) -> str:
     common = sorted(before.keys() & after.keys(), key=str)
     if not common:
         raise InputError("the runs to compare share no data, fold and seed: run both settings on the same splits")
-    differences = [after[split] - before[split] for split in common]
+    old, new = ([accuracies[split] for split in common] for accuracies in (before, after))
+    change = mean(new) - mean(old)
     unpaired = len(before) + len(after) - 2 * len(common)
     lines = [
-        f"macro-average accuracy  {mean(before[split] for split in common):6.1f} %",
-        f"                     to {mean(after[split] for split in common):6.1f} %",
-        f"difference              {mean(differences):+6.1f} points over {len(common)} pairs of the same fold and seed",
+        f"macro-average accuracy  {mean(old):6.1f} %",
+        f"                     to {mean(new):6.1f} %",
+        f"difference              {change:+6.1f} points over {len(common)} pairs of the same fold and seed",
     ]
-    if len(differences) > 1:
-        margin = t.ppf(0.975, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5
-        lines.append(f"95 % interval           {mean(differences) - margin:+6.1f} to {mean(differences) + margin:+.1f}")
+    if len(common) > 1:
+        interval = ttest_rel(new, old).confidence_interval(0.95)
+        lines.append(f"95 % interval           {interval.low:+6.1f} to {interval.high:+.1f}")
     if unpaired:
         lines.append(f"left out                {unpaired} without a partner")
     return "\n".join(lines)

@@ -1,37 +1,63 @@
-"""The plots of asc.report: accuracy against size or latency, with a panel for each task."""
+"""The plots of asc.report: accuracy against size or latency, with a panel for each task, and training curves."""
 
+import io
+import math
+import re
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+from markupsafe import Markup, escape
+
 from asc.errors import InputError
 from asc.files import atomic_write
-from asc.report.palette import LIGHT, SERIES
-from asc.report.point_label import MOST, label_points
 from asc.report.systems import System, Task
+from asc.results import unreadable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+PALETTE = {  # on a light and on a dark background
+    "paper": ("#fdfdfc", "#16181c"),  # background
+    "panel": ("#f1f2f0", "#22252b"),  # behind headings of tables
+    "ink": ("#1d2025", "#e8e9eb"),  # text
+    "muted": ("#565c66", "#a9afb9"),  # captions, axes
+    "rule": ("#c9ccd1", "#41464f"),  # lines of tables and grids
+    "link": ("#0a57a4", "#8cc2f7"),
+    "shade": ("#86b9ea", "#1f5c97"),  # of a confusion matrix's full cell, under ink
+    "series1": ("#0b65b0", "#6ab4f2"),
+    "series2": ("#bc4309", "#f59563"),
+    "series3": ("#1a7d4e", "#5fcb93"),
+    "series4": ("#8d4197", "#d59ce1"),
+    "series5": ("#806203", "#dcbb4c"),
+    "series6": ("#03737d", "#51c5d1"),
+    "series7": ("#b5265f", "#f48db4"),
+    "series8": ("#6d737c", "#aab0ba"),
+}
+LIGHT, DARK = ({name: pair[index] for name, pair in PALETTE.items()} for index in (0, 1))
+SERIES = [color for name, color in LIGHT.items() if name.startswith("series")]
+FRONT, INK, MUTED = LIGHT["series8"], LIGHT["ink"], LIGHT["muted"]
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
-FRONT = LIGHT["series8"]
+STYLES = ("-", "--", ":")
 PANELS_A_ROW, PANEL = 3, (4.6, 3.6)  # inches
+MAX_LABELS = 14  # of a panel: more would hide its points
 SIZE = "size of the non-zero weights, KB"
+HISTORIES = {  # by column of metrics.csv: title, factor
+    "train/loss": ("training loss", 1),
+    "val/loss": ("validation loss", 1),
+    "val/acc": ("validation accuracy, mean of the classes, %", 100),
+}
+# a user cannot do anything about characters that matplotlib's font lacks
+warnings.filterwarnings("ignore", "Glyph .* missing from")
 
 
 def size(system: System) -> float:
     """KB of the non-zero weights."""
     return system.mean("size_kb")
-
-
-def accuracy(system: System) -> float:
-    """Macro-average accuracy in %."""
-    return 100 * system.mean("macro_accuracy")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -43,21 +69,6 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def curves(systems: Sequence[System]) -> list[list[System]]:
-    """Lines through systems by size: the most accurate unpruned one of a network and precision, and the pruned ones."""
-    families: dict[tuple, list[System]] = defaultdict(list)
-    for system in systems:
-        if not system.first.phases:
-            families[tuple(map(system.first.parts.get, ("network", "precision", "folding")))].append(system)
-    lines = []
-    for members in families.values():
-        narrow = [system for system in members if system.first.filters]
-        sparse = [system for system in members if system.first.is_pruned and not system.first.filters]
-        unpruned = sorted((system for system in members if system not in narrow + sparse), key=accuracy)[-1:]
-        lines += [sorted(unpruned + pruned, key=size) for pruned in (sparse, narrow) if pruned]
-    return lines
-
-
 def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
     """Plot accuracy against size to a file, with a panel for each task: accuracies on different data do not compare.
 
@@ -65,13 +76,10 @@ def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
         InputError: the plot cannot be written.
     """
     figure = accuracy_plot(tasks, size, SIZE, [task.title for task in tasks])
-    try:
-        with atomic_write(path) as temporary, without_glyph_warnings():
-            figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"--picture={path} cannot be written: give a name that ends in .png, .svg or .pdf") from error
+    if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"invalid --picture={path}: expected a name that ends in .png, .svg or .pdf")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
 
 
 def accuracy_plot(
@@ -79,106 +87,156 @@ def accuracy_plot(
 ) -> "Figure":
     """Accuracy against a cost of each system, on a logarithmic scale."""
     from matplotlib.figure import Figure  # pyplot would look for a display
+    from matplotlib.lines import Line2D
 
     columns = min(len(tasks), PANELS_A_ROW)
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    networks = list(dict.fromkeys(system.first.parts["network"] for task in tasks for system in task.systems))
+    systems = [system for task in tasks for system in task.systems]
+    networks = list(dict.fromkeys(system.first.parts["network"] for system in systems))
     colors = {network: SERIES[index % len(SERIES)] for index, network in enumerate(networks)}
-    with without_glyph_warnings():
-        for axes, task, title in zip(panels, tasks, titles, strict=False):
-            draw_panel(axes, task.systems, cost, colors)
-            axes.set_title(title, fontsize=10, color=LIGHT["ink"], parse_math=False)
-            axes.set_xlabel(cost_label, color=LIGHT["ink"])
-            axes.set_ylabel("accuracy, mean of the classes, %", color=LIGHT["ink"])
-        for axes in panels:  # of the last row, without a task
-            axes.set_axis_off()
-        draw_legend(figure, [system for task in tasks for system in task.systems], colors)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the axes stay as they are: labels are placed in pixels
-        for axes, task in zip(figure.axes, tasks, strict=False):
-            label_systems(axes, task.systems, cost)
+    for axes, task, title in zip(panels, tasks, titles, strict=False):
+        draw_panel(axes, task.systems, cost, colors)
+        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
+        axes.set_xlabel(cost_label, color=INK)
+        axes.set_ylabel("accuracy, mean of the classes, %", color=INK)
+    for axes in panels:  # of the last row, without a task
+        axes.set_axis_off()
+
+    entries = [(network, Line2D([], [], marker="o", ls="", color=color)) for network, color in colors.items()]
+    entries = entries if 1 < len(entries) <= MAX_LABELS else []
+    precisions = dict.fromkeys(system.first.precision for system in systems)
+    if len(precisions) > 1:
+        entries += [(name, Line2D([], [], marker=MARKERS[name], ls="", color=MUTED)) for name in precisions]
+    if len(systems) > 1:
+        entries.append(("Pareto front", Line2D([], [], color=FRONT, linewidth=2)))
+    draw_legend(figure, entries, columns=3)
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the axes stay as they are: labels are placed in pixels
+    for axes, task in zip(figure.axes, tasks, strict=False):
+        label_systems(axes, task.systems, cost)
     return figure
 
 
 def draw_panel(
     axes: "Axes", systems: Sequence[System], cost: Callable[[System], float], colors: dict[str, str]
 ) -> None:
-    """Draw the points with error bars, the pruning curves and the Pareto front."""
+    """Draw the points with error bars and the Pareto front."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    for curve in curves(systems):
-        axes.plot([cost(s) for s in curve], [accuracy(s) for s in curve], color=LIGHT["muted"], linewidth=0.7, zorder=1)
-    points = [(cost(system), accuracy(system)) for system in systems]
+    points = [(cost(system), system.accuracy) for system in systems]
     front = [points[index] for index in pareto_front(points)]
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FRONT, linewidth=2, zorder=0.5)
     for system, (x, y) in zip(systems, points, strict=True):
-        std = system.std("macro_accuracy")
-        axes.errorbar(
-            x,
-            y,
-            yerr=None if std is None else 100 * std,
-            fmt=MARKERS[system.first.precision],
-            color=colors[system.first.parts["network"]],
-            elinewidth=0.8,
-            capsize=2,
-        )
+        std, color = system.std("macro_accuracy"), colors[system.first.parts["network"]]
+        bar = None if std is None else 100 * std
+        axes.errorbar(x, y, bar, fmt=MARKERS[system.first.precision], color=color, elinewidth=0.8, capsize=2)
     axes.set_xscale("log")
     axes.margins(0.15)
     axes.set_ylim(top=min(axes.get_ylim()[1], 103))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    dress(axes)
+    style_axes(axes)
 
 
-def dress(axes: "Axes") -> None:
+def style_axes(axes: "Axes") -> None:
     """Give axes the palette's colors, a grid, and no frame."""
     axes.grid(color=LIGHT["rule"], linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
     axes.set_facecolor("none")
-    axes.tick_params(which="both", color=LIGHT["muted"], labelcolor=LIGHT["muted"])
-    axes.spines[:].set_color(LIGHT["muted"])
+    axes.tick_params(which="both", color=MUTED, labelcolor=MUTED)
+    axes.spines[:].set_color(MUTED)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_legend(figure: "Figure", systems: Sequence[System], colors: dict[str, str]) -> None:
-    """A legend below all panels: colors of the networks, markers of the precisions, and the Pareto front."""
-    from matplotlib.lines import Line2D
-
-    precisions = dict.fromkeys(system.first.precision for system in systems)
-    entries = [(network, Line2D([], [], marker="o", ls="", color=color)) for network, color in colors.items()]
-    entries = entries if 1 < len(entries) <= MOST else []
-    if len(precisions) > 1:
-        entries += [(name, Line2D([], [], marker=MARKERS[name], ls="", color=LIGHT["muted"])) for name in precisions]
-    if len(systems) > 1:
-        entries.append(("Pareto front", Line2D([], [], color=FRONT, linewidth=2)))
-    figure_legend(figure, entries)
-
-
-def figure_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], columns: int = 3) -> None:
+def draw_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], columns: int) -> None:
     """A legend below all panels, where it covers nothing."""
     names = [name.lstrip("_") for name, _ in entries]  # a leading underscore would hide the entry
+    lines = [line for _, line in entries]
     legend = figure.legend(
-        [line for _, line in entries], names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+        lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-        text.set_color(LIGHT["ink"])
 
 
 def label_systems(axes: "Axes", systems: Sequence[System], cost: Callable[[System], float]) -> None:
-    """Label all systems, or if there are many those of the Pareto front only."""
-    points = [(cost(system), accuracy(system)) for system in systems]
-    bars = [100 * (system.std("macro_accuracy") or 0) for system in systems]
-    labelled = range(len(systems)) if len(systems) <= MOST else pareto_front(points)[-MOST:]
-    label_points(axes, points, bars, {index: systems[index].name for index in labelled})
+    """Label all systems, or if there are many only those of the Pareto front."""
+    from adjustText import adjust_text  # imports pyplot, which takes a second
+
+    points = [(cost(system), system.accuracy) for system in systems]
+    labelled = range(len(systems)) if len(systems) <= MAX_LABELS else pareto_front(points)[-MAX_LABELS:]
+    texts = [axes.text(*points[k], systems[k].name, fontsize=8, color=INK, parse_math=False) for k in labelled]
+    x, y = zip(*points, strict=True)
+    adjust_text(texts, x, y, ax=axes, iter_lim=200, arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5})
 
 
-@contextmanager
-def without_glyph_warnings() -> Iterator[None]:
-    """Without matplotlib's warnings about characters that its font lacks, which a user cannot act on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        yield
+def read_history(directory: Path) -> pd.DataFrame:
+    """The epochs and columns of HISTORIES in a run's metrics.csv; empty without one.
+
+    Raises:
+        InputError: the file does not contain numbers.
+    """
+    file = directory / "metrics.csv"
+    try:
+        table = pd.read_csv(file, index_col="epoch")
+        return table[[column for column in HISTORIES if column in table]].astype(float)
+    except FileNotFoundError:
+        return pd.DataFrame()
+    except (OSError, ValueError) as error:
+        raise unreadable(file, error) from error
+
+
+def training_curves(task: Task) -> "tuple[Figure, list[str]] | None":
+    """A plot of the runs of a task, a color for each system, and its titles; None without any metrics.csv.
+
+    The most accurate systems are shown, as many as line styles distinguish.
+    """
+    from matplotlib.figure import Figure  # pyplot would look for a display
+
+    best = sorted(task.systems, key=lambda system: -system.accuracy)[: len(SERIES) * len(STYLES)]
+    systems = [system for system in task.systems if system in best]
+    histories = {system: [read_history(run.directory) for run in system.runs] for system in systems}
+    shown = [column for column in HISTORIES if any(column in table for runs in histories.values() for table in runs)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(PANEL[0], 2.6 * len(shown) + 0.25 * math.ceil(len(systems) / 2)), layout="constrained")
+    entries: dict[str, Line2D] = {}
+    for axes, column in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+        title, factor = HISTORIES[column]
+        for index, system in enumerate(systems):
+            style = {"color": SERIES[index % len(SERIES)], "linestyle": STYLES[index // len(SERIES)], "linewidth": 1.4}
+            for values in [table[column].dropna() for table in histories[system] if column in table]:
+                marker = "." if len(values) == 1 else ""
+                [line] = axes.plot(values.index, factor * values, marker=marker, **style)
+                entries.setdefault(system.name, line)
+        axes.set_title(title, fontsize=10, loc="left", color=INK)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(bottom=0, top=100 if factor == 100 else None)
+        style_axes(axes)
+    axes.set_xlabel("epoch", color=INK)
+    draw_legend(figure, list(entries.items()), columns=2)
+    return figure, [HISTORIES[column][0] for column in shown]
+
+
+def inline_svg(figure: "Figure", name: str, description: str) -> Markup:
+    """An <svg> element for a page; the colors of `LIGHT` become the page's variables, as in var(--ink).
+
+    Args:
+        figure: of matplotlib.
+        name: unique in the page; begins the ids.
+        description: alternative text.
+    """
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = re.sub(r"(?s)<(metadata|style).*?</\1>|font-family: [^;]*;", "", file.getvalue().partition("<svg ")[2])
+    svg = re.sub(r'\bid="|href="#|url\(#', rf"\g<0>{name}-", svg)
+    for variable, color in LIGHT.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return Markup(f'<svg class="plot" role="img" aria-label="{escape(description)}" {svg}')

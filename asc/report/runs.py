@@ -1,28 +1,34 @@
-"""Finished runs: what their results.json, checkpoint and settings tell."""
+"""Finished runs: the contents of their results.json, checkpoints and settings."""
 
 import inspect
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import asc.nets
 from asc.complexity import nonzeros
-from asc.errors import InputError, printable
+from asc.errors import InputError, one_line, printable
 from asc.loading import read_checkpoint
-from asc.report.settings import read_settings
 from asc.results import PRECISIONS, Results, read_results
 
 NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
-PHASES = {  # of compression, by class: what the system's name says of them; empty where the network shows it
+PHASES = {  # of compression, by class: their part of the system's name; empty where the network shows it
     **dict.fromkeys(("asc.compress.Prune", "asc.compress.PruneFilters", "asc.compress.QAT"), ""),
     "asc.compress.Distill": "distilled",
 }
+INCIDENTAL = (  # settings that do not define a system
+    *("seed", "run_dir", "checkpoint", "init", "trusted", "compile", "logger", "model."),
+    *("data.root", "data.fold", "data.seed", "data.cache", "data.num_workers", "data.missing"),
+    *("trainer.accelerator", "trainer.devices", "trainer.default_root_dir"),
+)
+SOURCE = "source."  # prefix of the settings of the run that a run started from
 UNPRUNED_ZEROS = 0.05  # more zeros than this mean pruning: rounding to 8 bits gives about 1 %
-SAME_ZEROS = 0.0075  # tolerance between seeds: rounding and folding add a few zeros, which vary
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,14 @@ class Run:
     """A finished run.
 
     Attributes:
-        directory: holds its results.json.
-        results: what that says.
-        checkpoint: None where it cannot be found.
+        directory: of its results.json.
+        results: content of results.json.
+        checkpoint: None if it cannot be found.
         hyperparameters: of the checkpoint; empty without one.
         root: the dataset's folder, of the machine of the run; None without a checkpoint.
         split: (cv, fold, seed) of the data; cv None means the dataset's lists. Empty without a checkpoint.
         settings: of the run and of the runs it started from (see `read_settings`).
-        sparsity: fraction of zeros among the weights; without a checkpoint, among all values.
+        sparsity: fraction of zeros among the weights; without a checkpoint, among all parameters.
     """
 
     directory: Path
@@ -49,12 +55,12 @@ class Run:
     settings: dict[str, Any]
     sparsity: float
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, float]:
         return self.results.metrics
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def labels(self) -> list[str]:
         return self.results.labels
 
     @property
@@ -65,12 +71,12 @@ class Run:
     @property
     def data(self) -> str:
         """Name of the dataset's folder; empty without a checkpoint."""
-        return printable(self.root.name) if self.root else ""
+        return self.root.name if self.root else ""
 
     @property
     def task(self) -> tuple:
-        """Dataset, labels and cross-validation: accuracies on other tasks do not compare."""
-        return self.data, self.labels, (self.split or (None,))[0]
+        """Dataset, labels and cross-validation: accuracies are comparable only within a task."""
+        return self.data, tuple(self.labels), (self.split or (None,))[0]
 
     @property
     def is_pruned(self) -> bool:
@@ -78,71 +84,71 @@ class Run:
         return self.sparsity > UNPRUNED_ZEROS
 
     @property
-    def is_whole(self) -> bool:
+    def is_uncompressed(self) -> bool:
         """Whether the network is as trained, without compression or distillation."""
         return self.results.stage == "float" and not self.phases
 
     @property
-    def net(self) -> str:
-        """Class name of the network; empty without a checkpoint."""
-        return printable(self.hyperparameters["net"]["_target_"].rpartition(".")[2]) if self.hyperparameters else ""
+    def net(self) -> dict[str, Any]:
+        """Hyperparameters of the network; empty without a checkpoint."""
+        return self.hyperparameters.get("net", {})
 
     @property
-    def quantization(self) -> dict[str, Any]:
-        """Quantization settings; empty if the network is not quantized."""
-        return self.hyperparameters.get("quantization") or {}
+    def net_name(self) -> str:
+        """Class name of the network; empty without a checkpoint."""
+        return printable(self.net.get("_target_", "").rpartition(".")[2])
 
     @property
     def filters(self) -> str:
         """Filters of the convolutions, such as 16-32-64-128, if they differ from the network's default."""
-        filters = list(self.hyperparameters["net"].get("filters") or []) if self.hyperparameters else []
-        default = inspect.signature(getattr(asc.nets, self.net, lambda: None)).parameters.get("filters")
+        filters = list(self.net.get("filters") or [])
+        default = inspect.signature(getattr(asc.nets, self.net_name, lambda: None)).parameters.get("filters")
         return "" if default and filters == list(default.default) else printable("-".join(map(str, filters)))
 
     @property
     def phases(self) -> str:
-        """How it was compressed, where the network does not show it: distilled, or the class of another phase."""
+        """Phases of compression that the network itself does not show: distilled, or the class of the user's phase."""
         targets = [str(value) for name, value in self.settings.items() if name.endswith("phase._target_")]
         return ", ".join(filter(None, (PHASES.get(name, printable(name.rpartition(".")[2])) for name in targets)))
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """The parts of the system's name, by what they are about."""
-        if not self.hyperparameters:
+        """Parts of the system's name, by topic."""
+        if not self.net:
             return {"network": printable(self.directory.name), "precision": self.results.stage}
+        folds = (self.hyperparameters.get("quantization") or {}).get("fold_norms", True)
         parts = {
-            "network": NETS.get(self.net, self.net),
+            "network": NETS.get(self.net_name, self.net_name),
             "phases": self.phases,
             "precision": "" if self.precision == "float" else self.precision,
-            "folding": "" if self.quantization.get("fold_norms", True) else "batch norms kept",
+            "folding": "" if folds else "batch norms kept",
             "pruning": f"pruned {100 * self.sparsity:.0f} %" if self.is_pruned else "",
             "filters": f"filters {self.filters}" if self.filters else "",
-            "norms": "one input norm" if self.hyperparameters["net"].get("bn_first_block_only") else "",
+            "norms": "one input norm" if self.net.get("bn_first_block_only") else "",
         }
-        return {about: text for about, text in parts.items() if text}
+        return {topic: text for topic, text in parts.items() if text}
 
     @property
-    def recipe(self) -> Any:
-        """Everything that must be equal in runs to be averaged, but for the sparsity."""
-        parts = {about: text for about, text in self.parts.items() if about != "pruning"}
-        if not self.hyperparameters:
-            return self.task, parts, self.metrics["parameters"], self.metrics["epochs"]
+    def configuration(self) -> tuple:
+        """Everything that must be equal in runs to be averaged, except the sparsity."""
+        parts = {topic: text for topic, text in self.parts.items() if topic != "pruning"}
         nodes = [self.hyperparameters.get(part) for part in ("frontend", "net", "optimizer", "scheduler")]
-        return self.task, parts, self.metrics["epochs"], nodes, self.settings
+        parameters = None if self.net else self.metrics["parameters"]
+        return self.task, parts, parameters, self.metrics["epochs"], nodes, self.settings
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Directories that hold a results.json: each path itself, or all below it, sorted and without duplicates.
+    """Directories with a results.json: each path itself, or all below it, sorted and without duplicates.
 
     Raises:
-        InputError: a path holds no run.
+        InputError: a path contains no run.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         own = path / "results.json"
         files = [own] if own.is_file() else sorted(path.rglob("results.json"))
         if not files:
-            fault = "holds no results.json" if path.is_dir() else "is no directory"
+            fault = "has no results.json" if path.is_dir() else "is not a directory"
             raise InputError(printable(f"{path} {fault}: give the directory of a finished run, or of several"))
         found |= dict.fromkeys(file.parent.resolve() for file in files)
     return list(found)
@@ -154,42 +160,68 @@ def read_run(directory: Path) -> Run:
     Raises:
         InputError: its results.json is not of a finished run, or its checkpoint is not one of a SceneClassifier.
     """
-    results = read_results(directory / "results.json")
-    recorded = results.checkpoint
-    moved = (directory / recorded.name, directory / "checkpoints" / recorded.name)
-    checkpoint = next((path for path in (recorded, *moved) if path.is_file()), None)
+    results = read_results(directory)
+    name = results.checkpoint.name  # below the directory if the run was moved
+    places = (results.checkpoint, directory / name, directory / "checkpoints" / name)
+    checkpoint = next((path for path in places if path.is_file()), None)
     content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
-    hyperparameters, data = content["hyper_parameters"], content.get("datamodule_hyper_parameters") or {}
-    net = hyperparameters.get("net")
-    if checkpoint and not (isinstance(net, dict) and isinstance(net.get("_target_"), str)):
-        raise InputError(f"checkpoint={checkpoint} names no network: repeat the run or leave it out")
-    split = tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else ()
-    quantization = hyperparameters.get("quantization") or {}
-    if not isinstance(quantization, dict) or any(not isinstance(n, int | None) for n in split):
-        raise InputError(f"checkpoint={checkpoint} has settings that no run has: repeat the run or leave it out")
-    sparsity = zeros(content["state_dict"])
-    if sparsity is None:
-        all_values = results.metrics["parameters"]
-        sparsity = (all_values - results.metrics["nonzero_parameters"]) / all_values
+    data = content.get("datamodule_hyper_parameters") or {}
+    sparsity = weight_sparsity(content["state_dict"])
+    if math.isnan(sparsity):
+        cost = results.complexity
+        sparsity = (cost.parameters - cost.nonzero_parameters) / cost.parameters
     return Run(
         directory=directory,
         results=results,
         checkpoint=checkpoint,
-        hyperparameters=hyperparameters,
+        hyperparameters=content["hyper_parameters"],
         root=Path(str(data["root"])) if data.get("root") else None,
-        split=split,
+        split=tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else (),
         settings=read_settings(directory),
         sparsity=sparsity,
     )
 
 
-def zeros(state: dict[str, Any]) -> float | None:
-    """Fraction of zeros among the weights; None if the state has no weights."""
-    kernels = [
-        value[0] if isinstance(value, tuple) and value else value
-        for key, value in state.items()
-        if key.startswith("net.")
-    ]
-    kernels = [kernel for kernel in kernels if torch.is_tensor(kernel) and kernel.ndim > 1]
-    total = sum(kernel.numel() for kernel in kernels)
-    return (total - sum(map(nonzeros, kernels))) / total if total else None
+def weight_sparsity(state: dict[str, Any]) -> float:
+    """Fraction of zeros among the network's weights in a state; NaN if it has none."""
+    values = [value for name, value in state.items() if name.startswith("net.")]
+    values = [value[0] if isinstance(value, tuple) and value else value for value in values]  # 8 bits: weight and bias
+    weights = [value for value in values if torch.is_tensor(value) and value.ndim > 1]
+    total = sum(weight.numel() for weight in weights)
+    return (total - sum(map(nonzeros, weights))) / total if total else math.nan
+
+
+def read_settings(directory: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """All settings of a run and of the run it started from, by dotted name, except INCIDENTAL ones.
+
+    Args:
+        directory: of the run.
+        seen: runs that started from this one.
+
+    Raises:
+        InputError: .hydra/config.yaml is not a run's.
+    """
+    file = directory / ".hydra/config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_bytes()) or {}
+        settings = {name: value for name, value in flatten(content) if not name.startswith(INCIDENTAL)}
+    except (OSError, yaml.YAMLError, AttributeError) as error:  # AttributeError: not a mapping
+        raise InputError(f"{file} cannot be read: {one_line(error)}; repeat the run or leave it out") from error
+    checkpoints = content.get("checkpoint") or ""
+    source = Path(checkpoints[0] if isinstance(checkpoints, list) else checkpoints).parent
+    for before in (source, source.parent):
+        if content.get("phase") and before not in (directory, *seen) and (before / ".hydra").is_dir():
+            theirs = read_settings(before, (directory, *seen))
+            settings |= {SOURCE + name: value for name, value in theirs.items()}
+    return settings
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
-from asc.report.runs import SAME_ZEROS, Run
-from asc.report.settings import differing
-from asc.results import shorten
+from asc.errors import printable
+from asc.report.runs import SOURCE, Run
 
+SAME_ZEROS = 0.0075  # tolerance of the sparsity between seeds: rounding and folding add a few zeros, which vary
+MAX_SETTING = 40  # characters of a setting in a name
 REPORT = {  # Pham et al. 2020, Table 3: accuracy in %, KB; by network, precision and whether half is pruned
     ("Dcase2020Baseline", "float", False): ("DCASE 2020 baseline", 87.3, 450.0),
     ("PhamCNN", "float", False): ("CNN", 93.0, 245.5),
@@ -31,8 +33,13 @@ class System:
 
     @property
     def first(self) -> Run:
-        """The run to read what all runs share from."""
+        """Any run: in most properties they are equal."""
         return self.runs[0]
+
+    @property
+    def accuracy(self) -> float:
+        """Macro-average accuracy in %, averaged over the runs."""
+        return 100 * self.mean("macro_accuracy")
 
     def mean(self, metric: str) -> float:
         return mean(run.metrics[metric] for run in self.runs)
@@ -45,11 +52,12 @@ class System:
     def reported(self) -> tuple[str, float, float] | None:
         """Name, accuracy in % and size in KB in the report, if this is one of its four systems."""
         run = self.first
-        if run.filters or run.phases or len(run.labels) != 3 or (run.is_pruned and not 0.45 <= run.sparsity <= 0.55):
+        is_half_pruned = 0.45 <= run.sparsity <= 0.55
+        if run.filters or run.phases or len(run.labels) != 3 or (run.is_pruned and not is_half_pruned):
             return None
-        if run.hyperparameters and run.hyperparameters["net"].get("pooling", "max") != "max":
-            return None  # Table 2's network pools by maxima
-        return REPORT.get((run.net, run.precision, run.is_pruned))
+        if run.net.get("pooling", "max") != "max":
+            return None  # Table 2's network has max pooling
+        return REPORT.get((run.net_name, run.precision, run.is_pruned))
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Task:
 
     Attributes:
         title: dataset and number of classes.
-        shared: what the names of all systems would have in common, such as CNN; empty with a single system.
+        shared: the part that the names of all systems would have in common, such as CNN; empty with a single system.
         systems: largest first.
     """
 
@@ -67,7 +75,7 @@ class Task:
     systems: list[System]
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def labels(self) -> list[str]:
         return self.systems[0].first.labels
 
 
@@ -81,51 +89,47 @@ def group(runs: Iterable[Run]) -> list[Task]:
             groups.append([run])
         else:
             same.append(run)
-    titles = distinct([[task_title(task), ", ".join(task[1])] for task in tasks])
+    titles = unique_names([[task_title(*task), printable(", ".join(task[1]))] for task in tasks])
     return [task_of(title, groups) for title, groups in zip(titles, tasks.values(), strict=True)]
 
 
 def is_same_system(one: Run, other: Run) -> bool:
     """Whether both runs differ at most in seed and fold."""
-    are_as_sparse = not (one.is_pruned or other.is_pruned) or abs(one.sparsity - other.sparsity) < SAME_ZEROS
-    return are_as_sparse and one.recipe == other.recipe
+    is_as_sparse = not (one.is_pruned or other.is_pruned) or abs(one.sparsity - other.sparsity) < SAME_ZEROS
+    return is_as_sparse and one.configuration == other.configuration
 
 
-def task_title(task: tuple) -> str:
+def task_title(data: str, labels: tuple[str, ...], cv: int | None) -> str:
     """Dataset, number of classes and cross-validation."""
-    data, labels, cv = task
-    return f"{data or 'unknown data'}, {len(labels)} classes" + (f", {cv}-fold cross-validation" if cv else "")
+    folds = f", {cv}-fold cross-validation" if cv else ""
+    return f"{printable(data) or 'unknown data'}, {len(labels)} classes{folds}"
 
 
 def task_of(title: str, groups: list[list[Run]]) -> Task:
-    """The systems of a task, with names that differ and leave out what they share."""
+    """A task with its systems, whose names are unique and leave out common parts."""
     groups = sorted(groups, key=lambda group: -mean(run.metrics["size_kb"] for run in group))
     firsts = [group[0] for group in groups]
     parts = [run.parts for run in firsts]
     shared = {k: v for k, v in parts[0].items() if all(part.get(k) == v for part in parts)} if len(parts) > 1 else {}
-    own = [", ".join(text for about, text in part.items() if about not in shared) for part in parts]
+    own = [", ".join(text for topic, text in part.items() if topic not in shared) for part in parts]
     plain = ["as above" if "precision" in shared else run.precision for run in firsts]
-    names = [name or other for name, other in zip(own, plain, strict=True)]
-    names = distinct([[name, *details] for name, details in zip(names, details_of(firsts), strict=True)])
+    rows = [
+        own,
+        [f"{run.metrics['epochs']:,.0f} epochs" for run in firsts],
+        [f"{run.metrics['parameters']:,.0f} parameters" for run in firsts],
+        *(
+            [value and f"{name}={value}"[:MAX_SETTING] for value in values]
+            for name, values in differing([run.settings for run in firsts]).items()
+        ),
+    ]
+    rows[0] = [name or other for name, other in zip(own, plain, strict=True)]
+    names = unique_names(list(zip(*rows, strict=True)))
     systems = [System(name, group) for name, group in zip(names, groups, strict=True)]
     return Task(title, ", ".join(shared.values()), systems)
 
 
-def details_of(runs: Sequence[Run]) -> list[list[str]]:
-    """For each run, what may tell it from others of its name: epochs, parameters, then settings."""
-    rows = [
-        [f"{run.metrics['epochs']:,.0f} epochs" for run in runs],
-        [f"{run.metrics['parameters']:,.0f} parameters" for run in runs],
-        *(
-            [value and shorten(f"{name}={value}", 40) for value in values]
-            for name, values in differing([run.settings for run in runs]).items()
-        ),
-    ]
-    return [list(details) for details in zip(*rows, strict=True)]
-
-
-def distinct(candidates: Sequence[Sequence[str]]) -> list[str]:
-    """The first text of each row, extended by the others of its row where they tell it from texts like it."""
+def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
+    """The first field of each row, with the fewest further fields appended that make each name unique."""
     names = [row[0] for row in candidates]
     for details in zip(*(row[1:] for row in candidates), strict=True):
         longer = [", ".join(filter(None, pair)) for pair in zip(names, details, strict=True)]
@@ -135,6 +139,30 @@ def distinct(candidates: Sequence[Sequence[str]]) -> list[str]:
     return [f"{name} #{again + 1}" if again else name for name, again in zip(names, earlier, strict=True)]
 
 
-def all_systems(tasks: Iterable[Task]) -> list[System]:
-    """The systems of all tasks."""
-    return [system for task in tasks for system in task.systems]
+def effective(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with those that compress.py left open (null) from the run it started from.
+
+    >>> effective({"optimizer.lr": 1e-4, "sample_rate": None, "source.optimizer.lr": 3e-3, "source.sample_rate": 16000})
+    {'optimizer.lr': 0.0001, 'sample_rate': 16000}
+    """
+    own = {name: value for name, value in settings.items() if not name.startswith(SOURCE)}
+    source = {name.removeprefix(SOURCE): value for name, value in settings.items() if name.startswith(SOURCE)}
+    inherited = effective(source) if source else {}
+    return own | {name: value for name, value in inherited.items() if own.get(name) is None}
+
+
+def differing(runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """The settings that differ between runs, by name, as on the command line; empty where a run has no such setting.
+
+    >>> differing([{"a": 1, "b": None}, {"a": None, "b": None}])
+    {'a': ['1', 'null']}
+    """
+    settings = [effective(run) for run in runs]
+    names = dict.fromkeys(name for run in settings for name in run if not name.endswith(("_recursive_", "_convert_")))
+    differ = [name for name in names if any(run.get(name) != settings[0].get(name) for run in settings)]
+    return {printable(name): [written(run[name]) if name in run else "" for run in settings] for name in differ}
+
+
+def written(value: Any) -> str:
+    """A setting's value as on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable(str(value))

@@ -1,18 +1,18 @@
 """Checkpoints of a run: which epochs are saved, atomic writes, and exact resuming."""
 
 import shutil
-import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pydantic import NonNegativeInt
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
-from asc.compress.phase import Phase, unfinished_phase
+from asc.compress.phase import Phase
 from asc.data.datamodule import next_batch
 from asc.errors import InputError
 from asc.files import atomic_write
@@ -21,7 +21,7 @@ from asc.settings import checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole: a killed process or a full disk leaves the old file.
+    """Writes a checkpoint whole or not at all: a killed process or a full disk leaves the old file.
 
     Lightning's own writes to the system's temporary folder, and moving a file to another disk is not atomic.
     """
@@ -33,20 +33,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def replace_weights(path: Path, model: SceneClassifier) -> None:
-    """Replace the weights in the model's checkpoint, and nothing else."""
+    """Replace the weights in the checkpoint `path` by those of `model`."""
     checkpoint = read_checkpoint(path)
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     AtomicCheckpointIO().save_checkpoint({**checkpoint, "state_dict": state}, path)
 
 
-def last_checkpoint(path: Path) -> ModelCheckpoint:
-    """Saves each epoch to `path`, so that an interrupted run can resume."""
-    return ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
-
-
 class BestCheckpoint(ModelCheckpoint):
-    """Saves best.ckpt: the best epoch on validation, or the last epoch without validation.
+    """Saves best.ckpt, weights alone: the best epoch on validation, or the last epoch without validation.
 
+    It saves when validation ends, so that last.ckpt, saved when the epoch ends, stores the best score so far.
     Lightning's ModelCheckpoint cannot skip the first epochs, fails without its metric, and loses the best score when a
     run resumes in another directory.
 
@@ -60,67 +56,53 @@ class BestCheckpoint(ModelCheckpoint):
 
     @checked("callbacks.checkpoint")
     def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: NonNegativeInt = 0):
-        super().__init__(
-            dirpath,
-            "best",
-            monitor,
-            mode="max",
-            save_weights_only=True,  # last.ckpt is the one to resume from
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+        super().__init__(dirpath, "best", monitor, mode="max", save_weights_only=True, enable_version_counter=False)
         self.after_epoch = after_epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if not sum(trainer.num_val_batches):
+        self._save_on_train_epoch_end = not sum(trainer.num_val_batches)
+        if self._save_on_train_epoch_end:
             self.monitor = None
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch if it is the best so far.
-
-        Raises:
-            InputError: validation does not log `monitor`.
-        """
-        if self.monitor and self.monitor not in trainer.callback_metrics:
-            raise InputError(f"unknown callbacks.checkpoint.monitor={self.monitor}: choose from val/acc")
-        if not self.monitor or trainer.current_epoch >= min(self.after_epoch, (trainer.max_epochs or 1) - 1):
-            super().on_train_epoch_end(trainer, pl_module)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch >= min(self.after_epoch, (trainer.max_epochs or 1) - 1):
+            super().on_validation_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best epoch so far, copied from the earlier directory if it is another one."""
+        """Restore the best epoch so far, and copy it from the earlier directory if the run resumes in another one."""
         earlier, path = Path(state_dict["best_model_path"]), Path(str(self.dirpath)) / "best.ckpt"
-        if not earlier.is_file():  # the run was moved
-            earlier = path
-        if not earlier.is_file():
-            return
-        if earlier.resolve() != path.resolve():
+        if earlier.is_file() and earlier.resolve() != path.resolve():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(earlier, path)
-        score = state_dict["best_model_score"]
-        models = {} if score is None else {str(path): score}
-        moved = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": models})
+        if path.is_file():  # otherwise the epochs from here on compete
+            score = state_dict["best_model_score"]
+            models = {} if score is None else {str(path): score}
+            moved = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
+            super().load_state_dict({**state_dict, **moved, "best_k_models": models})
 
 
-class SaveWithinEpochs(Checkpoint):
-    """Saves last.ckpt within an epoch too, if epochs take hours. Lightning calls it after all other callbacks.
-
-    Args:
-        path: of last.ckpt.
-        minutes: between two saves.
-    """
+class SaveWithinEpochs(ModelCheckpoint):
+    """Saves `path`, last.ckpt, every `minutes` within an epoch too, for epochs that take hours."""
 
     def __init__(self, path: Path, minutes: float):
-        self.path, self.seconds = path, 60 * minutes
-        self.saved = time.monotonic()
+        interval = timedelta(minutes=minutes)
+        super().__init__(path.parent, path.stem, train_time_interval=interval, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save after an optimizer step, except the epoch's last, after which it is saved anyway."""
-        is_step = (next_batch(trainer)[1] % trainer.accumulate_grad_batches) == 0
-        if is_step and not trainer.is_last_batch and time.monotonic() - self.saved >= self.seconds:
-            trainer.save_checkpoint(self.path)
-            self.saved = time.monotonic()
+        """Save after an optimizer step only, and not after the epoch's last, which `last_checkpoints` saves."""
+        if not trainer.is_last_batch and next_batch(trainer)[1] % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, *args)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a run may resume without this callback."""
+        return {}
+
+
+def last_checkpoints(path: Path, minutes: float | None) -> list[ModelCheckpoint]:
+    """Callbacks that save the run to `path` after each epoch and, if set, every so many minutes within an epoch."""
+    each_epoch = ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
+    return [each_epoch, SaveWithinEpochs(path, minutes)] if minutes else [each_epoch]
 
 
 class ExactResume(pl.Callback):
@@ -132,7 +114,7 @@ class ExactResume(pl.Callback):
 
     def __init__(self, seed: int):
         self.seed = seed
-        self.within_epoch: dict[str, Any] | None = None  # state of an epoch that was interrupted
+        self.within_epoch: dict[str, Any] | None = None  # state of the epoch that was interrupted
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Seed torch, from which dropout and augmentation draw, for this epoch and process."""
@@ -144,19 +126,24 @@ class ExactResume(pl.Callback):
             random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
             checkpoint["within_epoch"] = {"random": random, "losses": model.train_losses.value}
 
-    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, *args: Any) -> None:
-        """Resume within an epoch, for which Lightning does not call `on_train_epoch_start` again."""
+    def on_train_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
+        """Restore them. The first batch draws the next random numbers."""
         if self.within_epoch:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                callback.on_train_epoch_start(trainer, model)
             torch.set_rng_state(self.within_epoch["random"]["cpu"])
             torch.cuda.set_rng_state_all(self.within_epoch["random"]["cuda"])
-            for losses in self.within_epoch.get("losses", []):  # earlier files have none
+            for losses in self.within_epoch["losses"]:
                 model.train_losses.update(losses.to(model.device))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, *args: Any) -> None:
+        """Start the epoch for the other callbacks, which Lightning leaves out when it resumes within an epoch."""
+        if self.within_epoch:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if callback is not self:
+                    callback.on_train_epoch_start(trainer, model)
         self.within_epoch = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse a scheduler with another number of steps: it would end too early or too late.
+        """Reject a scheduler with another number of steps: it would end too early or too late.
 
         Raises:
             InputError: names both numbers.
@@ -166,20 +153,27 @@ class ExactResume(pl.Callback):
         for scheduler in checkpoint["lr_schedulers"]:
             if scheduler.get("total_steps", steps) != steps:
                 raise InputError(
-                    f"the checkpoint's learning rate is laid out for {scheduler['total_steps']} steps, not {steps}: "
+                    f"the checkpoint's learning rate is scheduled for {scheduler['total_steps']} steps, not {steps}: "
                     "use the trainer settings of its run, above all trainer.max_epochs"
                 )
 
 
+def phase_of(checkpoint: dict[str, Any]) -> Any:
+    """State of the phase in the checkpoint of an unfinished run of compress.py; None in any other."""
+    return checkpoint.get("callbacks", {}).get(Phase.state_key)
+
+
 def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:
-    """Refuse to resume from a checkpoint of another model or phase, without optimizer state, or of more epochs.
+    """Reject a checkpoint of another model or phase, without optimizer state, or of more epochs.
 
     Raises:
         InputError: names what differs.
     """
     checkpoint = read_checkpoint(path)
-    if unfinished_phase(path) and not any(isinstance(callback, Phase) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise InputError(f"checkpoint={path} is of a run of compress.py: resume it by this command and resume=")
+    if phase_of(checkpoint) and not any(isinstance(callback, Phase) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise InputError(
+            f"invalid checkpoint={path}: expected a run of train.py; resume this one by compress.py resume="
+        )
     classifier = {"_target_": "asc.SceneClassifier"}
     if differing := differing_settings(
         {**checkpoint["hyper_parameters"], **classifier}, {**model.hparams, **classifier}
@@ -189,7 +183,7 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
         )
     if not checkpoint.get("optimizer_states"):
-        raise InputError(f"checkpoint={path} holds weights alone: resume from last.ckpt of its run, or start by init=")
+        raise InputError(f"checkpoint={path} has no optimizer state: resume from last.ckpt, or start anew by init=")
     done = checkpoint["epoch"] + 1
     if done > (trainer.max_epochs or 0):
-        raise InputError(f"checkpoint={path} has done {done} epochs: set trainer.max_epochs to at least {done}")
+        raise InputError(f"checkpoint={path} has completed {done} epochs: set trainer.max_epochs to at least {done}")

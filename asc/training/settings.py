@@ -1,6 +1,5 @@
-"""Check the settings of a command that no class of ours takes: the command's own, Lightning's and the optimizer's."""
+"""The schema of the settings that no class of ours checks: the command's own, Lightning's and the optimizer's."""
 
-import os
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,101 +18,84 @@ from asc.errors import InputError
 from asc.settings import STRICT, SampleRate, Seed, sentence
 
 
-def names_class(node: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a group without a class."""
-    if not (isinstance(node.get("_target_"), str) and "." in node["_target_"]):
-        raise ValueError("a group whose _target_ names a class")
-    if not isinstance(node.get("_recursive_", True), bool):
-        raise ValueError("a group whose _recursive_ is true or false")
-    if node.get("_convert_", "none") not in ("none", "partial", "object", "all"):
-        raise ValueError("a group whose _convert_ is none, partial, object or all")
-    return node
+def with_checkpoint(callbacks: dict[str, Any]) -> dict[str, Any]:
+    """Reject training without best.ckpt, which is tested in the end."""
+    if "checkpoint" not in callbacks:
+        raise ValueError("callbacks.checkpoint, which writes best.ckpt")
+    return callbacks
 
 
-Group = Annotated[dict[str, Any], AfterValidator(names_class)]  # settings of a class, which checks them
-LearningRate = Annotated[float, Field(gt=0, le=100)]
+Name = Annotated[str, Field(min_length=1)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]  # more is a typing error
 Batches = PositiveInt | Annotated[float, Field(gt=0, le=1)]  # a number, or a fraction of all
 
 
 class Settings(BaseModel):
-    """Settings of a group; those that are not named here are checked by the class that takes them."""
+    """Settings of a group; the class that takes the others checks them."""
 
     model_config = ConfigDict(**STRICT, extra="allow", protected_namespaces=())
 
 
 class Command(Settings):
-    """Settings outside the groups, and the groups that may not be null."""
+    """Settings outside the groups."""
 
     seed: Seed
     sample_rate: SampleRate | None
     recalibrate_batch_norm: bool
     save_minutes: PositiveFloat | None
-    run_dir: Annotated[str, Field(min_length=1)]
-    init: Annotated[str, Field(min_length=1)] | None = None
-    max_size_kb: PositiveFloat | None = None
-    callbacks: dict[str, Group]
-    trainer: Group
-    optimizer: Group
-    scheduler: Group | None
-    data: dict[str, Any]
+    max_size_kb: PositiveFloat | None
 
 
 class Training(Command):
-    """Of train.py."""
+    """Settings of train.py outside the groups."""
 
-    checkpoint: Annotated[str, Field(min_length=1)] | None
+    checkpoint: Name | None
+    init: Name | None
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
-    data: Group
-    frontend: Group
-    net: Group
-    model: Group
+    callbacks: Annotated[dict[str, Any], AfterValidator(with_checkpoint)]
 
 
 class Compression(Command):
-    """Of compress.py."""
+    """Settings of compress.py outside the groups."""
 
-    checkpoint: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
-    resume: Annotated[str, Field(min_length=1)] | None
+    checkpoint: Name | Annotated[list[str], Field(min_length=1)]
+    resume: Name | None
     trusted: list[str]
-    phase: Group
-
-
-def keeps_results(strategy: Any) -> Any:
-    """Refuse a strategy that trains in processes whose results do not come back."""
-    if isinstance(strategy, str) and strategy.endswith(("_spawn", "_fork", "_notebook")):
-        raise ValueError("auto or ddp")
-    return strategy
 
 
 class Trainer(Settings):
-    """Of Lightning's Trainer."""
+    """Settings of Lightning's Trainer."""
 
     max_epochs: PositiveInt
-    accelerator: str = "auto"
-    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | list[NonNegativeInt] = 1
-    num_nodes: PositiveInt = 1
-    strategy: Annotated[Any, AfterValidator(keeps_results)] = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16]
+    devices: PositiveInt | Literal["auto"] | list[NonNegativeInt] = 1
+    strategy: Literal["auto", "ddp"] = "auto"  # results of processes that are spawned or forked do not come back
     fast_dev_run: Literal[False] = False  # it writes no checkpoint to test
     overfit_batches: Literal[0] = 0  # it replaces our sampler: use limit_train_batches
-    gradient_clip_val: PositiveFloat | None = None
     accumulate_grad_batches: PositiveInt = 1
     check_val_every_n_epoch: PositiveInt = 1
     log_every_n_steps: NonNegativeInt = 1
-    num_sanity_val_steps: Annotated[int, Field(ge=-1)] = 0
+    num_sanity_val_steps: int = 0
     limit_train_batches: Batches = 1.0
     limit_val_batches: Batches = 1.0
     limit_test_batches: Batches = 1.0
 
 
+class FineTuner(Trainer):
+    """Settings of Lightning's Trainer in compress.py: fake quantization fails in half precision."""
+
+    precision: Literal["32-true", "32", 32]
+
+
 class Optimizer(Settings):
-    """Of a class in torch.optim; a learning rate above 100 or a decay above 1 is a typing error."""
+    """Settings of a class in torch.optim."""
 
     lr: LearningRate = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Scheduler(Settings):
-    """Of a class in torch.optim.lr_scheduler."""
+    """Settings of a class in torch.optim.lr_scheduler."""
 
     max_lr: LearningRate = 1e-3
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -123,32 +105,18 @@ def check_settings(cfg: DictConfig) -> None:
     """Check the settings of a command before anything is computed.
 
     Raises:
-        InputError: names the first setting that is wrong.
+        InputError: names the first invalid setting.
     """
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check("", Compression if "phase" in settings else Training, settings)
-    check("trainer", Trainer, settings["trainer"])
-    check("optimizer", Optimizer, settings["optimizer"])
-    if settings["scheduler"] is not None:
-        check("scheduler", Scheduler, settings["scheduler"])
-    check_devices(settings["trainer"])
-
-
-def check(group: str, model: type[Settings], settings: dict[str, Any]) -> None:
-    """Check the settings of one group."""
-    try:
-        model.model_validate(settings)
-    except ValidationError as error:
-        raise InputError(sentence(group, error)) from error
-
-
-def check_devices(trainer: dict[str, Any]) -> None:
-    """Refuse more processes than one without a strategy, and more than cores on a CPU."""
-    devices, strategy = trainer.get("devices", 1), trainer.get("strategy", "auto")
-    if not isinstance(devices, int) or devices == 1:
-        return
-    if strategy == "auto":
-        raise InputError(f"invalid trainer.devices={devices} in one process: choose trainer=ddp for several")
-    cores = os.cpu_count() or 1
-    if trainer.get("accelerator") == "cpu" and devices > cores:
-        raise InputError(f"invalid trainer.devices={devices}: expected at most {cores}, the cores of this machine")
+    is_compression = "phase" in settings
+    groups: dict[str, type[Settings]] = {
+        "": Compression if is_compression else Training,
+        "trainer": FineTuner if is_compression else Trainer,
+        "optimizer": Optimizer,
+        "scheduler": Scheduler,
+    }
+    for group, model in groups.items():
+        try:
+            model.model_validate((settings[group] if group else settings) or {})
+        except ValidationError as error:
+            raise InputError(sentence(group, error)) from error

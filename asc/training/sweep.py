@@ -1,8 +1,7 @@
 """A sweep of runs: if one fails the others go on, and the sweep ends with a table and a plot.
 
 Hydra's sweepers end at the first SystemExit of a job, and do not call their callbacks on Ctrl-C. So each job, perhaps
-on another machine, writes a job.json about its end to its directory, and the command reads these files before it ends,
-for whatever reason.
+on another machine, records in its directory how it ended, and the command reads these records before it exits.
 """
 
 import json
@@ -21,18 +20,21 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from asc.cli import exit_on_input_error, input_fault, one_line
-from asc.errors import InputError, SweepError, TooLargeError, printable
+from asc.cli import exit_on_input_error, input_fault, silence_libraries
+from asc.errors import InputError, SweepError, TooLargeError, one_line, printable
 from asc.files import atomic_write
+from asc.machine import keep_freed_memory
 from asc.settings import literal
-from asc.training.directory import refuse_other_run_early, save_settings
-from asc.training.jobs import JOB_FILE, Job, read_jobs, read_record, sweep_report
+from asc.training.run_dir import check_other_run, is_main_process, lock_run_dir, save_settings
+from asc.training.settings import check_settings
 
 WORST = float("-inf")  # a failed run's objective, from which Optuna learns to avoid its settings
 
+Job = Callable[[DictConfig], float | None]
+
 
 class Sweep(Callback):
-    """Called by Hydra at the start of a run, a sweep and a job: checks directories, and notes the sweep's.
+    """Called by Hydra when a sweep starts.
 
     Attributes:
         directory: of the sweep in this process; None outside a sweep.
@@ -40,18 +42,9 @@ class Sweep(Callback):
 
     directory: ClassVar[Path | None] = None
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with exit_on_input_error():  # Hydra would take an exception for a warning
-            refuse_other_run_early(config)
-
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.directory = Path(config.hydra.sweep.dir)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports next
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if is_main_process():
-            with exit_on_input_error():
-                save_settings(Path(config.hydra.runtime.output_dir) / ".hydra", config)
 
 
 @contextmanager
@@ -59,78 +52,72 @@ def sweep_summary() -> Iterator[None]:
     """Run a command in this block: a sweep ends with table and plot, even after Ctrl-C, and with 1 if a run failed.
 
     Raises:
+        InputError: a search needs an extra that is missing.
         SystemExit: see `exit_on_input_error`, or a run failed.
     """
     Sweep.directory = None
-    failed = False
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints errors itself, in many lines
     with exit_on_input_error():
-        check_extra()
-        check_directory()
+        is_search = any(argument.startswith(("search=", "+search=")) for argument in sys.argv[1:])
+        if is_search and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
+            raise InputError('search= needs Optuna: pip install -e ".[sweep]"')
         sys.argv[1:] = map(literal, sys.argv[1:])
         try:
             yield
         finally:
-            jobs: list[Job] = read_jobs(Sweep.directory) if Sweep.directory and is_main_process() else []
-            failed = any(job.status == "failed" for job in jobs)
-            if Sweep.directory and any(job.status != "stopped" for job in jobs):
-                print(sweep_report(Sweep.directory, jobs), flush=True)
+            failed = report_sweep(Sweep.directory) if Sweep.directory and is_main_process() else False
     if failed:
         sys.exit(1)
 
 
-def is_main_process() -> bool:
-    """Whether this is the only process of a run, or the first of several."""
-    from pytorch_lightning.utilities import rank_zero_only  # after --help, since torch takes seconds
+def report_sweep(directory: Path) -> bool:
+    """Print the table of the runs so far, if any has ended, and write its files; return whether a run failed."""
+    from asc.training.sweep_report import read_runs, sweep_report  # pandas takes time to import
 
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def check_extra() -> None:
-    """Refuse a search without Optuna, with a shorter message than Hydra's.
-
-    Raises:
-        InputError: names the extra.
-    """
-    is_search = any(word.startswith(("search=", "+search=")) for word in sys.argv[1:])
-    if is_search and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-        raise InputError('search= needs Optuna: pip install -e ".[sweep]"')
+    runs = read_runs(directory)
+    if any(run.status != "stopped" for run in runs):
+        print(sweep_report(directory, runs), flush=True)
+    return any(run.status == "failed" for run in runs)
 
 
-def check_directory() -> None:
-    """Refuse `hydra.run.dir=` without a directory: Hydra would write the run into the current one.
-
-    Raises:
-        InputError: names the setting.
-    """
-    for setting in ("hydra.run.dir=", "hydra.sweep.dir="):
-        if setting in sys.argv[1:]:
-            raise InputError(f"{setting} names no directory: give one, or leave it out")
-
-
-def run_job(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -> float | None:
-    """Run `job` on its settings and return its objective; in a sweep, record how it ended."""
+def run_job(cfg: DictConfig, job: Job) -> float | None:
+    """Run `job` on its settings in its own directory, and return its objective; in a sweep, record how it ended."""
+    keep_freed_memory()
     with exit_on_input_error():
-        if HydraConfig.get().mode != RunMode.MULTIRUN or not is_main_process():
-            return job(cfg)
-        return run_and_record(cfg, job)
+        is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        return run_and_record(cfg, job) if is_sweep else run_locked(cfg, job)
 
 
-def run_and_record(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -> float | None:
+def run_locked(cfg: DictConfig, job: Job) -> float | None:
+    """Run `job`; reject wrong settings, and a directory that contains another run or in which another process works."""
+    check_settings(cfg)
+    is_main = is_main_process()
+    silence_libraries()  # once Lightning is imported, which sets the level of its log
+    if not is_main:  # in distributed training the first process has locked the directory
+        return job(cfg)
+    with lock_run_dir(Path(cfg.run_dir)):
+        check_other_run(cfg)
+        save_settings(cfg)
+        return job(cfg)
+
+
+def run_and_record(cfg: DictConfig, job: Job) -> float | None:
     """Run a job of a sweep unless it is finished, and write its job.json.
 
     Raises:
-        SweepError: the whole sweep is refused.
+        SweepError: no run of the sweep can start.
         WriteError: job.json cannot be written.
     """
+    from asc.training.sweep_report import JOB_FILE, read_record
+
     file, overrides = Path(cfg.run_dir) / JOB_FILE, list(HydraConfig.get().overrides.task)
-    earlier = read_record(file.parent)
+    earlier = read_record(file)
     if earlier and earlier["overrides"] == overrides and earlier["status"] == "finished":
         print(f"{cfg.run_dir} is finished already")
         return earlier["objective"]
     record: dict[str, Any] = {"overrides": overrides, "status": "finished", "objective": None, "reason": ""}
     try:
-        record["objective"] = job(cfg)
+        record["objective"] = run_locked(cfg, job)
     except (SweepError, BrokenPipeError):
         raise
     except TooLargeError as error:
@@ -138,21 +125,22 @@ def run_and_record(cfg: DictConfig, job: Callable[[DictConfig], float | None]) -
         print(error)
     except Exception as error:
         message = input_fault(error)
-        record |= {"status": "failed", "reason": message or one_line(error) or type(error).__name__}
+        record |= {"status": "failed", "reason": message or one_line(error)}
         print(f"error: {printable(message)}" if message else traceback.format_exc(), file=sys.stderr, flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     return WORST if record["status"] == "failed" else record["objective"]
 
 
 def check_search(held_out: Sequence[Any]) -> None:
-    """Refuse a search, which chooses by the objective, without validation clips: it would choose by the test.
+    """Reject a search without validation clips: it would choose by the test.
 
     Args:
         held_out: the validation clips.
 
     Raises:
-        SweepError: says how to get validation clips.
+        SweepError: names the setting that holds out clips.
     """
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     is_search = hydra and hydra.mode == RunMode.MULTIRUN and "BasicSweeper" not in hydra.sweeper._target_
@@ -164,10 +152,10 @@ def check_search(held_out: Sequence[Any]) -> None:
 
 
 def check_size(size_kb: float, max_size_kb: float | None) -> None:
-    """Refuse a network whose non-zero parameters take more KB than the setting allows.
+    """Reject a network whose non-zero parameters take more KB than the setting allows.
 
     Raises:
-        TooLargeError: a search's objective is then below 0.
+        TooLargeError: contains an objective below 0, for a search.
     """
     if max_size_kb is not None and size_kb > max_size_kb:
         raise TooLargeError(size_kb, max_size_kb)

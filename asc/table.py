@@ -1,0 +1,37 @@
+"""Tables of aligned columns for the terminal."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tabulate
+
+from asc.errors import printable
+
+tabulate.MIN_PADDING = 0  # else a heading takes two columns more than its characters
+
+
+def text_table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), left: Sequence[int] = (0,)) -> str:
+    """A table with a rule under its header; control characters are escaped.
+
+    Args:
+        rows: of cells, which appear as `str` gives them.
+        header: of each column, possibly of several lines.
+        left: columns to align left; the others are aligned right.
+
+    >>> print(text_table([["tram", 12], ["street", 3]], ["class", "clips"]))
+    class   clips
+    ------  -----
+    tram       12
+    street      3
+    """
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    heads = ["\n".join(map(printable, head.split("\n"))) for head in header]
+    columns = len(cells[0] if cells else heads)
+    return tabulate.tabulate(
+        cells,
+        heads,
+        tablefmt="simple" if header else "plain",
+        colalign=["left" if column in left else "right" for column in range(columns)] if cells else None,
+        disable_numparse=True,
+        preserve_whitespace=True,
+    )

@@ -1,0 +1,139 @@
+"""The parts of a run: made from settings or checkpoints, and checked to fit together."""
+
+from collections import Counter
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from asc.classifier import SceneClassifier
+from asc.complexity import KB
+from asc.data import SceneData, scene_data
+from asc.errors import InputError, SweepError
+from asc.loading import build, read_checkpoint
+from asc.table import text_table
+from asc.training.checkpoints import check_resumable, phase_of
+from asc.training.run_dir import resume_setting
+
+
+def callbacks_of(group: DictConfig) -> list[pl.Callback]:
+    """The callbacks of a group of settings, in their order."""
+    return [instantiate(node) for node in group.values()]
+
+
+def trusted_modules(cfg: DictConfig) -> list[str]:
+    """Modules of the classes that the settings name, which a checkpoint of such a run may name too."""
+    parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler)
+    return [part["_target_"].rpartition(".")[0] for part in parts if part]
+
+
+def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
+    """The classifiers in the checkpoints of compress.py, and the data of the first, with the overrides in `cfg`.
+
+    Their hyperparameters get the optimizer, scheduler and learning rates of `cfg`.
+
+    Raises:
+        InputError: a checkpoint is of an unfinished run or does not name its data, or the labels differ.
+    """
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    paths = [settings["checkpoint"]] if isinstance(settings["checkpoint"], str) else settings["checkpoint"]
+    checkpoints = [read_checkpoint(path) for path in paths]
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        if phase_of(checkpoint):
+            raise InputError(
+                f"invalid checkpoint={path}: expected one of a finished run; "
+                f"to resume its run, give resume={path} with the settings of the run"
+            )
+    training = {"optimizer": settings["optimizer"], "scheduler": settings["scheduler"], "backbone_lr_scale": 1.0}
+    models = [
+        SceneClassifier.load_from_checkpoint(path, trusted=settings["trusted"], content=content, **training)
+        for path, content in zip(paths, checkpoints, strict=True)
+    ]
+    model = models[0]
+    given = {name: value for name, value in settings["data"].items() if value is not None and name != "_target_"}
+    given |= {"sample_rate": model.sample_rate, "channel": model.channel}
+    given |= {"clip_seconds": model.clip_samples / model.sample_rate}
+    saved = checkpoints[0].get("datamodule_hyper_parameters", {})
+    if "root" not in {**saved, **given}:
+        raise InputError(f"checkpoint={paths[0]} does not name its training data: give data=dcase data.root=DIR")
+    kind = settings["data"].get("_target_")
+    data = scene_data(saved, given, get_class(kind) if kind else None)
+    data.setup()
+    if set(data.labels) != set(model.labels):
+        raise InputError(
+            f"invalid data.root={data.root}: expected clips of {', '.join(model.labels)}, as the checkpoint was "
+            f"trained on, not of {', '.join(data.labels)}"
+        )
+    data.labels = model.labels
+    return models, data
+
+
+def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, data: SceneData) -> None:
+    """Reject parts that do not fit together, before anything is computed.
+
+    Raises:
+        InputError: names the settings.
+        SweepError: each run of a sweep would start processes.
+    """
+    if data.sample_rate != model.sample_rate:
+        raise InputError(
+            f"invalid data.sample_rate={data.sample_rate}: expected frontend.sample_rate={model.sample_rate}; "
+            "set both by sample_rate"
+        )
+    data.check_length(model.frontend.min_samples)
+    model.complexity()  # raises if the features are too small for the network's pooling
+    build(model.hparams["optimizer"], params=model.parameters())
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_sweep and trainer.world_size > 1:  # Lightning would start its processes with the sweep's command line
+        raise SweepError(
+            f"a sweep (-m) cannot train each run in {trainer.world_size} processes: "
+            "set trainer=default for one device a run, or start the runs one by one"
+        )
+    if cfg.save_minutes and trainer.world_size > 1:
+        raise InputError(f"invalid save_minutes={cfg.save_minutes}: expected null for several processes")
+    if resumed := cfg[resume_setting(cfg)]:
+        check_resumable(resumed, model, trainer)
+
+
+def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneData, fit_frontend: bool) -> None:
+    """Print the summary, and compute the features or find them in the cache.
+
+    Args:
+        trainer: names the device that computes them.
+        model: its frontend computes them.
+        data: after `setup`.
+        fit_frontend: compute the mean and standard deviation for a standardizing frontend.
+    """
+    lines = [summary(data, model)]
+    frontend, device = model.frontend, trainer.strategy.root_device
+    if data.cache:
+        path = data.cache_features(model.hparams["frontend"], frontend, device)
+        total = sum(file.stat().st_size for file in path.parent.glob("*.npy"))
+        lines.append(
+            f"features    {path.stat().st_size / 1e6:,.1f} MB of {total / 1e6:,.1f} MB in the cache, "
+            f"which you may delete at any time:\n            {path.parent}"
+        )
+    if fit_frontend and frontend.standardized:
+        frontend.fit(data.spectrograms(frontend, device))
+    if trainer.is_global_zero:
+        print("\n".join(lines) + "\n", flush=True)
+
+
+def summary(data: SceneData, model: SceneClassifier) -> str:
+    """Summary of data and network before training, at most 80 columns wide."""
+    cost = model.complexity()
+    name = model.hparams["net"]["_target_"].rpartition(".")[2]
+    kilobytes = "to be 8-bit" if model.stage == "qat" else f"{cost.parameters * 4 / KB:.1f} KB"
+    _, _, n_bins, frames = model.example_features().shape
+    counts = {split: Counter(clip.label for clip in clips) for split, clips in data.clips.items() if clips}
+    rows = [[label, *(f"{count[label]:,}" for count in counts.values())] for label in data.labels]
+    rows.append(["all", *(f"{count.total():,}" for count in counts.values())])
+    return (
+        f"{text_table(rows, ['clips', *counts])}\n\n"
+        f"input       {n_bins} bins x {frames} frames, from {model.clip_samples / model.sample_rate:g} s "
+        f"at {model.sample_rate} Hz\n"
+        f"network     {name}, {cost.parameters:,} parameters, {kilobytes}, {cost.macs / 1e6:.1f} M MACs"
+    )
