@@ -18,10 +18,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 import asc.frontend
 from asc import audio
-from asc.data import cache, datasets
+from asc.data import datasets
+from asc.data.cache import cache_path, load_or_compute
 from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
@@ -30,6 +32,7 @@ from asc.files import expand_home
 from asc.frontend import Frontend
 from asc.settings import SampleRate, Seed, checked
 
+BLOCK = 4  # clips whose features are computed at a time
 PREFETCH = 2  # batches that each worker holds ready
 DECODING = (audio,)  # modules that read sound files
 
@@ -195,8 +198,8 @@ class SceneData(LightningDataModule):
         """Seconds of all files, from the cache or read from their headers."""
         if not self.cache:
             return audio.durations(paths)
-        path = cache.cache_path(self.cache_dir, {}, paths, DECODING)
-        return cache.load_or_compute(path, len(paths), lambda: np.array(audio.durations(paths))).tolist()
+        path = cache_path(self.cache_dir, {}, paths, DECODING)
+        return load_or_compute(path, (len(paths),), np.float64, lambda: [np.array(audio.durations(paths))]).tolist()
 
     def check_length(self, samples: int) -> None:
         """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound like a tone.
@@ -223,7 +226,7 @@ class SceneData(LightningDataModule):
         clips = self.cached_clips()
         starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
         code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, *DECODING]
-        return cache.cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
+        return cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
         """From now on take batches from cached features, which are computed first if necessary; return their file.
@@ -237,16 +240,28 @@ class SceneData(LightningDataModule):
             raise InputError(
                 "data.cache=true needs a fixed frontend, but frontend.trainable_stft=true: set data.cache=false"
             )
+        frontend.to(device)
         clips = self.cached_clips()
-
-        def waves(blocks: Iterable[range]) -> Iterator[Tensor]:
-            return (wave for wave, _ in self._loader(self._wave_dataset(clips), map(list, blocks), cache.BLOCK))
-
+        with torch.inference_mode():
+            shape = frontend.spectrogram(torch.zeros(1, self.clip_samples, device=device)).shape[2:]
+        # log features fit float16, whose step of 0.008 is small against differences of 1 between frames; magnitudes not
+        dtype = np.float16 if frontend.log else np.float32
         path = self.cache_path(settings, frontend)
-        self.features = cache.write_features(path, frontend, waves, len(clips), self.clip_samples, device)
+        self.features = load_or_compute(
+            path, (len(clips), *shape), dtype, lambda: self._compute_features(clips, frontend, device)
+        )
         if fits_on(device, self.features.nbytes):
             self.features = torch.from_numpy(np.array(self.features)).to(device)
         return path
+
+    def _compute_features(self, clips: list[Clip], frontend: Frontend, device: torch.device) -> Iterator[np.ndarray]:
+        """Spectrograms (batch, n_bins, frames) of the clips, a few at a time: waveforms pass through shared memory."""
+        blocks = [list(range(first, min(first + BLOCK, len(clips)))) for first in range(0, len(clips), BLOCK)]
+        with tqdm(total=len(clips), desc="features", unit="clip", leave=False, disable=None) as bar:
+            for wave, _ in self._loader(self._wave_dataset(clips), blocks, BLOCK):
+                with torch.inference_mode():
+                    yield frontend.spectrogram(wave.to(device)).squeeze(1).cpu().numpy()
+                bar.update(len(wave))
 
     def dataset(self, split: str) -> WaveDataset | FeatureDataset:
         """The dataset of "train", "val" or "test"."""
