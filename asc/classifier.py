@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.audio import windows
 from asc.complexity import Complexity, complexity
+from asc.data.datasets import FeatureBatch, WaveBatch
 from asc.errors import InputError, one_line
 from asc.frontend import Frontend
 from asc.loading import build, check_classes, check_finite, differing_settings, read_checkpoint
@@ -144,10 +145,10 @@ class SceneClassifier(pl.LightningModule):
             self.train()
         return logits.softmax(-1).cpu().numpy()
 
-    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> list[Tensor]:
-        """[features (batch, 1, n_bins, frames), target] from [wave (batch, samples) or cached spectrogram, target]."""
+    def on_after_batch_transfer(self, batch: WaveBatch | FeatureBatch, dataloader_idx: int) -> list[Tensor]:
+        """[features (batch, 1, n_bins, frames), target], a list which augmentation edits in place."""
         x, target = batch
-        spectrogram = self.frontend.spectrogram(x) if x.ndim == 2 else x.float()
+        spectrogram = x.float() if isinstance(batch, FeatureBatch) else self.frontend.spectrogram(x)
         return [self.frontend.standardize(spectrogram), target]
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from asc.check.dataset import Dataset
 from asc.check.sounds import Sound
-from asc.data.duplicates import matches
 from asc.data.lists import Clip, fault
-from asc.data.recordings import same_names
+from asc.data.recordings import matches, same_names
 
 QUIET = -70.0  # dB full scale, root mean square: near the noise of a 16-bit recorder
 OFFSET = 0.02  # of full scale

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asc.data.datamodule import SceneData
-    from asc.data.folder import FolderScenes
-    from asc.data.from_checkpoint import scene_data
+    from asc.data.folder import FolderScenes, scene_data
 
 __all__ = ["FolderScenes", "SceneData", "scene_data"]
-MODULES = {"FolderScenes": "folder", "SceneData": "datamodule", "scene_data": "from_checkpoint"}
+MODULES = {"FolderScenes": "folder", "SceneData": "datamodule", "scene_data": "folder"}
 
 
 def __getattr__(name: str) -> Any:

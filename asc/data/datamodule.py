@@ -24,7 +24,7 @@ import asc.frontend
 from asc import audio
 from asc.data import datasets
 from asc.data.cache import cache_path, load_or_compute
-from asc.data.datasets import BatchSampler, FeatureDataset, WaveDataset
+from asc.data.datasets import BatchSampler, FeatureBatch, FeatureDataset, WaveDataset
 from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
 from asc.data.splits import check_split, cross_validation, hold_out
 from asc.errors import InputError, check_number
@@ -277,7 +277,7 @@ class SceneData(LightningDataModule):
     def loader(
         self, split: str, shuffle: bool = False, whole: bool = False, start: tuple[int, int] = (0, 0)
     ) -> DataLoader:
-        """Batches of [wave (batch, samples) or features (batch, 1, n_bins, frames), class index (batch,)].
+        """Batches of a split: `WaveBatch`, or `FeatureBatch` after `cache_features`.
 
         Args:
             split: "train", "val" or "test". Once a trainer is attached, processes share its clips.
@@ -294,9 +294,10 @@ class SceneData(LightningDataModule):
     def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:
         """Batches of unstandardized features of the training list, held-out clips included."""
         frontend.to(device)
-        for x, _ in chain.from_iterable(self.loader(split) for split in ("train", "val") if self.clips[split]):
+        for batch in chain.from_iterable(self.loader(split) for split in ("train", "val") if self.clips[split]):
             with torch.no_grad():
-                yield x if x.ndim == 4 else frontend.spectrogram(x.to(device))
+                is_cached = isinstance(batch, FeatureBatch)
+                yield batch.spectrogram if is_cached else frontend.spectrogram(batch.wave.to(device))
 
     def _loader(self, dataset: WaveDataset | FeatureDataset, batches: Iterable[list[int]], size: int) -> DataLoader:
         on_gpu = isinstance(dataset, FeatureDataset) and isinstance(dataset.features, Tensor)
@@ -324,6 +325,9 @@ class SceneData(LightningDataModule):
         return self.loader("val") if self.clips["val"] else []
 
     def test_dataloader(self) -> DataLoader:
+        return self.loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
         return self.loader("test")
 
 

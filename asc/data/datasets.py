@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,20 @@ from torch.utils.data import Dataset, Sampler
 from asc.audio import fit_length, read_wave
 from asc.data.lists import Clip
 from asc.errors import InputError
+
+
+class WaveBatch(NamedTuple):
+    """Decoded clips: wave (batch, samples), float32, and class indices (batch,)."""
+
+    wave: Tensor
+    target: Tensor
+
+
+class FeatureBatch(NamedTuple):
+    """Cached clips: spectrogram (batch, 1, n_bins, frames), not standardized, and class indices (batch,)."""
+
+    spectrogram: Tensor
+    target: Tensor
 
 
 class BatchSampler(Sampler[list[int]]):
@@ -70,7 +85,7 @@ def class_indices(clips: Sequence[Clip], labels: Sequence[str]) -> Tensor:
 
 
 class WaveDataset(Dataset):
-    """Decodes a batch on access: for a list of indices, waveforms (batch, samples) and class indices (batch,)."""
+    """Decodes a `WaveBatch` for a list of indices."""
 
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
         self.clips, self.targets = clips, class_indices(clips, labels)
@@ -80,8 +95,8 @@ class WaveDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return torch.stack([self.wave(self.clips[index]) for index in indices]), self.targets[indices]
+    def __getitem__(self, indices: list[int]) -> WaveBatch:
+        return WaveBatch(torch.stack([self.wave(self.clips[index]) for index in indices]), self.targets[indices])
 
     def wave(self, clip: Clip) -> Tensor:
         """The clip's waveform (samples,)."""
@@ -91,7 +106,7 @@ class WaveDataset(Dataset):
 
 
 class FeatureDataset(Dataset):
-    """Cached features: for a list of indices, features (batch, 1, n_bins, frames) and class indices (batch,).
+    """Reads a `FeatureBatch` for a list of indices from cached features.
 
     Args:
         clips: of the split.
@@ -112,7 +127,7 @@ class FeatureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, indices: list[int]) -> FeatureBatch:
         index = torch.tensor(indices).to(self.device, non_blocking=True)
         rows = self.rows[index]
         if isinstance(self.features, Tensor):
@@ -120,7 +135,7 @@ class FeatureDataset(Dataset):
         else:
             x = torch.from_numpy(np.asarray(self.features[rows.numpy()]))
             drop_pages(self.features)
-        return x.unsqueeze(1), self.targets[index]
+        return FeatureBatch(x.unsqueeze(1), self.targets[index])
 
 
 def drop_pages(array: np.ndarray) -> None:

@@ -1,5 +1,6 @@
-"""FolderScenes: a folder for each class, whose recordings of any length are cut into clips."""
+"""FolderScenes: a folder for each class, whose recordings of any length are cut into clips; data of a checkpoint."""
 
+import inspect
 import sys
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,10 @@ from asc.data.lists import Clip
 from asc.data.recordings import clip_length, cut_all, divide, leaks, notes, read_folder
 from asc.errors import InputError
 from asc.settings import Seed, checked
+
+SPLIT = ("seed", "test_fraction", "split_seed")  # cannot be replaced, so that no training clip becomes a test clip
+IGNORED = {"cache_dir"}  # a foreign checkpoint must not choose where files are written
+COMMON = inspect.signature(SceneData).parameters.keys()  # settings of every subclass too
 
 
 class FolderScenes(SceneData):
@@ -69,3 +74,29 @@ class FolderScenes(SceneData):
         for clip in [*train, *test]:
             self.seconds[clip] = min(self.length, self.durations[clip.path] - clip.start)
         return self.length
+
+
+def scene_data(saved: dict[str, Any], given: dict[str, Any] | None = None, kind: type[SceneData] | None = None) -> Any:
+    """The DataModule with a checkpoint's `datamodule_hyper_parameters`.
+
+    A checkpoint does not name the class, so that a foreign one cannot choose which code runs: the settings tell it.
+
+    Args:
+        saved: settings from the checkpoint.
+        given: settings that replace them, except those in SPLIT.
+        kind: the class, if the user names one.
+
+    Raises:
+        InputError: the settings are of a class outside this package, and `kind` is None.
+    """
+    saved = {name: value for name, value in saved.items() if name not in IGNORED}
+    own = saved.keys() - COMMON
+    saved_kind = FolderScenes if own else SceneData
+    if kind not in (None, saved_kind):  # other data takes the settings that all kinds have
+        saved = {name: value for name, value in saved.items() if name in COMMON}
+    elif unknown := own - inspect.signature(FolderScenes).parameters.keys():
+        raise InputError(
+            f"the checkpoint's data has settings of another program ({', '.join(sorted(unknown))}): name it by data=..."
+        )
+    split = {name: saved[name] for name in SPLIT if name in saved}
+    return (kind or saved_kind)(**{**saved, **(given or {}), **split})

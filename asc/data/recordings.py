@@ -1,21 +1,27 @@
-"""Recordings in a folder for each class: find them, cut them into clips, hold some out for the test."""
+"""Recordings in a folder for each class: find them, cut them into clips, hold some out for the test, find copies."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
+
+from tqdm import tqdm
 
 from asc.audio import SUFFIXES
-from asc.data.duplicates import matches, same_content
 from asc.data.lists import Clip, fault, shorten
 from asc.data.splits import by_location, hold_out
 from asc.errors import InputError
 
 SPLITS = ("train", "test")  # folders at the top that hold the folders of the classes
-LONGEST = 10.0  # seconds of a clip, unless set
+MAX_CLIP_SECONDS = 10.0  # unless set
 UNREADABLE = {".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mov"}  # sound that libsndfile does not read
+
+SAMPLE = 4096  # bytes from the middle of a file, by which most files differ
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def files_below(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 def clip_length(durations: Iterable[float]) -> float:
     """Seconds of the clips to cut from recordings of these durations: 10 s, or their median if that is less."""
-    return min(LONGEST, round(median(durations), 2))
+    return min(MAX_CLIP_SECONDS, round(median(durations), 2))
 
 
 def cut(recording: Clip, duration: float, length: float) -> list[Clip]:
@@ -198,3 +204,36 @@ def same_names(splits: dict[str, list[Clip]], durations: dict[Path, float], root
         names = sorted({str(second.path.relative_to(root)) for _, second in pairs})
         what = f"recordings in {one} and {other} with the same name and length"
         yield from fault(root, what, names, "if they are the same sound, put both into one subfolder")
+
+
+def matches(one: Sequence[Item], other: Sequence[Item], key: Callable[[Item], Hashable]) -> list[tuple[Item, Item]]:
+    """Pairs of items with the same key, for each of `other` the first of `one`."""
+    first: dict[Hashable, Item] = {}
+    for item in one:
+        first.setdefault(key(item), item)
+    return [(first[value], item) for item in other if (value := key(item)) in first]
+
+
+def same_content(one: Sequence[Path], other: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Pairs of files with the same bytes; only files of the same size and middle are read whole."""
+    for key in (lambda path: path.stat().st_size, middle):
+        found = {path: key(path) for path in [*one, *other]}
+        common = {found[path] for path in one} & {found[path] for path in other}
+        one, other = ([path for path in paths if found[path] in common] for paths in (one, other))
+    bar = tqdm([*one, *other], "comparing", unit="file", leave=False, disable=None, delay=2)
+    whole = {path: content(path) for path in bar}
+    return matches(one, other, whole.__getitem__)
+
+
+def middle(path: Path) -> tuple[int, bytes]:
+    """The size of a file and bytes from its middle."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(size // 2)
+        return size, file.read(SAMPLE)
+
+
+def content(path: Path) -> bytes:
+    """A digest of the bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

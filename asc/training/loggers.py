@@ -109,7 +109,7 @@ def log_augmentation(
 
     with torch.random.fork_rng(), torch.no_grad():
         batch = next(iter(data.loader("train", shuffle=True, whole=True)))
-        before = model.on_after_batch_transfer([part.to(model.device) for part in batch], 0)
+        before = model.on_after_batch_transfer(model.transfer_batch_to_device(batch, model.device, 0), 0)
         after = list(before)
         for callback in augmentation:
             callback.on_train_batch_start(None, model, after, 0)  # type: ignore[arg-type]

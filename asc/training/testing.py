@@ -53,7 +53,7 @@ def recalibrate_batch_norm(model: SceneClassifier, data: SceneData) -> None:
         norm.momentum = None  # the plain average over batches
         norm.train()
     for batch in data.loader("train", whole=True) if norms else ():
-        features, _ = model.on_after_batch_transfer([part.to(model.device) for part in batch], 0)
+        features, _ = model.on_after_batch_transfer(model.transfer_batch_to_device(batch, model.device, 0), 0)
         model.net(features)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
