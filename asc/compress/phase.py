@@ -95,7 +95,7 @@ class Phase(pl.Callback, ABC):
         Raises:
             InputError: names the arguments that differ.
         """
-        saved, own = unfinished_phase(path), self.state_dict()
+        saved, own = phase_of(read_checkpoint(path)), self.state_dict()
         if not saved or saved.get("class") != own["class"]:
             raise InputError(f"invalid resume={path}: expected {self.checkpoint} of a run of this phase")
         if differing := [f"phase.{name}" for name, value in own.items() if saved.get(name, value) != value]:
@@ -105,21 +105,6 @@ class Phase(pl.Callback, ABC):
             )
 
 
-def unfinished_phase(path: str) -> dict[str, Any] | None:
-    """The phase's class and arguments in the checkpoint of an unfinished run; None for any other checkpoint."""
-    callbacks = read_checkpoint(path).get("callbacks")
-    state = callbacks.get(Phase.state_key) if isinstance(callbacks, dict) else None
-    return state if isinstance(state, dict) else None
-
-
-def refuse_unfinished(path: str) -> None:
-    """Reject the checkpoint of an unfinished compression as a source.
-
-    Raises:
-        InputError: how to resume that run.
-    """
-    if unfinished_phase(path):
-        raise InputError(
-            f"invalid checkpoint={path}: expected the checkpoint of a finished run; "
-            f"to resume this one, give resume={path} with its settings"
-        )
+def phase_of(checkpoint: dict[str, Any]) -> dict[str, str] | None:
+    """The phase's class and arguments in the checkpoint of an unfinished run; None in any other checkpoint."""
+    return checkpoint.get("callbacks", {}).get(Phase.state_key)

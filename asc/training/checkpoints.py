@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from asc.classifier import SceneClassifier
-from asc.compress.phase import Phase
+from asc.compress.phase import Phase, phase_of
 from asc.data.datamodule import next_batch
 from asc.errors import InputError
 from asc.files import atomic_write
@@ -156,11 +156,6 @@ class ExactResume(pl.Callback):
                     f"the checkpoint's learning rate is scheduled for {scheduler['total_steps']} steps, not {steps}: "
                     "use the trainer settings of its run, above all trainer.max_epochs"
                 )
-
-
-def phase_of(checkpoint: dict[str, Any]) -> Any:
-    """State of the phase in the checkpoint of an unfinished run of compress.py; None in any other."""
-    return checkpoint.get("callbacks", {}).get(Phase.state_key)
 
 
 def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:

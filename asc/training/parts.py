@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from asc.classifier import SceneClassifier
 from asc.complexity import KB
+from asc.compress.phase import phase_of
 from asc.data import SceneData, scene_data
 from asc.errors import InputError, SweepError
 from asc.loading import build, read_checkpoint
 from asc.table import text_table
-from asc.training.checkpoints import check_resumable, phase_of
+from asc.training.checkpoints import check_resumable
 from asc.training.run_dir import resume_setting
 
 
