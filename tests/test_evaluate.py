@@ -25,7 +25,7 @@ from asc.evaluate.figures import (
     informative_factors,
     reliability,
 )
-from asc.evaluate.tables import evaluation_tables
+from asc.evaluate.output import evaluation_tables
 from asc.results import read_predictions, write_predictions
 
 LABELS = ["indoor", "outdoor", "transportation"]

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import os
 import re
 import shutil
@@ -13,21 +12,21 @@ import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
+import test_report
 import torch
 from browser import browser, console_errors, show_at
 from classifiers import classifier, save
+from test_report import LABELS
 
 from asc import InputError
 from asc.data.lists import Clip
 from asc.report.__main__ import main
-from asc.report.mistakes import worst_mistakes
+from asc.report.mistakes import RATE, mp3, spectrogram, worst_mistakes
 from asc.report.plot import DARK, LIGHT, read_history
-from asc.report.recording import RATE, mp3, spectrogram
 from asc.report.runs import read_run
 from asc.report.systems import group
 from asc.results import write_predictions
 
-LABELS = ["indoor", "outdoor", "transportation"]
 CLIPS = [  # file name, true label, probabilities by the first run and by the second
     ("audio/a.wav", "indoor", [0.9, 0.05, 0.05], [0.8, 0.1, 0.1]),  # right
     ("audio/b.wav", "outdoor", [0.6, 0.3, 0.1], [0.3, 0.6, 0.1]),  # one is wrong
@@ -39,28 +38,18 @@ CLIPS = [  # file name, true label, probabilities by the first run and by the se
 
 def write_run(directory: Path, root: Path, net: dict, column: int, labels: list[str] = LABELS) -> Path:
     """A run of an untrained classifier, with made-up results."""
-    (directory / ".hydra").mkdir(parents=True)
-    (directory / ".hydra/config.yaml").write_text(f"optimizer:\n  lr: {column}.0\nnet:\n  pooling: max\n")
+    test_report.write_run(
+        directory,
+        accuracy=0.5 + column / 10,
+        labels=labels,
+        checkpoint="best.ckpt",
+        config={"optimizer": {"lr": float(column)}, "net": {"pooling": "max"}},
+        size_kb=4.0 + column,
+    )
     path = save(classifier(net), directory / "best.ckpt")
     content = torch.load(path, weights_only=True)
     torch.save({**content, "datamodule_hyper_parameters": {"root": str(root), "fold": 1, "seed": 0}}, path)
-    results = {
-        "stage": "float",
-        "checkpoint": str(path),
-        "labels": labels,
-        "test": {
-            **{"accuracy": 0.5 + column / 10, "macro_accuracy": 0.6, "log_loss": 1.0},
-            "class_accuracy": dict.fromkeys(labels, 0.5),
-            "confusion_matrix": [[3, 1, 0], [0, 4, 0], [2, 0, 2]],
-        },
-        "complexity": {
-            **{"parameters": 1000, "nonzero_parameters": 1000, "size_kb": 4.0 + column},
-            **{"dcase2020_size_kb": 3.5, "macs": 10**6, "file_bytes": 4096},
-        },
-        "training": {"epochs": 3, "seconds": 1.0, "clips_per_second": 1.0},
-    }
-    (directory / "results.json").write_text(json.dumps(results))
-    (directory / "metrics.csv").write_text("epoch,train/loss,val/acc\n1,1.0,0.4\n2,0.8,0.5\n3,0.7,0.6\n")
+    (directory / "metrics.csv").write_text("epoch,train/loss,val/acc\n1,1.0,0.4\n2,0.8,\n3,0.7,0.6\n")
     with open(directory / "predictions.csv", "w", newline="") as file:
         rows = [(name, scene, *by_run[column]) for name, scene, *by_run in CLIPS]
         csv.writer(file).writerows([("filename", "scene_label", *labels), *rows])
@@ -109,7 +98,7 @@ def test_browser_shows_tables_plots_and_recordings(page, driver, width):
         "table => [...table.tBodies[0].rows].map(row => [...row.cells].slice(0, 4).map(cell => cell.textContent)))"
     )
     assert rows == [
-        [["DCASE 2020 baseline", "1", "60.0", "60.0"], ["CNN", "1", "60.0", "50.0"]],
+        [["DCASE 2020 baseline", "1", "70.0", "60.0"], ["CNN", "1", "60.0", "50.0"]],
         [["CNN", "1", "60.0", "50.0"]],
     ]
     script = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
@@ -203,6 +192,7 @@ def test_worst_mistakes_by_hand(runs):
 
 def test_damaged_files_of_a_run_are_rejected_and_missing_ones_left_out(runs, tmp_path):
     run = shutil.copytree(runs / "first", tmp_path / "run")
+    assert read_history(run)["val/acc"].dropna().to_dict() == {1: 0.4, 3: 0.6}
     (run / "predictions.csv").write_text("filename,scene_label,indoor\n")
     (run / "metrics.csv").write_text("epoch,train/loss\n1,many\n")
     for read in (lambda: worst_mistakes(*group([read_run(run)]), 3), lambda: read_history(run)):
@@ -212,13 +202,6 @@ def test_damaged_files_of_a_run_are_rejected_and_missing_ones_left_out(runs, tmp
     (run / "metrics.csv").unlink()
     main([str(run), "--html", str(tmp_path / "page.html"), "--no-latency"])
     assert "Worst mistakes" not in (tmp_path / "page.html").read_text()
-
-
-def test_history_leaves_out_epochs_without_validation(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,train/loss,val/acc\n1,0.5,\n2,0.25,0.75\n")
-    history = read_history(tmp_path)
-    assert history["train/loss"].to_dict() == {1: 0.5, 2: 0.25}
-    assert history["val/acc"].dropna().to_dict() == {2: 0.75}
 
 
 def test_recordings_may_have_names_that_are_not_unicode_and_start_within_files(runs, tmp_path, capsys):

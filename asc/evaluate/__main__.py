@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.json:
             print(json.dumps(evaluation, indent=2, allow_nan=False))
         else:
-            from asc.evaluate.tables import evaluation_tables
+            from asc.evaluate.output import evaluation_tables
 
             print(f"{evaluation_tables(evaluation)}\n\nfiles  {arguments.output}", flush=True)
 
@@ -76,7 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from asc.evaluate.data import clips_of, evaluation_data, notes_on, probabilities_of
     from asc.evaluate.figures import clip_table, evaluation_figures
-    from asc.evaluate.plots import plot_groups, plot_reliability
+    from asc.evaluate.output import plot_groups, plot_reliability
     from asc.files import atomic_write
     from asc.inference import load_classifier
     from asc.plot import plot_confusion_matrix

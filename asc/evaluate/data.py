@@ -32,43 +32,34 @@ def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequenc
     Raises:
         InputError: the checkpoint does not name its data, or the dataset has labels that the classifier does not know.
     """
-    heard = {
+    from_classifier = {
         "sample_rate": classifier.sample_rate,
         "channel": classifier.channel,
         "clip_seconds": classifier.clip_samples / classifier.sample_rate,
     }
     if any(item.startswith("data=") for item in overrides):
-        data = instantiate(compose_settings("train", overrides).data, **heard)
+        data = instantiate(compose_settings("train", overrides).data, **from_classifier)
     else:
+        saved = {}
+        if checkpoint.suffix != ".onnx":
+            saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
+        if "root" not in saved:
+            raise InputError(f"{checkpoint} does not name its data: give data=dcase data.root=DIR")
         settings = compose_settings("compress", ["checkpoint=given", *overrides])
         node: Any = OmegaConf.to_container(settings.data, resolve=True)
         given = {name: value for name, value in node.items() if value is not None}
-        data = scene_data(own_data(checkpoint), {"batch_size": BATCH_SIZE, **given, **heard})
+        data = scene_data(saved, {"batch_size": BATCH_SIZE, **given, **from_classifier})
     data.prepare_data()
     data.setup()
     unknown = sorted(set(data.labels) - set(classifier.labels))
     if unknown:
         raise InputError(
-            f"data.root={data.root} has the labels {shorten(unknown)}, which {checkpoint} does not know "
-            f"(it knows {shorten(classifier.labels, 10)}): give data with its labels"
+            f"invalid data.root={data.root}: expected the labels {shorten(classifier.labels, 10)}, as in {checkpoint}, "
+            f"not {shorten(unknown)}"
         )
     data.labels = classifier.labels
     data.check_length(classifier.min_samples)
     return data
-
-
-def own_data(checkpoint: Path) -> dict[str, Any]:
-    """Settings of the data that the checkpoint was trained on.
-
-    Raises:
-        InputError: it does not name them.
-    """
-    settings = {}
-    if checkpoint.suffix != ".onnx":
-        settings = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
-    if "root" not in settings:
-        raise InputError(f"{checkpoint} does not name its data: give data=dcase data.root=DIR")
-    return settings
 
 
 def clips_of(data: SceneData, split: str) -> list[Clip]:
@@ -78,9 +69,7 @@ def clips_of(data: SceneData, split: str) -> list[Clip]:
         InputError: there are none.
     """
     if not data.clips[split]:
-        raise InputError(
-            f"data.root={data.root} has no {split} clips: choose another --split, or hold some out by data.val_fraction"
-        )
+        raise InputError(f"invalid --split={split}: expected one with clips; data.val_fraction holds out val clips")
     return data.clips[split]
 
 
@@ -102,7 +91,7 @@ def probabilities_of(clips: Sequence[Clip], batches: Iterable[Sequence[Tensor]],
 
 
 def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> list[str]:
-    """What a reader of the figures must know: clips of another length than in training, and labels without clips."""
+    """Notes on clips of another length than in training, and on labels without clips."""
     notes = []
     length = classifier.clip_samples / classifier.sample_rate
     other = [data.seconds[clip] for clip in clips if abs(data.seconds[clip] - length) > LENGTH_TOLERANCE]

@@ -1,6 +1,5 @@
 """The page of asc.report: all runs in one HTML file that needs no network and no script."""
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from asc.classifier import SceneClassifier
-from asc.errors import InputError, printable
+from asc.errors import printable
 from asc.files import atomic_write
-from asc.report.mistakes import Mistake, worst_mistakes
+from asc.report.mistakes import recording, worst_mistakes
 from asc.report.plot import DARK, LIGHT, SIZE, accuracy_plot, inline_svg, size, training_curves
-from asc.report.recording import Recording, embed
 from asc.report.systems import REPORT, System, Task, differing
 from asc.report.table import speedups
 
@@ -68,7 +65,7 @@ def section(name: str, task: Task, latency: dict[System, float], mistakes: int, 
         "plots": plots(name, task, latency),
         "confusions": [(system, confusion_cells(system)) for system in systems],
         "mistakes": [(mistake, recording(mistake, with_sound)) for mistake in worst_mistakes(task, mistakes)],
-        "settings": differing([system.first.settings for system in systems]),
+        "settings": differing([system.first for system in systems]),
     }
 
 
@@ -95,16 +92,3 @@ def confusion_cells(system: System) -> list[list[tuple[int, float]]]:
     """Confusion matrix summed over the system's runs: clips, and their fraction of the true class."""
     matrix = np.sum([run.results.test.confusion_matrix for run in system.runs], axis=0)
     return [[(clips, clips / max(sum(row), 1)) for clips in row] for row in matrix.tolist()]
-
-
-def recording(mistake: Mistake, with_sound: bool) -> Recording:
-    """The clip of a mistake, from the most accurate system that was tested on it and can be loaded."""
-    found = Recording(fault="No checkpoint names the place of the recording.")
-    for system in sorted((row.system for row in mistake.predictions), key=lambda system: -system.accuracy):
-        if system.first.checkpoint:
-            with contextlib.suppress(InputError):  # of an untrusted class
-                model = SceneClassifier.load_from_checkpoint(system.first.checkpoint)
-                found = embed(mistake.filename, system.first, model, with_sound)
-            if not found.fault:
-                return found
-    return found

@@ -27,7 +27,6 @@ INCIDENTAL = (  # settings that do not define a system
     *("data.root", "data.fold", "data.seed", "data.cache", "data.num_workers", "data.missing"),
     *("trainer.accelerator", "trainer.devices", "trainer.default_root_dir"),
 )
-SOURCE = "source."  # prefix of the settings of the run that a run started from
 UNPRUNED_ZEROS = 0.05  # more zeros than this mean pruning: rounding to 8 bits gives about 1 %
 
 
@@ -42,7 +41,7 @@ class Run:
         hyperparameters: of the checkpoint; empty without one.
         root: the dataset's folder, of the machine of the run; None without a checkpoint.
         split: (cv, fold, seed) of the data; cv None means the dataset's lists. Empty without a checkpoint.
-        settings: of the run and of the runs it started from (see `read_settings`).
+        settings: of the run, of the run it started from and so on (see `read_settings`).
         sparsity: fraction of zeros among the weights; without a checkpoint, among all parameters.
     """
 
@@ -52,7 +51,7 @@ class Run:
     hyperparameters: dict[str, Any]
     root: Path | None
     split: tuple
-    settings: dict[str, Any]
+    settings: list[dict[str, Any]]
     sparsity: float
 
     @cached_property
@@ -86,7 +85,7 @@ class Run:
     @property
     def is_uncompressed(self) -> bool:
         """Whether the network is as trained, without compression or distillation."""
-        return self.results.stage == "float" and not self.phases
+        return self.results.stage == "float" and "phases" not in self.parts
 
     @property
     def net(self) -> dict[str, Any]:
@@ -98,32 +97,24 @@ class Run:
         """Class name of the network; empty without a checkpoint."""
         return printable(self.net.get("_target_", "").rpartition(".")[2])
 
-    @property
-    def filters(self) -> str:
-        """Filters of the convolutions, such as 16-32-64-128, if they differ from the network's default."""
-        filters = list(self.net.get("filters") or [])
-        default = inspect.signature(getattr(asc.nets, self.net_name, lambda: None)).parameters.get("filters")
-        return "" if default and filters == list(default.default) else printable("-".join(map(str, filters)))
-
-    @property
-    def phases(self) -> str:
-        """Phases of compression that the network itself does not show: distilled, or the class of the user's phase."""
-        targets = [str(value) for name, value in self.settings.items() if name.endswith("phase._target_")]
-        return ", ".join(filter(None, (PHASES.get(name, printable(name.rpartition(".")[2])) for name in targets)))
-
     @cached_property
     def parts(self) -> dict[str, str]:
         """Parts of the system's name, by topic."""
         if not self.net:
             return {"network": printable(self.directory.name), "precision": self.results.stage}
+        filters = list(self.net.get("filters") or [])
+        default = inspect.signature(getattr(asc.nets, self.net_name, lambda: None)).parameters.get("filters")
+        is_default = not filters or (default is not None and filters == list(default.default))
         folds = (self.hyperparameters.get("quantization") or {}).get("fold_norms", True)
+        phases = [str(settings["phase._target_"]) for settings in self.settings if "phase._target_" in settings]
+        phases = [PHASES.get(phase, printable(phase.rpartition(".")[2])) for phase in phases]
         parts = {
             "network": NETS.get(self.net_name, self.net_name),
-            "phases": self.phases,
+            "phases": ", ".join(filter(None, phases)),
             "precision": "" if self.precision == "float" else self.precision,
             "folding": "" if folds else "batch norms kept",
             "pruning": f"pruned {100 * self.sparsity:.0f} %" if self.is_pruned else "",
-            "filters": f"filters {self.filters}" if self.filters else "",
+            "filters": "" if is_default else printable("filters " + "-".join(map(str, filters))),
             "norms": "one input norm" if self.net.get("bn_first_block_only") else "",
         }
         return {topic: text for topic, text in parts.items() if text}
@@ -191,31 +182,26 @@ def weight_sparsity(state: dict[str, Any]) -> float:
     return (total - sum(map(nonzeros, weights))) / total if total else math.nan
 
 
-def read_settings(directory: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """All settings of a run and of the run it started from, by dotted name, except INCIDENTAL ones.
-
-    Args:
-        directory: of the run.
-        seen: runs that started from this one.
+def read_settings(directory: Path) -> list[dict[str, Any]]:
+    """Settings of a run, of the run it started from and so on, by dotted name and without INCIDENTAL ones.
 
     Raises:
-        InputError: .hydra/config.yaml is not a run's.
+        InputError: a .hydra/config.yaml is not a run's.
     """
-    file = directory / ".hydra/config.yaml"
-    if not file.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(file.read_bytes()) or {}
-        settings = {name: value for name, value in flatten(content) if not name.startswith(INCIDENTAL)}
-    except (OSError, yaml.YAMLError, AttributeError) as error:  # AttributeError: not a mapping
-        raise InputError(f"{file} cannot be read: {one_line(error)}; repeat the run or leave it out") from error
-    checkpoints = content.get("checkpoint") or ""
-    source = Path(checkpoints[0] if isinstance(checkpoints, list) else checkpoints).parent
-    for before in (source, source.parent):
-        if content.get("phase") and before not in (directory, *seen) and (before / ".hydra").is_dir():
-            theirs = read_settings(before, (directory, *seen))
-            settings |= {SOURCE + name: value for name, value in theirs.items()}
-    return settings
+    chain: list[dict[str, Any]] = []
+    seen: list[Path] = []
+    while directory not in seen and (file := directory / ".hydra/config.yaml").is_file():
+        seen.append(directory)
+        try:
+            content = yaml.safe_load(file.read_bytes()) or {}
+            chain.append({name: value for name, value in flatten(content) if not name.startswith(INCIDENTAL)})
+        except (OSError, yaml.YAMLError, AttributeError) as error:  # AttributeError: not a mapping
+            raise InputError(f"{file} cannot be read: {one_line(error)}; repeat the run or leave it out") from error
+        checkpoints = content.get("checkpoint") or ""
+        source = Path(checkpoints[0] if isinstance(checkpoints, list) else checkpoints).parent
+        if content.get("phase"):
+            directory = source if (source / ".hydra").is_dir() else source.parent
+    return chain
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

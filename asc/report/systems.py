@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from asc.errors import printable
-from asc.report.runs import SOURCE, Run
+from asc.report.runs import Run
 
 SAME_ZEROS = 0.0075  # tolerance of the sparsity between seeds: rounding and folding add a few zeros, which vary
 MAX_SETTING = 40  # characters of a setting in a name
@@ -33,7 +33,7 @@ class System:
 
     @property
     def first(self) -> Run:
-        """Any run: in most properties they are equal."""
+        """Represents the runs where they are equal."""
         return self.runs[0]
 
     @property
@@ -52,11 +52,9 @@ class System:
     def reported(self) -> tuple[str, float, float] | None:
         """Name, accuracy in % and size in KB in the report, if this is one of its four systems."""
         run = self.first
-        is_half_pruned = 0.45 <= run.sparsity <= 0.55
-        if run.filters or run.phases or len(run.labels) != 3 or (run.is_pruned and not is_half_pruned):
+        is_other = {"filters", "phases"} & run.parts.keys() or run.net.get("pooling", "max") != "max"
+        if is_other or len(run.labels) != 3 or (run.is_pruned and not 0.45 <= run.sparsity <= 0.55):
             return None
-        if run.net.get("pooling", "max") != "max":
-            return None  # Table 2's network has max pooling
         return REPORT.get((run.net_name, run.precision, run.is_pruned))
 
 
@@ -119,7 +117,7 @@ def task_of(title: str, groups: list[list[Run]]) -> Task:
         [f"{run.metrics['parameters']:,.0f} parameters" for run in firsts],
         *(
             [value and f"{name}={value}"[:MAX_SETTING] for value in values]
-            for name, values in differing([run.settings for run in firsts]).items()
+            for name, values in differing(firsts).items()
         ),
     ]
     rows[0] = [name or other for name, other in zip(own, plain, strict=True)]
@@ -139,25 +137,21 @@ def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
     return [f"{name} #{again + 1}" if again else name for name, again in zip(names, earlier, strict=True)]
 
 
-def effective(settings: dict[str, Any]) -> dict[str, Any]:
+def effective(chain: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The settings of a run, with those that compress.py left open (null) from the run it started from.
 
-    >>> effective({"optimizer.lr": 1e-4, "sample_rate": None, "source.optimizer.lr": 3e-3, "source.sample_rate": 16000})
+    >>> effective([{"optimizer.lr": 1e-4, "sample_rate": None}, {"optimizer.lr": 3e-3, "sample_rate": 16000}])
     {'optimizer.lr': 0.0001, 'sample_rate': 16000}
     """
-    own = {name: value for name, value in settings.items() if not name.startswith(SOURCE)}
-    source = {name.removeprefix(SOURCE): value for name, value in settings.items() if name.startswith(SOURCE)}
-    inherited = effective(source) if source else {}
-    return own | {name: value for name, value in inherited.items() if own.get(name) is None}
+    merged: dict[str, Any] = {}
+    for settings in reversed(chain):
+        merged |= {name: value for name, value in settings.items() if value is not None or name not in merged}
+    return merged
 
 
-def differing(runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """The settings that differ between runs, by name, as on the command line; empty where a run has no such setting.
-
-    >>> differing([{"a": 1, "b": None}, {"a": None, "b": None}])
-    {'a': ['1', 'null']}
-    """
-    settings = [effective(run) for run in runs]
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings that differ between runs, by name, as on the command line; empty where a run has no such setting."""
+    settings = [effective(run.settings) for run in runs]
     names = dict.fromkeys(name for run in settings for name in run if not name.endswith(("_recursive_", "_convert_")))
     differ = [name for name in names if any(run.get(name) != settings[0].get(name) for run in settings)]
     return {printable(name): [written(run[name]) if name in run else "" for run in settings] for name in differ}
