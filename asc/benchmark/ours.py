@@ -1,8 +1,6 @@
 """This package's contestants: each function does the set-up and returns the function to time."""
 
-import contextlib
 import copy
-import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +19,6 @@ from asc.compress import QAT
 from asc.export import export
 from asc.frontend import Spectrogram
 from asc.settings import compose_settings
-from asc.training.run import Run
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
 
@@ -119,20 +116,20 @@ def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> 
     data.cache_features(model.hparams["frontend"], model.frontend, torch.device(device))
     bare_model = copy.deepcopy(model).to(device).train()
     batches = [(x.to(device).float(), target.to(device)) for x, target in data.loader("train", shuffle=True)]
-    augment = [instantiate(node) for name, node in cfg.callbacks.items() if name != "checkpoint"]
+    augment = [instantiate(node) for node in cfg.augmentation.values()]
     bare_step = step(bare_model, "32")
     whole, bare = [], []
     for _ in range(1 + rounds):
         timer = pl.callbacks.Timer()
-        run = Run(cfg, model, data, Path(cfg.run_dir) / "checkpoints/last.ckpt", callbacks=[timer])
-        with contextlib.redirect_stdout(io.StringIO()):
-            run.fit(resume=None)
+        settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = instantiate(cfg.trainer, callbacks=[*augment, timer], **settings)
+        trainer.fit(model, data)
         whole.append(timer.time_elapsed("train"))
         start = time.perf_counter()
         for index, pair in enumerate(batches):
             batch = list(pair)
             for callback in augment:
-                callback.on_train_batch_start(run.trainer, bare_model, batch, index)
+                callback.on_train_batch_start(trainer, bare_model, batch, index)
             bare_step(*batch)
         wait()
         bare.append(time.perf_counter() - start)
