@@ -1,5 +1,6 @@
 """Every settings file composes, and builds what it names."""
 
+import copy
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,38 +35,48 @@ def settings(*overrides: str, command: str = "train"):
 
 def model_of(cfg, n_classes: int = 3) -> asc.SceneClassifier:
     labels = [f"scene{number}" for number in range(n_classes)]
-    return instantiate(cfg.model, labels=labels, clip_samples=10 * cfg.sample_rate)
+    return instantiate(cfg.model, labels=labels, clip_samples=2 * cfg.sample_rate)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["~experiment"]]
-    + [[choice] for choice in choices("experiment", "optimizer", "scheduler")]
-    + [[net, frontend] for net in choices("net") for frontend in choices("frontend")],
-    ids=" ".join,
-)
-def test_every_choice_builds_a_model_whose_network_takes_its_features(words):
-    assert model_of(settings(*words), n_classes=10).complexity().parameters > 0
+@pytest.mark.parametrize("choice", ["~experiment", *choices("experiment", "optimizer", "scheduler")])
+def test_every_recipe_builds_a_model(choice):
+    assert model_of(settings(choice)).complexity().parameters > 0
 
 
-@pytest.mark.parametrize("choice", choices("data", "augmentation", "callbacks", "trainer", "logger"))
-def test_every_part_builds(choice, monkeypatch, tmp_path):
+def test_every_network_takes_the_features_of_every_frontend():
+    nets = [settings(choice) for choice in choices("net")]
+    for frontend in (settings(choice).frontend for choice in choices("frontend")):
+        for cfg in copy.deepcopy(nets):
+            cfg.frontend = frontend
+            assert model_of(cfg, n_classes=10).complexity().parameters > 0
+
+
+def test_every_augmentation_builds():
+    names = [choice.partition("=")[2] for choice in choices("augmentation")]
+    for node in settings(f"augmentation=[{','.join(names)}]").augmentation.values():
+        instantiate(node)
+
+
+@pytest.mark.parametrize("choice", choices("data", "trainer"))
+def test_every_dataset_and_trainer_builds(choice):
+    instantiate(settings(choice)[choice.partition("=")[0]])
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_every_logger_builds(name, monkeypatch, tmp_path):
+    pytest.importorskip(name, reason=f"the extra {name} is not installed")
     monkeypatch.chdir(tmp_path)  # MLflow makes its folder
-    group, name = choice.split("=")
-    if group == "logger":
-        pytest.importorskip(name, reason=f"the extra {name} is not installed")
-    cfg = settings(choice)
+    cfg = settings(f"logger={name}")
     for variable, value in cfg.hydra.job.env_set.items():
         monkeypatch.setenv(variable, value)
-    for part in cfg[group].values() if group in ("augmentation", "callbacks") else [cfg[group]]:
-        instantiate(part)
+    instantiate(cfg.logger)
 
 
 @pytest.mark.parametrize("choice", choices("phase"))
 def test_every_phase_builds(choice):
     cfg = settings(choice, "checkpoint=some.ckpt", command="compress")
     instantiate(cfg.phase)
-    assert cfg.augmentation == settings().augmentation
+    assert cfg.augmentation.keys() == {"random_crop", "between_class", "spec_augment"}
     if "distill" in choice:  # from scratch
         assert cfg.optimizer.lr == cfg.scheduler.max_lr == 3e-3
     else:
@@ -98,7 +109,7 @@ def test_choosing_data_changes_no_recipe(recipe):
         return whole | {name: cfg.data[name] for name in ("batch_size", "val_fraction")}
 
     expected = composed()
-    for choice in ("data=dcase2024", "data=folder", "data=synthetic"):
+    for choice in ("data=dcase2024", "data=folder"):
         assert composed(choice) == expected, choice
 
 

@@ -11,19 +11,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from command import call, results, rows
-from tiny import PLAIN, RATE
+from tiny import PLAIN
 from whole import check_whole
 
-from asc.data import SceneData
 from asc.export.__main__ import main as export
-from asc.frontend import Spectrogram
 from asc.loading import read_checkpoint
 
 FORK = multiprocessing.get_context("fork")  # real processes, without the seconds of importing torch
@@ -123,36 +120,6 @@ def test_a_killed_training_is_resumed(job, tmp_path, kills):
 def test_a_killed_quantization_is_resumed(trained, tmp_path, kills):
     words = [f"checkpoint={trained[0]}/checkpoints/best.ckpt", "phase=qat", "trainer.max_epochs=3"]
     check_runs(lambda *more: call(*words, *more, script="compress.py"), "qat.ckpt", "resume", kills, tmp_path)
-
-
-class Slow(Spectrogram):
-    """A frontend that takes its time."""
-
-    def spectrogram(self, wave: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.02)
-        return super().spectrogram(wave)
-
-
-def build(tiny: Path, folder: Path) -> None:
-    data = SceneData(str(tiny), sample_rate=RATE, num_workers=0, cache_dir=str(folder))
-    data.setup()
-    data.cache_features({}, Slow(RATE), torch.device("cpu"))
-
-
-@pytest.mark.nightly
-def test_a_killed_build_of_the_cache_is_finished_by_the_others(tiny, tmp_path, kills):
-    whole, log = tmp_path / "whole", tmp_path / "log"
-    seconds = duration(lambda: build(tiny, whole), log)
-    for number, kill in enumerate(kills):
-        folder = tmp_path / str(number)
-        work = partial(build, tiny, folder)
-        other, left = start(work, log), start(work, log)
-        disturb(work, kill, seconds / 2, log)
-        other.kill()
-        left.join(60)
-        assert left.exitcode == 0, (kill, log.read_text())
-        assert names(folder) == names(whole), kill
-        assert all(file.read_bytes() == (whole / file.name).read_bytes() for file in folder.iterdir()), kill
 
 
 @pytest.mark.nightly
