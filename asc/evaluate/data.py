@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor
 from tqdm import tqdm
 
 from asc.data import SceneData, scene_data
+from asc.data.datasets import WaveBatch
 from asc.data.lists import Clip, shorten
 from asc.errors import InputError
 from asc.inference import Classifier
@@ -73,17 +73,17 @@ def clips_of(data: SceneData, split: str) -> list[Clip]:
     return data.clips[split]
 
 
-def probabilities_of(clips: Sequence[Clip], batches: Iterable[Sequence[Tensor]], classifier: Classifier) -> np.ndarray:
-    """Probabilities (clips, n_classes) of clips, whose `batches` are [wave (batch, samples), target].
+def probabilities_of(clips: Sequence[Clip], batches: Iterable[WaveBatch], classifier: Classifier) -> np.ndarray:
+    """Probabilities (clips, n_classes) of clips in batches.
 
     Raises:
         InputError: a probability is not a number.
     """
     rows = []
     with tqdm(total=len(clips), unit=" clips", leave=False, disable=None, delay=2) as bar:
-        for waves, _ in batches:
-            rows.append(classifier.probabilities(waves.numpy()))
-            bar.update(len(waves))
+        for batch in batches:
+            rows.append(classifier.probabilities(batch.wave.numpy()))
+            bar.update(len(batch.wave))
     probabilities = np.concatenate(rows).astype(np.float64)
     if not np.isfinite(probabilities).all():
         raise InputError("the classifier's probabilities are not finite: use another checkpoint")
