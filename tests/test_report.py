@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from command import ENVIRONMENT, REPOSITORY, run
 from omegaconf import OmegaConf
 from scipy.stats import ttest_rel
 from tiny import RATE
@@ -176,6 +175,13 @@ def test_distilled_networks_are_named_by_their_phase(tmp_path):
         "phase._target_": ["", "asc.compress.Distill", "asc.compress.QAT", "tiny.Rounded"],
         "phase.temperature": ["", "2.0", "2.0", ""],
     }
+
+
+def test_settings_of_runs_that_start_from_each_other_are_read_once(tmp_path):
+    for one, other in ("ab", "ba"):
+        config = {"checkpoint": str(tmp_path / other / "made.ckpt"), "phase": {"_target_": "asc.compress.QAT"}}
+        write_run(tmp_path / one, net=CNN, config=config)
+    assert len(read_run(tmp_path / "a").settings) == 2
 
 
 def test_sparsity_separates_amounts_of_pruning_but_not_seeds(tmp_path):
@@ -374,11 +380,12 @@ def test_pictures_that_cannot_be_written_are_rejected(tmp_path):
         plot_accuracy_over_size(found, tmp_path / "report.music")
 
 
-def test_the_command_line(with_weights, tmp_path):
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
-    done = run("asc.report", str(with_weights), script="-m", cwd=tmp_path, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+def test_command_prints_the_table_and_writes_the_picture(with_weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([str(with_weights)])
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
     row = cells(lines[4])
     assert row[:3] == ["CNN", "1", "60.0"]
     assert float(row[9]) > 0  # milliseconds
