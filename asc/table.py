@@ -14,7 +14,7 @@ def text_table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), left: 
     """A table with a rule under its header; control characters are escaped.
 
     Args:
-        rows: of cells, which appear as `str` gives them.
+        rows: of cells, possibly of several lines, which appear as `str` gives them.
         header: of each column, possibly of several lines.
         left: columns to align left; the others are aligned right.
 
@@ -24,8 +24,8 @@ def text_table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), left: 
     tram       12
     street      3
     """
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
-    heads = ["\n".join(map(printable, head.split("\n"))) for head in header]
+    cells = [[escaped(str(cell)) for cell in row] for row in rows]
+    heads = [escaped(head) for head in header]
     columns = len(cells[0] if cells else heads)
     return tabulate.tabulate(
         cells,
@@ -35,3 +35,8 @@ def text_table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), left: 
         disable_numparse=True,
         preserve_whitespace=True,
     )
+
+
+def escaped(cell: str) -> str:
+    """The lines of a cell with control characters escaped."""
+    return "\n".join(map(printable, cell.split("\n")))
