@@ -59,13 +59,14 @@ def compress(cfg: DictConfig) -> float | None:
         if cfg.recalibrate_batch_norm:
             recalibrate_batch_norm(model.to("cpu"), data)
         tester.test(model, data, verbose=False)
+        objective = validation_accuracy(tester, model, data)
         tester.save_checkpoint(checkpoint, weights_only=True)
         file = export_or_checkpoint(model, directory, checkpoint)
         results = write_results(directory, checkpoint, file, model, data, history.totals())
         print(results_table(results) + f"\nrun    {directory}")
         log_results(logger, results, directory / "confusion_matrix.png")
     check_size(model.complexity().size_kb, cfg.max_size_kb)
-    return validation_accuracy(tester, model, data)
+    return objective
 
 
 if __name__ == "__main__":

@@ -51,8 +51,7 @@ def train(cfg: DictConfig) -> float | None:
     check_parts(cfg, trainer, model, data)
     prepare_features(trainer, model, data, fit_frontend=not cfg.init)
     if cfg.compile:
-        # takes effect at the first step; dynamic=False compiles a smaller last batch apart from the others
-        model.net.compile(mode=cfg.compile, dynamic=False)
+        model.net.compile(mode=cfg.compile, dynamic=False)  # a smaller last batch is compiled apart from the others
     with open_log(logger):
         if logger and trainer.is_global_zero:
             log_augmentation(logger, model, data, augmentation, directory / "augmentation.png")
@@ -67,11 +66,12 @@ def train(cfg: DictConfig) -> float | None:
             recalibrate_batch_norm(model.to(tester.strategy.root_device), data)
             replace_weights(best, model)
         tester.test(model, data, verbose=False)
+        objective = validation_accuracy(tester, model, data)
         file = export_or_checkpoint(model, directory, best)
         results = write_results(directory, best, file, model, data, history.totals())
         print(results_table(results) + f"\nrun    {directory}")
         log_results(logger, results, directory / "confusion_matrix.png")
-    return validation_accuracy(tester, model, data)
+    return objective
 
 
 if __name__ == "__main__":

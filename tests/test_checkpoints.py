@@ -153,6 +153,19 @@ def test_a_metric_that_validation_does_not_log_is_named(job, tmp_path):
     assert not list(tmp_path.glob("checkpoints/*.ckpt"))
 
 
+def test_compression_reads_its_checkpoint_once(trained, tmp_path, monkeypatch):
+    best, read, load = trained[0] / "checkpoints/best.ckpt", [], torch.load
+
+    def counted(file: object, **settings: object) -> object:
+        read.append(str(file))
+        return load(file, **settings)
+
+    monkeypatch.setattr(torch, "load", counted)
+    words = [f"checkpoint={best}", "phase=prune_filters", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
+    assert call(*words, script="compress.py") is None
+    assert read.count(str(best)) == 1
+
+
 class Unwritable:
     """What cannot be pickled."""
 
