@@ -11,6 +11,7 @@ from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 
 from asc import SceneClassifier
 from asc.compress import QAT, Prune
+from asc.data.datasets import FeatureBatch
 from asc.quantization.convert import ENGINES
 
 BASELINE = {"_target_": "asc.nets.Dcase2020Baseline", "n_bins": 32}
@@ -74,7 +75,7 @@ def observed(model: SceneClassifier, phase: QAT) -> SceneClassifier:
 
 def fit(model: SceneClassifier, *callbacks: pl.Callback, epochs: int = 1) -> SceneClassifier:
     """Fine-tune it on noise for a few steps."""
-    batches = [[clips(model).clone(), torch.randint(3, (8,))] for _ in range(2)]
+    batches = [FeatureBatch(clips(model).clone(), torch.randint(3, (8,))) for _ in range(2)]
     loader = torch.utils.data.DataLoader(batches, batch_size=None)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -10,13 +10,14 @@ from torch.utils.data import DataLoader
 
 from asc import InputError, SceneClassifier
 from asc.compress import QAT, Distill, Phase, Prune, PruneFilters
+from asc.data.datasets import FeatureBatch
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 PHASES = [Prune, PruneFilters, Distill, QAT]
 
 
 def batches() -> DataLoader:
-    return DataLoader([[torch.randn(8, 1, 32, 32), torch.zeros(8, dtype=torch.long)]], batch_size=None)
+    return DataLoader([FeatureBatch(torch.randn(8, 1, 32, 32), torch.zeros(8, dtype=torch.long))], batch_size=None)
 
 
 # Distillation

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import nn
 from asc import InputError, SceneClassifier
 from asc.report.__main__ import main
 from asc.report.compare import compare
-from asc.report.latency import ROUNDS, WARM_UP, measure_latency, single_thread_latency
+from asc.report.latency import ROUNDS, measure_latency, single_thread_latency
 from asc.report.plot import accuracy_plot, pareto_front, plot_accuracy_over_size, size
 from asc.report.runs import find_runs, read_run
 from asc.report.systems import System, Task, differing, group
@@ -272,43 +271,29 @@ def test_pareto_front_is_what_nothing_dominates(seed):
 
 
 class Probe(nn.Module):
-    """Notes who is called, and how; each call takes the next of `seconds` on the clock that it has."""
+    """Notes each call; calls last as long as `seconds`."""
 
-    def __init__(self, name: str, calls: list, clock: list[float], seconds: Iterable[float]):
+    def __init__(self, name: str, calls: list, seconds: float):
         super().__init__()
-        self.name, self.calls, self.clock, self.seconds = name, calls, clock, iter(seconds)
+        self.name, self.calls, self.seconds = name, calls, seconds
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls.append((self.name, torch.get_num_threads(), torch.is_inference_mode_enabled()))
-        self.clock[0] += next(self.seconds)
+        time.sleep(self.seconds)
         return x
-
-
-def test_a_latency_is_the_median_without_the_warm_up(monkeypatch):
-    clock, calls = [0.0], []
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    middle = ROUNDS // 2
-    seconds = [9.0] * WARM_UP + [5.0] * (ROUNDS - middle - 1) + [0.25] * (middle + 1)  # most take a quarter
-    slow = [0.5] * (WARM_UP + ROUNDS)
-    nets = {name: (Probe(name, calls, clock, taken), torch.zeros(1)) for name, taken in (("a", seconds), ("b", slow))}
-    assert single_thread_latency(nets) == {"a": 250.0, "b": 500.0}
-    assert len(calls) == 2 * (WARM_UP + ROUNDS)
 
 
 def test_networks_take_turns_on_one_thread_and_the_threads_come_back():
     calls, threads = [], torch.get_num_threads()
-    always = itertools.repeat(0.0)
     torch.set_num_threads(2)
     try:
-        latency = single_thread_latency({name: (Probe(name, calls, [0.0], always), torch.zeros(1)) for name in "ab"})
-        assert list(latency) == ["a", "b"]
-        assert calls == [("a", 1, True), ("b", 1, True)] * (WARM_UP + ROUNDS)
-        assert torch.get_num_threads() == 2
-        with pytest.raises(StopIteration):  # its tenth call has no more seconds
-            single_thread_latency({"broken": (Probe("broken", [], [0.0], [0.0] * 9), torch.zeros(1))})
+        nets = {name: (Probe(name, calls, ms / 1000), torch.zeros(1)) for name, ms in (("a", 1), ("b", 3))}
+        latency = single_thread_latency(nets)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+    assert 1 <= latency["a"] < 2.5 < latency["b"] < 10  # ms
+    assert [call for call, _ in itertools.groupby(calls)] == [("a", 1, True), ("b", 1, True)] * ROUNDS
 
 
 def test_speedups_are_over_the_uncompressed_network_of_the_class(tmp_path):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from asc.cli import exit_on_input_error, silence_libraries
-from asc.errors import InputError, check_number
+from asc.errors import InputError, check_choice, check_number
 from asc.files import atomic_write
 from asc.machine import processor
 
 PARTS = ("frontend", "training", "inference", "epoch", "waiting", "integers")  # methods of Bench
-LONG = ("growth", "table3", "endurance")  # on request, each with a table of its own
+LONG = ("growth", "table3", "soak")  # whole runs of train.py, on request
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", default=2, type=int, help="default: 2")
     parser.add_argument("--batch", default=100, type=int, help="clips in a batch, default: 100")
     parser.add_argument("--rounds", default=5, type=int, help="timed rounds, default: 5")
-    parser.add_argument("--busy", default=0, type=int, metavar="N", help="processes that compute beside, default: 0")
     parser.add_argument("--json", default=Path("benchmark.json"), type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
     with exit_on_input_error():
@@ -43,54 +42,45 @@ def run(arguments: argparse.Namespace) -> None:
     """
     import torch  # after --help, since it takes seconds
 
-    from asc.benchmark import endurance, growth, table3
     from asc.benchmark.bench import Bench, timing_table
-    from asc.benchmark.contest import busy
+    from asc.benchmark.train_runs import growth, runs_table, soak_test, table3
 
     silence_libraries()
     if arguments.device is None:
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     check(arguments, torch.cuda.is_available())
     machine = {"processor": processor(), "torch": torch.__version__, **vars(arguments), "json": str(arguments.json)}
-    beside = f", beside {arguments.busy} busy processes" if arguments.busy else ""
-    print(f"{machine['processor']}, {arguments.threads} threads, torch {torch.__version__}{beside}\n", flush=True)
+    print(f"{machine['processor']}, {arguments.threads} threads, torch {torch.__version__}\n", flush=True)
     results: dict[str, Any] = {}
     parts = [part for part in PARTS if part in arguments.part or not arguments.part]
     if parts:
         bench = Bench(arguments.device, arguments.threads, arguments.batch, arguments.rounds)
         rows = []
-        with busy(arguments.busy):
-            for part in parts:
-                print(f"measuring: {part}", flush=True)
-                rows += getattr(bench, part)()
+        for part in parts:
+            print(f"measuring: {part}", flush=True)
+            rows += getattr(bench, part)()
         print("\n" + timing_table(rows) + "\n")
         results["rows"] = [asdict(row) for row in rows]
-    long_parts: dict[str, tuple[Callable, Callable]] = {
-        "growth": (growth.growth, growth.growth_table),
-        "table3": (partial(table3.table3, arguments.device, arguments.threads), table3.table),
-        "endurance": (endurance.endurance, endurance.endurance_table),
-    }
-    for part, (measure, table) in long_parts.items():
+    runs: list[Callable[[], list[dict]]] = [growth, partial(table3, arguments.device), soak_test]
+    for part, measure in zip(LONG, runs, strict=True):
         if part in arguments.part:
             results[part] = measure()
-            print(f"\n{table(results[part])}\n")
+            print(f"\n{runs_table(results[part])}\n")
     with atomic_write(arguments.json) as temporary:
         temporary.write_text(json.dumps({**machine, **results}, indent=2) + "\n")
     print(f"results  {arguments.json}")
 
 
 def check(arguments: argparse.Namespace, has_gpu: bool) -> None:
-    """Refuse arguments before anything is measured.
+    """Reject invalid arguments before anything is measured.
 
     Raises:
         InputError: names the argument.
     """
     for part in arguments.part:
-        if part not in (*PARTS, *LONG):
-            raise InputError(f"unknown part={part}: choose from {', '.join((*PARTS, *LONG))}")
+        check_choice("part", part, (*PARTS, *LONG))
     for name in ("threads", "batch", "rounds"):
         check_number(f"--{name}", getattr(arguments, name), int, 1)
-    check_number("--busy", arguments.busy, int, 0, 1000)
     if arguments.device not in ("cpu", "cuda") or (arguments.device == "cuda" and not has_gpu):
         raise InputError(f"invalid --device={arguments.device}: expected cpu, or cuda on a machine with a GPU")
     if not Path("conf/train.yaml").exists():

@@ -1,26 +1,29 @@
-"""This package's contestants: each function does the set-up and returns the function to time."""
+"""This package's candidates: each function does the set-up and returns the function to time."""
 
-import copy
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor
 
-from asc.benchmark.products import use
 from asc.classifier import SceneClassifier
-from asc.cli import silence_libraries
 from asc.compress import QAT
 from asc.export import export
 from asc.frontend import Spectrogram
-from asc.settings import compose_settings
+from asc.machine import keep_freed_memory
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
+MATRIX = 2048  # rows and columns of the matrices whose product bounds the arithmetic
+
+
+def use(device: str, threads: int) -> Callable[[], None]:
+    """Set the number of threads; return the function that waits for the device."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    return torch.get_device_module(device).synchronize
 
 
 def classifier() -> SceneClassifier:
@@ -60,6 +63,13 @@ def fourier(device: str, threads: int, clips: int) -> Callable[[], None]:
     assert isinstance(layer, Spectrogram)
     frames = torch.randn(clips, RATE * SECONDS // layer.hop_length + 1, layer.n_fft, device=device)
     return inferring(torch.fft.rfft, frames, wait)
+
+
+def products(device: str, threads: int, size: int = MATRIX) -> Callable[[], None]:
+    """The bound on arithmetic: a product of two matrices, size^3 multiply-accumulates."""
+    wait = use(device, threads)
+    left, right = torch.randn(2, size, size, device=device)
+    return inferring(left.matmul, right, wait)
 
 
 def step(model: SceneClassifier, precision: str) -> Callable[[Tensor, Tensor], None]:
@@ -103,37 +113,6 @@ def inference(device: str, threads: int, batch: int) -> Callable[[], None]:
     net = classifier().folded().net.to(device)
     x = torch.randn(batch, 1, 128, 428, device=device)
     return inferring(net, x, wait)
-
-
-def epochs(device: str, threads: int, overrides: Sequence[str], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of epochs of train.py, and of the bare steps: the same augmentation, on batches in memory."""
-    wait = use(device, threads)
-    silence_libraries()
-    cfg = compose_settings("train", [*overrides, f"trainer.accelerator={device}", "trainer.max_epochs=1"])
-    data = instantiate(cfg.data)
-    data.setup()
-    model = instantiate(cfg.model, labels=data.labels, clip_samples=data.clip_samples)
-    data.cache_features(model.hparams["frontend"], model.frontend, torch.device(device))
-    bare_model = copy.deepcopy(model).to(device).train()
-    batches = [(x.to(device).float(), target.to(device)) for x, target in data.loader("train", shuffle=True)]
-    augment = [instantiate(node) for node in cfg.augmentation.values()]
-    bare_step = step(bare_model, "32")
-    whole, bare = [], []
-    for _ in range(1 + rounds):
-        timer = pl.callbacks.Timer()
-        settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = instantiate(cfg.trainer, callbacks=[*augment, timer], **settings)
-        trainer.fit(model, data)
-        whole.append(timer.time_elapsed("train"))
-        start = time.perf_counter()
-        for index, pair in enumerate(batches):
-            batch = list(pair)
-            for callback in augment:
-                callback.on_train_batch_start(trainer, bare_model, batch, index)
-            bare_step(*batch)
-        wait()
-        bare.append(time.perf_counter() - start)
-    return whole[1:], bare[1:]
 
 
 def integers() -> SceneClassifier:

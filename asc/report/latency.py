@@ -1,8 +1,8 @@
 """Single-thread latency of each system's network on one clip."""
 
 import contextlib
-import time
 from collections.abc import Hashable, Sequence
+from functools import partial
 from statistics import median
 from typing import TypeVar
 
@@ -13,8 +13,9 @@ from tqdm import tqdm
 from asc.classifier import SceneClassifier
 from asc.errors import InputError
 from asc.report.systems import System
+from asc.timing import median_seconds
 
-WARM_UP, ROUNDS = 3, 30
+ROUNDS, MIN_SECONDS = 10, 0.01  # of timing; each network is timed for MIN_SECONDS in each round
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -24,18 +25,11 @@ def single_thread_latency(nets: dict[Key, tuple[nn.Module, Tensor]]) -> dict[Key
     The networks take turns, so that background load affects all of them alike.
     """
     seconds: dict[Key, list[float]] = {key: [] for key in nets}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for _ in tqdm(range(WARM_UP + ROUNDS), "timing", leave=False, disable=None, delay=2):
-                for key, (net, features) in nets.items():
-                    start = time.perf_counter()
-                    net(features)
-                    seconds[key].append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return {key: 1000 * median(values[WARM_UP:]) for key, values in seconds.items()}
+    with torch.inference_mode():
+        for _ in tqdm(range(ROUNDS), "timing", leave=False, disable=None, delay=2):
+            for key, (net, features) in nets.items():
+                seconds[key].append(median_seconds(partial(net, features), min_seconds=MIN_SECONDS))
+    return {key: 1000 * median(values) for key, values in seconds.items()}
 
 
 def measure_latency(systems: Sequence[System]) -> dict[System, float]:

@@ -1,0 +1,17 @@
+"""One way to time a function, for the benchmark and the report."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+
+def median_seconds(call: Callable[[], Any], threads: int = 1, min_seconds: float = 0.2) -> float:
+    """Median seconds of a call on `threads` threads of PyTorch, over as many calls as take `min_seconds`.
+
+    Calls before these, not counted, warm CPU caches and determine how many calls a block needs.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # the import warns of a missing GPU
+    from torch.utils.benchmark import Timer
+
+    timer = Timer("call()", globals={"call": call}, num_threads=threads)
+    return timer.blocked_autorange(min_run_time=min_seconds).median
