@@ -1,12 +1,17 @@
-"""SceneData: which clips are in which split, in which order, how long, and what is refused."""
+"""SceneData: splits, order and length of clips, and invalid data."""
 
 from pathlib import Path
 
 import pytest
+import torch
+from classifiers import classifier
+from pytorch_lightning.utilities import move_data_to_device
 from tiny import RATE, SECONDS, write_tiny
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from asc import InputError
 from asc.data import SceneData
+from asc.data.datasets import FeatureBatch, WaveBatch
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def test_the_order_changes_with_the_epoch_and_repeats_with_the_seed(root):
     assert sorted(order(0, 1)) == list(range(24))
 
 
-def test_a_fault_in_a_worker_process_keeps_its_sentence(root, tmp_path):
+def test_an_error_in_a_worker_process_keeps_its_sentence(root, tmp_path):
     data = scenes(root, num_workers=1, channel=0)
     data.clips["test"][0].path.rename(tmp_path / "away.wav")
     try:
@@ -52,8 +57,7 @@ def test_a_fault_in_a_worker_process_keeps_its_sentence(root, tmp_path):
         (tmp_path / "away.wav").rename(data.clips["test"][0].path)
 
 
-def test_a_run_goes_on_with_its_own_clips_alone(root):
-    """Another split would let clips of the validation slip into training."""
+def test_a_resumed_run_must_have_the_same_clips_and_batches(root):
     state = scenes(root, val_fraction=0.25).state_dict()
     scenes(root, val_fraction=0.25, num_workers=1).load_state_dict(state)
     with pytest.raises(InputError, match="other training clips, validation clips"):
@@ -72,7 +76,7 @@ def test_a_file_under_a_second_name_in_the_other_list_is_refused(tmp_path, link)
         scenes(root)
 
 
-def test_audio_may_lie_on_another_disk(tmp_path):
+def test_links_to_audio_on_another_disk_are_followed(tmp_path):
     root = write_tiny(tmp_path / "tiny")
     (root / "audio").rename(tmp_path / "disk")
     (root / "audio").symlink_to(tmp_path / "disk")
@@ -82,7 +86,7 @@ def test_audio_may_lie_on_another_disk(tmp_path):
     assert sum(map(len, scenes(root).clips.values())) == 36
 
 
-def test_a_class_that_loses_all_its_training_clips_is_refused(tmp_path):
+def test_a_class_without_training_files_is_refused(tmp_path):
     root = write_tiny(tmp_path / "tiny")
     for path in root.glob("audio/outdoor-oslo-10[0-3]-*"):
         path.unlink()
@@ -100,12 +104,28 @@ def test_settings_out_of_range_are_refused(root, settings):
 
 
 def test_clips_are_as_long_as_most_training_clips(shared):
-    assert scenes(shared / "esc10", sample_rate=44100).clip_samples == 5 * 44100
+    esc = scenes(shared / "esc10", sample_rate=44100)
+    assert (esc.clip_samples, len(esc.labels)) == (5 * 44100, 10)
     tau = scenes(shared / "tau24", sample_rate=48000)  # two of these clips are a sample long, two a sample short
     assert tau.clip_samples == 480_000
     assert {tau.dataset("train")[[index]][0].shape[1] for index in range(len(tau.clips["train"]))} == {480_000}
 
 
-@pytest.mark.parametrize(("name", "labels"), [("scenes3", 3), ("esc10", 10)])
-def test_labels_come_from_the_data(shared, name, labels):
-    assert len(scenes(shared / name).labels) == labels
+def test_pinning_and_transfer_keep_the_type_of_a_batch(root, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # needs a GPU
+    (batch, *_) = scenes(root, num_workers=1).loader("test")
+    for copy in (pin_memory(batch), move_data_to_device(batch, torch.device("cpu"))):
+        assert type(copy) is WaveBatch
+        assert torch.equal(copy.wave, batch.wave)
+
+
+@pytest.mark.parametrize("kind", [WaveBatch, FeatureBatch])
+def test_the_classifier_tells_sound_from_features_by_type(kind):
+    """Three clips of features without bins would have the rank of waveforms."""
+    model = classifier()
+    wave = torch.randn(3, RATE)
+    spectrogram = model.frontend.spectrogram(wave)
+    batch = kind(wave if kind is WaveBatch else spectrogram, torch.arange(3))
+    features, target = model.on_after_batch_transfer(batch, 0)
+    assert torch.equal(features, model.frontend.standardize(spectrogram))
+    assert torch.equal(target, torch.arange(3))

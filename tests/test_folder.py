@@ -1,4 +1,4 @@
-"""Recordings of one's own, a folder for each class: found, cut, divided, and used as any other dataset."""
+"""Folders of recordings: found, cut into clips, divided, and used like any other dataset."""
 
 import csv
 import itertools
@@ -120,7 +120,7 @@ def test_cached_features_are_those_of_the_part(own, tmp_path):
 
 
 def test_the_test_recordings_do_not_change_with_the_seed(own):
-    """A network of one seed may teach one of another: its lessons must not hold test clips."""
+    """A teacher of another seed must not have learned test clips."""
     assert scenes(own, seed=0).clips["test"] == scenes(own, seed=1).clips["test"]
     others = [scenes(own, split_seed=seed).clips["test"] for seed in range(6)]
     assert any(other != others[0] for other in others)
@@ -147,7 +147,7 @@ def test_folders_train_and_test_are_the_split(own, tmp_path):
     assert not places(folds[0]) & places(folds[1]), "in cross-validation, the same name is the same location"
 
 
-def test_a_run_resumes_on_the_same_clips_alone(own):
+def test_a_run_resumes_on_the_same_clips_only(own):
     state = scenes(own).state_dict()
     scenes(own).load_state_dict(state)
     for changes in ({"clip_seconds": 1}, {"split_seed": 3}):
@@ -155,7 +155,7 @@ def test_a_run_resumes_on_the_same_clips_alone(own):
             scenes(own, **changes).load_state_dict(state)
 
 
-# Refused and told of
+# Faults
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def refusal(root: Path, **settings) -> str:
     return str(refused.value)
 
 
-def test_what_is_no_such_folder_is_refused(root, tmp_path, tiny):
+def test_a_folder_without_classes_is_refused_with_a_remedy(root, tmp_path, tiny):
     assert "is not a directory" in refusal(tmp_path / "nowhere")
     assert "data=dcase" in refusal(tiny)
     assert "data=folder" in str(pytest.raises(InputError, SceneData(str(root), cache=False).setup).value)
@@ -184,25 +184,16 @@ def test_what_is_no_such_folder_is_refused(root, tmp_path, tiny):
     assert "all recordings are in the folder transportation" in refusal(root)
 
 
-def test_a_class_with_one_recording_is_refused(root):
+def test_too_few_recordings_and_invalid_settings_are_refused(root):
+    assert "data.test_fraction=0.01 holds out no recording of indoor, outdoor" in refusal(root, test_fraction=0.01)
+    assert "invalid data.fold=2" in refusal(root, fold=2)
     for path in (root / "outdoor").glob("walk*"):
         path.unlink()
     assert "outdoor has a single recording or subfolder" in refusal(root)
     assert "invalid data.cv=2: expected at most as many folds as outdoor" in refusal(root, cv=2)
 
 
-def test_a_fraction_that_holds_nothing_out_is_refused(root):
-    assert "data.test_fraction=0.01 holds out no recording of indoor, outdoor" in refusal(root, test_fraction=0.01)
-    assert "invalid data.test_fraction=2" in refusal(root, test_fraction=2)
-    assert "invalid data.fold=2" in refusal(root, fold=2)
-
-
-def test_an_unreadable_recording_is_named(root):
-    (root / "indoor/walk0.wav").write_text("no sound")
-    assert "indoor/walk0.wav is not a sound file" in refusal(root)
-
-
-def test_what_is_left_out_is_told(root, capsys):
+def test_files_outside_classes_are_counted(root, capsys):
     before = scenes(root).clips
     for name in (".DS_Store", "indoor/.hidden.wav", "indoor/notes.txt", "outdoor/visit/list.txt", "stray.wav"):
         (root / name).write_text("no recording")
@@ -237,22 +228,10 @@ def test_the_same_recording_on_both_sides_is_told(root, capsys):
     assert f"the same recordings in train and test: 1 (indoor/{first.name} = indoor/" in told
 
 
-def test_the_same_name_and_length_on_both_sides_are_told(root, capsys):
-    for split in ("train", "test"):
-        for label in LABELS:
-            for number in range(2):
-                write(root.parent / f"two/{split}/{label}/{split}{number}.wav", 2, seed=10 * number + (split == "test"))
-        write(root.parent / f"two/{split}/indoor/dawn.wav", 3, seed=split == "test")
-    scenes(root.parent / "two")
-    told = capsys.readouterr().err
-    assert "recordings in train and test with the same name and length: 1 (test/indoor/dawn.wav)" in told
-    assert "the same recordings" not in told
+# Checkpoints
 
 
-# Remembered
-
-
-def test_settings_tell_the_class(own, tmp_path):
+def test_the_class_follows_from_the_settings(own, tmp_path):
     saved = dict(scenes(own, labels=LABELS, split_seed=5).hparams)
     assert (saved["root"], saved["labels"]) == (str(own), list(LABELS))
     data = scene_data(saved, {"batch_size": 7, "split_seed": 0})
@@ -264,7 +243,8 @@ def test_settings_tell_the_class(own, tmp_path):
         scene_data({**saved, "command": "rm"})
 
 
-def test_a_folder_is_trained_on_compressed_and_told_clip_by_clip(own, tmp_path):
+@pytest.mark.nightly
+def test_training_and_pruning_on_a_folder_write_predictions_by_clip(own, tmp_path):
     words = ["trainer.max_epochs=1", "data.num_workers=0", f"data.cache_dir={tmp_path}/cache"]
     settings = [f"sample_rate={RATE}", "data.batch_size=4", "data.clip_seconds=2", "data.test_fraction=0.4"]
     assert call("data=folder", f"data.root={own}", *words, *settings, f"hydra.run.dir={tmp_path}/float") is None
