@@ -130,19 +130,27 @@ def read_pieces(sound: soundfile.SoundFile, samples: int, channel: int | str, pa
 
 
 def resample_stream(pieces: Iterable[np.ndarray], old_rate: int, new_rate: int) -> Iterator[np.ndarray]:
-    """Resample a waveform that comes in pieces (n,), float32; the output is the same however it is cut."""
+    """Resample a waveform that comes in pieces (n,), float32; the output is the same however it is cut.
+
+    In all, the samples are as many as `resampled_length` says.
+    """
     if old_rate == new_rate:
         yield from pieces
         return
     stream = soxr.ResampleStream(old_rate, new_rate, num_channels=1, dtype="float32", quality="HQ")
+    received = returned = 0
     for piece in pieces:
-        yield stream.resample_chunk(piece)
-    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+        resampled = stream.resample_chunk(piece)
+        received, returned = received + len(piece), returned + len(resampled)
+        yield resampled
+    # soxr rounds the length, at halves by its floating-point ratio: zeros for one more sample, and cut
+    silence = np.zeros(-(-old_rate // new_rate), np.float32)
+    yield stream.resample_chunk(silence, last=True)[: resampled_length(received, old_rate, new_rate) - returned]
 
 
 def resampled_length(samples: int, old_rate: int, new_rate: int) -> int:
-    """Number of samples after resampling, as soxr rounds it."""
-    return int(samples * new_rate / old_rate + 0.5)
+    """Number of samples after resampling: those that begin within the old ones."""
+    return -(-samples * new_rate // old_rate)
 
 
 def read_wave(

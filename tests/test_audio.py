@@ -1,7 +1,9 @@
 """Sound files to waveforms: decoded, resampled and cut as by soundfile and soxr at once."""
 
+import math
 import struct
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from asc import InputError
 from asc.audio import duration, fit_length, read_wave, resample_stream, resampled_length, windows
 
 RATE = 44100
-RATES = [(16000, 16000), (48000, 44100), (22050, 16000), (8000, 44100), (44100, 48000), (44101, 44100)]
+RATES = [(16000, 16000), (48000, 44100), (24000, 44100), (22050, 16000), (8000, 44100), (44100, 48000), (44101, 44100)]
 
 
 def noise(samples: int, channels: int = 1) -> np.ndarray:
@@ -73,9 +75,15 @@ def test_channels_are_picked_by_index_or_averaged(tmp_path):
 def test_a_stream_is_resampled_as_the_whole_at_once(old, new):
     wave = noise(30011)[:, 0]
     pieces = list(resample_stream(np.split(wave, [1, 40, 7000, 7001, 20000]), old, new))
-    expected = resampled(wave, old, new)
-    np.testing.assert_allclose(np.concatenate(pieces), expected, atol=1e-6)
-    assert resampled_length(len(wave), old, new) == len(expected)
+    expected = resampled(np.append(wave, np.zeros(100, np.float32)), old, new)
+    np.testing.assert_allclose(np.concatenate(pieces), expected[: math.ceil(len(wave) * new / old)], atol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), RATES)
+@pytest.mark.parametrize("samples", [1, 2, 3080, 4799, 4800, 4801])  # 3080 at 24 kHz are 5659.5 at 44.1 kHz
+def test_resampling_rounds_the_length_up(old, new, samples):
+    pieces = resample_stream(np.split(np.ones(samples, np.float32), 2 if samples % 2 == 0 else 1), old, new)
+    assert sum(map(len, pieces)) == resampled_length(samples, old, new) == math.ceil(Fraction(samples * new, old))
 
 
 def test_resampling_preserves_a_tone_and_removes_what_would_alias(tmp_path):

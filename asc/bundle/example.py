@@ -43,11 +43,13 @@ class Classifier:
 
 
 def resampled(path, orig, new, start, samples, channel):
-    """`samples` of one channel from `start` on, `new` for each `orig`, by a windowed sinc with six zeros a side."""
-    cutoff = 0.99 * min(orig, new) if orig != new else 1
-    width = int(6 * orig / cutoff) + 1
+    """`samples` of one channel from `start` on, `new` for each `orig`, by a windowed sinc with 64 zeros a side."""
+    times = 1 if orig == new else 1 + 500 // orig  # in longer steps, overlapping pieces need less memory
+    orig, new = times * orig, times * new
+    cutoff = (1 if orig == new else 0.956) * min(orig, new)  # in the middle of the transition of soxr, as in training
+    width = 0 if orig == new else int(64 * orig / cutoff) + 1
     zeros = (np.arange(-width, width + orig) / orig - np.arange(new)[:, None] / new) * cutoff
-    filters = np.sinc(zeros) * np.cos(np.pi * zeros / 12) ** 2 * (np.abs(zeros) < 6) * cutoff / orig
+    filters = np.sinc(zeros) * np.cos(np.pi * zeros / 128) ** 2 * (np.abs(zeros) < 64) * cutoff / orig
     first, count = start // new * orig - width, -(-(start % new + samples) // new) * orig + 2 * width
     wave, _ = soundfile.read(path, count + min(first, 0), max(first, 0), None, "float32", True, 0)  # zeros beyond
     wave = wave.mean(axis=1) if channel == "mean" else wave[:, channel if wave.shape[1] > 1 else 0]

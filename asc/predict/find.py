@@ -9,13 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import soundfile
-
 from asc.audio import SUFFIXES
 from asc.errors import InputError, WriteError
-
-# a headerless file cannot be opened without its format
-KNOWN = SUFFIXES | {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
 
 
 def find_sound_files(word: str) -> list[Path]:
@@ -51,7 +46,7 @@ def sound_files_below(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        sounds = (name for name in sorted(names) if Path(name).suffix.lower() in KNOWN and not name.startswith("."))
+        sounds = (name for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."))
         found += [Path(parent, name) for name in sounds]
     return found
 

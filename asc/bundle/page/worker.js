@@ -1,8 +1,8 @@
 // The classifier, beside the page's own thread: a waveform in, the probabilities and features of its windows out.
 
 const LARGEST_PERIOD = 2000; // samples after which resampling repeats
-const ZEROS = 6; // of the resampling filter, on each side
-const ROLLOFF = 0.99; // of the lower Nyquist frequency
+const ZEROS = 64; // of the resampling filter, on each side
+const ROLLOFF = 0.956; // of the lower Nyquist frequency
 
 let ort, frontend, model, settings;
 let newest = 0; // number of the waveform asked for last: the windows of older ones are left
@@ -76,7 +76,7 @@ function gcd(a, b) {
   return b ? gcd(b, a % b) : a;
 }
 
-// `samples` from `start` on at the new rate: a sinc at 0.99 of the lower Nyquist frequency under a Hann window.
+// `samples` from `start` on at the new rate: a sinc under a Hann window, close to soxr, the resampler of training.
 function resampled(wave, orig, next, start, samples) {
   if (orig === next) return wave.slice(start, start + samples);
   const filters = sincFilters(orig, next);
