@@ -104,11 +104,11 @@ class SceneClassifier(pl.LightningModule):
         try:
             return self.net(features)
         except RuntimeError as error:
-            if self.stage != "int8":
+            if self.stage != "int8" or wave.shape[-1] >= self.clip_samples:  # float networks check their input
                 raise
-            raise InputError(  # float networks check their input themselves
+            raise InputError(
                 f"the 8-bit network failed on features of shape {tuple(features.shape)}: {one_line(error)}; "
-                "give longer clips if they are shorter than the training clips"
+                f"give longer clips, of up to {self.clip_samples} samples"
             ) from error
 
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:

@@ -196,6 +196,19 @@ def test_a_wave_that_is_not_finite_is_rejected_at_every_stage(model, value):
             stage(wave)
 
 
+def test_an_8_bit_network_blames_the_length_of_short_clips_alone(monkeypatch):
+    """Any other error is a fault of the program, and stays what it is."""
+    model = classifier()
+    phase = QAT()
+    int8 = phase.finish(phase.begin(model))
+    with pytest.raises(InputError, match="give longer clips") as caught:
+        int8(torch.zeros(1, int8.min_samples))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    monkeypatch.setattr(type(int8.net), "forward", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        int8(torch.zeros(1, int8.clip_samples))
+
+
 def test_only_a_path_is_classified(model):
     for path in (None, 5, np.zeros(RATE)):
         with pytest.raises(InputError, match="expected the path"):
