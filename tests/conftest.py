@@ -38,11 +38,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with long trainings first, so that no process is left alone with one in the end."""
+    """Without another device, leave out the tests that compare one with the CPU."""
     if not other_devices(config):
         items[:] = [item for item in items if "there" not in item.fixturenames]  # type: ignore[attr-defined]
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in long, "synthetic" not in item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def test_median_seconds_sets_the_threads_of_its_calls_alone():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.nightly
 def test_candidates_are_timed_in_turn_in_processes_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "1")
     file, environments = tmp_path / "notes", {"a": {}, "b": {"GOMP_SPINCOUNT": "7"}}

@@ -31,6 +31,7 @@ def shared_job(job, tiny, tmp_path_factory) -> list[str]:
     return [*job, *PLAIN, *held_out, f"data.root={root}", f"data.cache_dir={root}/cache"]
 
 
+@pytest.mark.nightly
 def test_two_processes_learn_and_print_what_one_does_with_batches_of_twice_the_size(shared_job, tmp_path):
     pair, single = tmp_path / "pair", tmp_path / "single"
     done = run(*shared_job, *TWO, "data.batch_size=3", f"hydra.run.dir={pair}")

@@ -51,6 +51,7 @@ def test_tensorboard_gets_metrics_pictures_and_a_table(logged, tmp_path):
     assert f"|size_kb|{final(logged)['size_kb']}|" in text.splitlines()
 
 
+@pytest.mark.nightly
 def test_wandb_offline_gets_metrics_pictures_and_a_table_for_each_run_of_a_sweep(job, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")  # which Lightning sets and leaves
