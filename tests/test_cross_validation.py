@@ -41,7 +41,7 @@ def test_the_seed_alone_shuffles():
     assert cross_validation(MANY, 5, 0) != cross_validation(MANY, 5, 1)
 
 
-def test_more_folds_than_locations_are_refused():
+def test_more_folds_than_locations_are_rejected():
     with pytest.raises(InputError, match="invalid data.cv=3: expected at most as many folds as b has locations"):
         cross_validation(clips(("a1", 2), ("a2", 2), ("a3", 2), ("b1", 9), ("b2", 1)), 3, 0)
 

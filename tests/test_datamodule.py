@@ -67,7 +67,7 @@ def test_a_resumed_run_must_have_the_same_clips_and_batches(root):
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
-def test_a_file_under_a_second_name_in_the_other_list_is_refused(tmp_path, link):
+def test_a_file_under_a_second_name_in_the_other_list_is_rejected(tmp_path, link):
     root = write_tiny(tmp_path / "tiny")
     first, other = root / "audio/indoor-oslo-0-0-a.wav", root / "audio/indoor-oslo-5-1-a.wav"
     other.unlink()
@@ -86,7 +86,7 @@ def test_links_to_audio_on_another_disk_are_followed(tmp_path):
     assert sum(map(len, scenes(root).clips.values())) == 36
 
 
-def test_a_class_without_training_files_is_refused(tmp_path):
+def test_a_class_without_training_files_is_rejected(tmp_path):
     root = write_tiny(tmp_path / "tiny")
     for path in root.glob("audio/outdoor-oslo-10[0-3]-*"):
         path.unlink()
@@ -98,7 +98,7 @@ def test_a_class_without_training_files_is_refused(tmp_path):
     "settings",
     [{"val_fraction": 1}, {"missing": "ignore"}, {"batch_size": 0}, {"clip_seconds": -1}, {"cache": "maybe"}],
 )
-def test_settings_out_of_range_are_refused(root, settings):
+def test_settings_out_of_range_are_rejected(root, settings):
     with pytest.raises(InputError, match=f"data.{next(iter(settings))}="):
         scenes(root, **settings)
 

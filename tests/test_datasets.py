@@ -63,7 +63,7 @@ def test_without_a_seed_the_order_is_the_lists():
     assert shares(6, 1, seed=None, epoch=3) == [[[0, 1, 2, 3], [4, 5]]]
 
 
-def test_fewer_clips_than_processes_are_refused():
+def test_fewer_clips_than_processes_are_rejected():
     assert shares(3, 3) != []
     with pytest.raises(InputError, match=r"2 clips .* 3 processes.*trainer.devices"):
         shares(2, 3)

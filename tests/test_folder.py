@@ -163,34 +163,34 @@ def root(own, tmp_path) -> Path:
     return Path(shutil.copytree(own, tmp_path / "data"))
 
 
-def refusal(root: Path, **settings) -> str:
-    with pytest.raises(InputError) as refused:
+def rejection(root: Path, **settings) -> str:
+    with pytest.raises(InputError) as rejected:
         scenes(root, **settings)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(rejected.value)
+    return str(rejected.value)
 
 
-def test_a_folder_without_classes_is_refused_with_a_remedy(root, tmp_path, tiny):
-    assert "is not a directory" in refusal(tmp_path / "nowhere")
-    assert "data=dcase" in refusal(tiny)
+def test_a_folder_without_classes_is_rejected_with_a_remedy(root, tmp_path, tiny):
+    assert "is not a directory" in rejection(tmp_path / "nowhere")
+    assert "data=dcase" in rejection(tiny)
     assert "data=folder" in str(pytest.raises(InputError, SceneData(str(root), cache=False).setup).value)
     (tmp_path / "empty").mkdir()
-    assert "put the recordings of each class into a folder" in refusal(tmp_path / "empty")
+    assert "put the recordings of each class into a folder" in rejection(tmp_path / "empty")
     (tmp_path / "phone/rain").mkdir(parents=True)
     (tmp_path / "phone/rain/memo.m4a").write_bytes(bytes(100))
-    assert "convert" in refusal(tmp_path / "phone")
+    assert "convert" in rejection(tmp_path / "phone")
     shutil.rmtree(root / "outdoor")
     shutil.rmtree(root / "indoor")
-    assert "all recordings are in the folder transportation" in refusal(root)
+    assert "all recordings are in the folder transportation" in rejection(root)
 
 
-def test_too_few_recordings_and_invalid_settings_are_refused(root):
-    assert "data.test_fraction=0.01 holds out no recording of indoor, outdoor" in refusal(root, test_fraction=0.01)
-    assert "invalid data.fold=2" in refusal(root, fold=2)
+def test_too_few_recordings_and_invalid_settings_are_rejected(root):
+    assert "data.test_fraction=0.01 holds out no recording of indoor, outdoor" in rejection(root, test_fraction=0.01)
+    assert "invalid data.fold=2" in rejection(root, fold=2)
     for path in (root / "outdoor").glob("walk*"):
         path.unlink()
-    assert "outdoor has a single recording or subfolder" in refusal(root)
-    assert "invalid data.cv=2: expected at most as many folds as outdoor" in refusal(root, cv=2)
+    assert "outdoor has a single recording or subfolder" in rejection(root)
+    assert "invalid data.cv=2: expected at most as many folds as outdoor" in rejection(root, cv=2)
 
 
 def test_files_outside_classes_are_counted(root, capsys):
@@ -203,7 +203,7 @@ def test_files_outside_classes_are_counted(root, capsys):
     assert "3 files are left out (2 .txt, 1 .wav); put recordings into the folder of their class" in told
     assert "folders without recordings of a class are left out: 1 (papers)" in told
     (root / "in\tdoor").mkdir()
-    assert "control characters" in refusal(root)
+    assert "control characters" in rejection(root)
 
 
 def test_links_are_followed_but_not_in_circles(root, tmp_path):
@@ -212,7 +212,7 @@ def test_links_are_followed_but_not_in_circles(root, tmp_path):
     (tmp_path / "disk/again").symlink_to(tmp_path / "disk")
     assert len(read_folder(root).recordings[""]) == 15
     (root / "outdoor/visit/again").symlink_to(root / "outdoor")  # the same files at another location
-    assert "files at two locations under two names" in refusal(root)
+    assert "files at two locations under two names" in rejection(root)
 
 
 def test_the_same_recording_on_both_sides_is_told(root, capsys):

@@ -29,10 +29,10 @@ def table(tmp_path) -> Path:
     return tmp_path / "list.csv"
 
 
-def refusal(path: Path, columns=("filename", "scene_label")) -> str:
-    with pytest.raises(InputError) as refused:
+def rejection(path: Path, columns=("filename", "scene_label")) -> str:
+    with pytest.raises(InputError) as rejected:
         read_table(path, columns)
-    message = str(refused.value)
+    message = str(rejected.value)
     assert str(path) in message
     assert "\n" not in message
     return message
@@ -50,45 +50,45 @@ def test_crlf_and_a_byte_order_mark_read_the_same(table):
 
 
 @pytest.mark.parametrize("separator", [",", ";"])
-def test_commas_are_refused_naming_tabs(table, separator):
+def test_commas_are_rejected_naming_tabs(table, separator):
     table.write_text(LABELLED.replace("\t", separator))
-    assert "tabs" in refusal(table)
+    assert "tabs" in rejection(table)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
-def test_an_empty_list_is_refused(table, text):
+def test_an_empty_list_is_rejected(table, text):
     table.write_text(text)
-    assert "empty" in refusal(table)
+    assert "empty" in rejection(table)
 
 
-def test_a_header_alone_is_refused(table):
+def test_a_header_alone_is_rejected(table):
     table.write_text("filename\tscene_label\n")
-    assert "no rows" in refusal(table)
+    assert "no rows" in rejection(table)
 
 
 def test_a_missing_column_is_named(table):
     table.write_text(BARE)
-    assert "scene_label" in refusal(table)
+    assert "scene_label" in rejection(table)
 
 
 @pytest.mark.parametrize("row", ["audio/tram.wav", "audio/tram.wav\t", "\tindoor"])
-def test_a_missing_field_is_refused_with_its_line(table, row):
+def test_a_missing_field_is_rejected_with_its_line(table, row):
     table.write_text(LABELLED + row + "\n")
-    assert "row 3" in refusal(table)
+    assert "row 3" in rejection(table)
 
 
-def test_a_missing_list_is_refused(table):
-    assert "does not exist" in refusal(table)
+def test_a_missing_list_is_rejected(table):
+    assert "does not exist" in rejection(table)
 
 
 @pytest.mark.parametrize("data", [bytes(range(256)), b"\x89PNG\r\n\x1a\n" + bytes(100), LABELLED.encode("utf-16")])
-def test_a_binary_file_is_refused(table, data):
+def test_a_binary_file_is_rejected(table, data):
     table.write_bytes(data)
-    assert "not a tab-separated" in refusal(table) or "lacks the column" in refusal(table)
+    assert "not a tab-separated" in rejection(table) or "lacks the column" in rejection(table)
 
 
-def test_a_folder_in_place_of_a_list_is_refused(tmp_path):
-    refusal(tmp_path)
+def test_a_folder_in_place_of_a_list_is_rejected(tmp_path):
+    rejection(tmp_path)
 
 
 # Clips
@@ -103,33 +103,33 @@ def test_what_a_list_leaves_out_comes_from_meta(root, text):
     ]
 
 
-def test_a_label_that_meta_contradicts_is_refused(root):
+def test_a_label_that_meta_contradicts_is_rejected(root):
     """It would become a class of its own, or teach the wrong one."""
     (root / "fold1.csv").write_text(LABELLED.replace("outdoor", "outdoors"))
     with pytest.raises(InputError, match="fold1.csv: labels other than in meta.csv: 1 .*park-oslo-2-3-a.wav"):
         read_clips(root, "fold1.csv", read_meta(root))
 
 
-def test_a_file_listed_twice_is_refused(root):
+def test_a_file_listed_twice_is_rejected(root):
     (root / "fold1.csv").write_text(BARE + "audio/park-oslo-2-3-a.wav\n")
     with pytest.raises(InputError, match="fold1.csv: files listed more than once: 1 .*park-oslo-2-3-a.wav"):
         read_clips(root, "fold1.csv", read_meta(root))
 
 
-def test_a_file_twice_in_meta_is_refused(root):
+def test_a_file_twice_in_meta_is_rejected(root):
     (root / "meta.csv").write_text(META + META.splitlines()[1] + "\n")
     with pytest.raises(InputError, match="meta.csv: files listed more than once: 1 .*bus-oslo-1-1-a.wav"):
         read_meta(root)
 
 
-def test_a_file_that_meta_does_not_know_is_refused(root):
+def test_a_file_that_meta_does_not_know_is_rejected(root):
     (root / "fold1.csv").write_text(BARE + "audio/tram-rome-9-9-a.wav\n")
     with pytest.raises(InputError, match="fold1.csv: files .*meta.csv.*: 1 .*tram-rome-9-9-a.wav"):
         read_clips(root, "fold1.csv", read_meta(root))
 
 
 @pytest.mark.parametrize("name", ["../outside.wav", "audio/../audio/bus-oslo-1-1-a.wav", "/tmp/bus.wav"])
-def test_a_file_name_that_leads_out_or_round_is_refused(root, name):
+def test_a_file_name_that_leads_out_or_round_is_rejected(root, name):
     (root / "meta.csv").write_text(f"{META}{name}\tindoor\trome-1\ta\n")
     with pytest.raises(InputError, match=r"meta.csv: file names that are absolute or hold '..': 1 "):
         read_meta(root)
@@ -144,7 +144,7 @@ def test_the_first_clip_and_one_from_within_have_different_names():
     assert replace(clip, start=12.5).name(Path("/data")) == "rain/walk.wav#t=12.5"
 
 
-def test_a_root_that_is_no_folder_is_refused(tmp_path):
+def test_a_root_that_is_no_folder_is_rejected(tmp_path):
     with pytest.raises(InputError, match="data.root=.*nowhere"):
         read_meta(tmp_path / "nowhere")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from asc.data.lists import Clip, read_clips, read_meta
-from asc.data.splits import check_split, hold_out
+from asc.data.lists import Clip, raise_first, read_clips, read_meta
+from asc.data.splits import hold_out
 from asc.errors import InputError
 
 LABELS = ["indoor", "outdoor", "transportation"]
@@ -26,39 +26,39 @@ HERE = Path("evaluation_setup")
 
 
 def test_a_sound_split_passes():
-    check_split(TRAIN, TEST, LABELS, HERE)
+    raise_first(split_faults(TRAIN, TEST, LABELS, HERE))
 
 
 @pytest.mark.parametrize("which", ["train", "test"])
-def test_an_unknown_label_is_refused(which):
+def test_an_unknown_label_is_rejected(which):
     strange = clips({"rome-1": ("beach", 2)})
     train, test = (TRAIN + strange, TEST) if which == "train" else (TRAIN, TEST + strange)
     with pytest.raises(InputError, match="2 .*rome-1-0.wav beach.*known are indoor, outdoor, transportation"):
-        check_split(train, test, LABELS, HERE)
+        raise_first(split_faults(train, test, LABELS, HERE))
 
 
 @pytest.mark.parametrize(("one", "other"), [("indoor", "Indoor"), ("indoor", "indoor "), ("caf\u00e9", "cafe\u0301")])
-def test_a_label_that_is_spelt_in_two_ways_is_refused(one, other):
+def test_a_label_that_is_spelt_in_two_ways_is_rejected(one, other):
     with pytest.raises(InputError, match=rf"labels that differ in their spelling alone: 2 \({one}, {other}\)"):
-        check_split(TRAIN, TEST, ["outdoor", "transportation", one, other], HERE)
+        raise_first(split_faults(TRAIN, TEST, ["outdoor", "transportation", one, other], HERE))
 
 
-def test_a_file_in_both_lists_is_refused():
+def test_a_file_in_both_lists_is_rejected():
     again = replace(TRAIN[0], location="bern-9")
     with pytest.raises(InputError, match="files in both train and test: 1 .*oslo-1-0.wav"):
-        check_split(TRAIN, [*TEST, again], LABELS, HERE)
+        raise_first(split_faults(TRAIN, [*TEST, again], LABELS, HERE))
 
 
 def test_locations_in_both_lists_are_counted_and_named():
     again = [replace(clip, path=Path(f"audio/again-{clip.path.name}")) for clip in TRAIN[1:4]]  # oslo-1 and oslo-2
     with pytest.raises(InputError, match=r"locations in both train and test: 2 .*oslo-1, oslo-2\)"):
-        check_split(TRAIN, TEST + again, LABELS, HERE)
+        raise_first(split_faults(TRAIN, TEST + again, LABELS, HERE))
 
 
 def test_of_many_names_the_first_are_given():
     many = clips({f"rome-{i}": ("beach", 1) for i in range(40)})
     with pytest.raises(InputError, match="label: 40 ") as refused:
-        check_split(TRAIN + many, TEST, LABELS, HERE)
+        raise_first(split_faults(TRAIN + many, TEST, LABELS, HERE))
     assert len(str(refused.value)) < 300
 
 
@@ -107,7 +107,7 @@ def test_each_class_keeps_a_location_to_learn_from(seed):
     assert {clip.label for clip in validation} == {"outdoor"}
 
 
-def test_nothing_asked_holds_nothing_out(many):
+def test_a_fraction_of_zero_holds_nothing_out(many):
     assert hold_out(many, 0.0, 0) == (many, [])
 
 

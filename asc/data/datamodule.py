@@ -25,8 +25,8 @@ from asc import audio
 from asc.data import datasets
 from asc.data.cache import cache_path, load_or_compute
 from asc.data.datasets import BatchSampler, FeatureBatch, FeatureDataset, WaveDataset
-from asc.data.lists import Clip, read_clips, read_meta, refuse, shorten, without_missing
-from asc.data.splits import check_split, cross_validation, hold_out
+from asc.data.lists import Clip, fault, raise_first, read_clips, read_meta, shorten, without_missing
+from asc.data.splits import cross_validation, hold_out, split_faults
 from asc.errors import InputError, check_number
 from asc.files import expand_home
 from asc.frontend import Frontend
@@ -53,7 +53,7 @@ class SceneData(LightningDataModule):
             training clips.
         batch_size: clips in a batch, in each process.
         val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
-        missing: "error" refuses lists with missing files, "skip" leaves these clips out.
+        missing: "error" rejects lists with missing files, "skip" leaves these clips out.
         num_workers: processes that decode clips; None: one for each core, at most 8.
         cache: compute features once and cache them on disk.
         cache_dir: folder of the cache; by default that in the environment variable ASC_CACHE.
@@ -118,7 +118,7 @@ class SceneData(LightningDataModule):
         return clip.path.name, clip.label
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume with the next batch; refuse other data, since validation or test clips could leak into training.
+        """Resume with the next batch; reject other data, since validation or test clips could leak into training.
 
         Raises:
             InputError: names what differs.
@@ -148,7 +148,7 @@ class SceneData(LightningDataModule):
         self.labels = self.labels or sorted({clip.label for clip in train})
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
-        check_split(train, test, self.labels, self.root)
+        raise_first(split_faults(train, test, self.labels, self.root))
         listed = {clip.label for clip in train}
         train, test = self._without_missing(train, self.train_list), self._without_missing(test, self.test_list)
         if lost := sorted(listed - {clip.label for clip in train}):
@@ -202,7 +202,7 @@ class SceneData(LightningDataModule):
         return load_or_compute(path, (len(paths),), np.float64, lambda: [np.array(audio.durations(paths))]).tolist()
 
     def check_length(self, samples: int) -> None:
-        """Refuse clips shorter than `samples`, one window of the frontend: repeated, they would sound like a tone.
+        """Reject clips shorter than `samples`, one window of the frontend: repeated, they would sound like a tone.
 
         Raises:
             InputError: counts them and names the first few.
@@ -213,7 +213,8 @@ class SceneData(LightningDataModule):
                 f"set data.clip_seconds to at least {samples / self.sample_rate:.3f}"
             )
         short = [clip.path.name for clip, seconds in self.seconds.items() if seconds * self.sample_rate < samples]
-        refuse(self.root, f"clips shorter than one window ({samples / self.sample_rate:.3f} s)", short, "remove them")
+        what = f"clips shorter than one window ({samples / self.sample_rate:.3f} s)"
+        raise_first(fault(self.root, what, short, "remove them"))
 
     def cached_clips(self) -> list[Clip]:
         """The clips of all splits in the order of the cache's rows, which does not depend on the split."""

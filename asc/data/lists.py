@@ -139,11 +139,6 @@ def raise_first(faults: Iterator[str]) -> None:
         raise InputError(sentence)
 
 
-def refuse(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> None:
-    """Raise InputError with the count and the first few names, if there are any."""
-    raise_first(fault(where, what, names, remedy))
-
-
 def shorten(names: Sequence[str], most: int = 3) -> str:
     """The first few names."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

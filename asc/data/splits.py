@@ -7,17 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from asc.data.lists import Clip, fault, raise_first
+from asc.data.lists import Clip, fault
 from asc.errors import InputError
-
-
-def check_split(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> None:
-    """Refuse a split with faults.
-
-    Raises:
-        InputError: the first of `split_faults`.
-    """
-    raise_first(split_faults(train, test, labels, where))
 
 
 def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> Iterator[str]:
