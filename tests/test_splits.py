@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asc.data.lists import Clip, raise_first, read_clips, read_meta
-from asc.data.splits import hold_out
+from asc.data.splits import hold_out, split_faults
 from asc.errors import InputError
 
 LABELS = ["indoor", "outdoor", "transportation"]
