@@ -1,5 +1,6 @@
 """What the commands share: one-line error messages and silenced libraries."""
 
+import argparse
 import errno
 import io
 import logging
@@ -14,6 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from asc.errors import InputError, one_line, printable
+
+
+def add_trusted_option(parser: argparse.ArgumentParser) -> None:
+    """Add --trusted, which appends module names to a list."""
+    parser.add_argument(
+        "--trusted",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module whose classes the checkpoint may name; may be repeated",
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asc.cli import exit_on_input_error, silence_libraries
+from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, WriteError, check_number
 
 EPILOG = """
@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--json", action="store_true", help="print evaluation.json instead of tables")
     add("--worst", type=int, default=10, metavar="N", help="mistakes to list, default: 10")
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap, default: 0")
-    trusted_help = "module besides asc and torch.optim whose classes the checkpoint may name"
-    add("--trusted", action="append", default=[], metavar="MODULE", help=trusted_help)
+    add_trusted_option(parser)
     arguments = parser.parse_intermixed_args(argv)
     silence_libraries()
     with exit_on_input_error():

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from asc.cli import exit_on_input_error, silence_libraries
+from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="best.ckpt, pruned.ckpt or int8.ckpt of a run")
     parser.add_argument("--frontend", action="store_true", help="take a waveform instead of features")
     parser.add_argument("--output", type=Path, help="output file; by default beside the checkpoint")
-    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    add_trusted_option(parser)
     arguments = parser.parse_args()
     silence_libraries()
     with exit_on_input_error():

@@ -1,4 +1,4 @@
-"""The scene in recordings or before the microphone: python -m asc.predict CHECKPOINT PATH..."""
+"""Predict the scene in recordings or at the microphone: python -m asc.predict CHECKPOINT PATH..."""
 
 import argparse
 import io
@@ -11,19 +11,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asc.cli import exit_on_input_error, silence_libraries
+from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number, printable
 from asc.inference import Classifier, load_classifier, predict_files, predict_stream
-from asc.predict.find import find_sound_files, spooled
-from asc.predict.microphone import microphone
 from asc.predict.output import Csv, JsonLines, Output, Table
+from asc.predict.sources import find_sound_files, microphone, spooled
 from asc.predict.timeline import check_picture, clock, plot_timeline
 
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
 EPILOG = """\
 A PATH is a sound file (WAV, FLAC, OGG, MP3...) of any rate, channels and length; a folder, which is searched
 with all its folders; a pattern such as 'day*/**/*.flac'; or - for standard input. Put -- before names that begin with
-a dash. A recording longer than the training clips is classified window by window; its answer is their mean.
+a dash. A recording longer than the training clips is classified window by window; the prediction is their mean.
 
 Exit status: 0 if all files were classified, 1 if not, 2 for wrong arguments, 130 on Ctrl-C; but 0 with --microphone,
 which Ctrl-C ends as intended."""
@@ -34,7 +33,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m asc.predict",
         usage="%(prog)s CHECKPOINT PATH... [options]\n       %(prog)s CHECKPOINT --microphone [options]",
-        description="Tell the scene in recordings, or before the microphone.",
+        description="Predict the scene in recordings or at the microphone.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,7 +47,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--microphone", action="store_true", help="listen until Ctrl-C; --hop is 1 s by default")
     parser.add_argument("--channel", metavar="N", help="index from 0, or mean; default: as in training")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each processor core")
-    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    add_trusted_option(parser)
     return parser
 
 
@@ -59,67 +58,58 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bool(arguments.path) == arguments.microphone:
         parser.error("give at least one PATH, or --microphone")
     if arguments.microphone and arguments.picture:
-        parser.error("--picture needs a PATH: what the microphone hears has no end")
+        parser.error("--picture needs a PATH: the microphone records without end")
     silence_libraries()
     with exit_on_input_error():
         if arguments.hop is not None:
             check_number("--hop", arguments.hop, float, 0.001, 1e6)
         if arguments.threads is not None:
             check_number("--threads", arguments.threads, int, 1, 1000)
-        channel = None if arguments.channel is None else parse_channel(arguments.channel)
-        predictor = load_classifier(arguments.checkpoint, arguments.trusted, threads=1)
+        channel = arguments.channel
+        if channel not in (None, "mean") and not (channel.isascii() and channel.isdigit()):
+            raise InputError(f"invalid --channel={channel}: expected an index from 0, or mean")
+        classifier = load_classifier(arguments.checkpoint, arguments.trusted, threads=1)
         if channel is not None:
-            predictor.channel = channel
-        output: Output = (arguments.form or Table)(predictor.labels)
+            classifier.channel = channel if channel == "mean" else int(channel)
+        output: Output = (arguments.form or Table)(classifier.labels)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(**output.encoding)
         if arguments.microphone:
-            follow_microphone(predictor, output, arguments.hop or 1.0)
-        elif not predict(predictor, output, arguments):
+            follow_microphone(classifier, output, arguments.hop or 1.0)
+        elif not predict(classifier, output, arguments):
             sys.exit(1)
 
 
-def parse_channel(text: str) -> int | str:
-    """Index of a channel, or "mean".
-
-    Raises:
-        InputError: it is neither.
-    """
-    if text != "mean" and not (text.isascii() and text.isdigit()):
-        raise InputError(f"invalid --channel={text}: expected an index from 0, or mean")
-    return text if text == "mean" else int(text)
-
-
-def predict(predictor: Classifier, output: Output, arguments: argparse.Namespace) -> bool:
-    """Print the answer for each file, in the order of the paths; return whether all files were good."""
+def predict(classifier: Classifier, output: Output, arguments: argparse.Namespace) -> bool:
+    """Print the prediction for each file, in the order of the paths; return whether all files were classified."""
     with ExitStack() as stack:
         files, all_found = find(arguments.path, stack)
         if arguments.picture and len(files) != 1:
-            raise InputError(f"--picture plots one recording, and these are {len(files)}: give one")
+            raise InputError(f"invalid --picture={arguments.picture} for {len(files)} recordings: expected one")
         if arguments.picture:
             check_picture(arguments.picture)
         if not files:
             return False
         bar = stack.enter_context(tqdm(total=len(files), bar_format=BAR, disable=None, delay=2, leave=False))
-        start, heard = time.perf_counter(), []
+        start, seconds = time.perf_counter(), []
         threads = arguments.threads or os.cpu_count() or 1
-        answers = predict_files(predictor, list(files), arguments.hop, threads, lambda path, part: bar.update(part))
-        stack.enter_context(closing(answers))  # stops the threads on Ctrl-C
-        show(output.head())
-        for path, answer in answers:
+        predictions = predict_files(classifier, list(files), arguments.hop, threads, lambda _, part: bar.update(part))
+        stack.enter_context(closing(predictions))  # stops the threads on Ctrl-C
+        show(output.head)
+        for path, windows in predictions:
             with bar.external_write_mode(sys.stdout):
-                if isinstance(answer, InputError):
-                    print_error(str(answer).replace(str(path), files[path]))
+                if isinstance(windows, InputError):
+                    print_error(str(windows).replace(str(path), files[path]))
                     continue
-                show(output.recording(files[path], answer))
-            heard.append(answer[-1].end)
+                show(output.recording(files[path], windows))
+            seconds.append(windows[-1].end)
             if arguments.picture:
-                plot_timeline(files[path], answer, predictor.labels, arguments.picture)
+                plot_timeline(files[path], windows, classifier.labels, arguments.picture)
         passed = time.perf_counter() - start
-    if len(heard) > 1:
-        rate = f"{len(heard) / passed:.1f} files a second"
-        print(f"{len(heard)} files, {clock(sum(heard))} of sound, in {passed:.1f} s: {rate}", file=sys.stderr)
-    return all_found and len(heard) == len(files)
+    if len(seconds) > 1:
+        rate = f"{len(seconds) / passed:.1f} files a second"
+        print(f"{len(seconds)} files, {clock(sum(seconds))} of sound, in {passed:.1f} s: {rate}", file=sys.stderr)
+    return all_found and len(seconds) == len(files)
 
 
 def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]:
@@ -141,26 +131,26 @@ def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]
     return files, all_found
 
 
-def follow_microphone(predictor: Classifier, output: Output, hop: float) -> None:
-    """Print the answer for the newest window every `hop` seconds, until Ctrl-C."""
-    name, rate, pieces = microphone(predictor.channel)
-    wait = predictor.clip_samples / predictor.sample_rate
-    print(f"listening to {printable(name)}; first answer after {wait:g} s, Ctrl-C stops", file=sys.stderr)
+def follow_microphone(classifier: Classifier, output: Output, hop: float) -> None:
+    """Print the prediction for the newest window every `hop` seconds, until Ctrl-C."""
+    name, rate, pieces = microphone(classifier.channel)
+    wait = classifier.clip_samples / classifier.sample_rate
+    print(f"listening to {printable(name)}; first prediction after {wait:g} s, Ctrl-C stops", file=sys.stderr)
     with closing(pieces), suppress(KeyboardInterrupt):
-        show(output.head())
-        for window in predict_stream(predictor, pieces, rate, hop):
+        show(output.head)
+        for window in predict_stream(classifier, pieces, rate, hop):
             show(output.live(window))
 
 
 def show(text: str) -> None:
-    """Print what was asked for, at once."""
+    """Print at once, for programs that read line by line; nothing for an empty string."""
     if text:
         print(text, flush=True)
 
 
-def print_error(fault: str) -> None:
+def print_error(message: str) -> None:
     """Print an error that does not stop the command."""
-    print(f"error: {printable(fault)}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

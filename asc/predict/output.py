@@ -1,4 +1,4 @@
-"""What is printed of a recording: rows for people, JSON or CSV for programs."""
+"""Formats of the predictions: a table for people, JSON or CSV for programs."""
 
 import csv
 import io
@@ -15,50 +15,50 @@ from asc.predict.timeline import clock, segments
 
 
 class Output(ABC):
-    """A format of the answers.
+    """A format of the predictions.
 
     Args:
         labels: names of the scenes, in the order of the probabilities.
 
     Attributes:
-        encoding: settings of the stream that they are printed to.
+        encoding: settings of the stream to print to.
+        head: printed first, if not empty.
     """
 
     encoding: dict[str, Any] = {}
+    head = ""
 
     def __init__(self, labels: Sequence[str]):
         self.labels = labels
 
     @abstractmethod
-    def head(self) -> str:
-        """What stands above all answers."""
-
-    @abstractmethod
     def recording(self, name: str, windows: Sequence[Window]) -> str:
-        """What is printed of a recording."""
+        """Format a recording."""
 
     @abstractmethod
     def live(self, window: Window) -> str:
-        """What is printed of the newest window of an endless recording."""
+        """Format the newest window from the microphone."""
+
+    def best(self, probabilities: np.ndarray) -> tuple[str, float]:
+        """The most probable label and its probability."""
+        index = int(probabilities.argmax())
+        return self.labels[index], float(probabilities[index])
 
 
 class Table(Output):
-    """Rows for people: the scene and, below a long recording in which it changes, each part of it.
+    """Rows for people: the scene and, below a recording in which it changes, each part of it.
 
-    The names of the files stand last, where no length disturbs the columns.
+    Each row is printed as soon as it is known, so its columns have fixed widths; file names, of any length, come last.
     """
 
     def __init__(self, labels: Sequence[str]):
         super().__init__(labels)
         self.width = max(len("scene"), *(len(printable(label)) + 2 for label in labels))
-
-    def head(self) -> str:
-        return self.row("scene", "probability", "seconds", "file") + "\n" + "-" * (self.width + 40)
+        self.head = self.row("scene", "probability", "seconds", "file") + "\n" + "-" * (self.width + 40)
 
     def recording(self, name: str, windows: Sequence[Window]) -> str:
-        mean = mean_probabilities(windows)
-        best = int(mean.argmax())
-        rows = [self.row(self.labels[best], f"{mean[best]:.2f}", f"{windows[-1].end:.1f}", name)]
+        label, probability = self.best(mean_probabilities(windows))
+        rows = [self.row(label, f"{probability:.2f}", f"{windows[-1].end:.1f}", name)]
         parts = segments(windows, self.labels)
         if len(parts) > 1:
             rows += [
@@ -68,8 +68,8 @@ class Table(Output):
         return "\n".join(rows)
 
     def live(self, window: Window) -> str:
-        best = int(window.probabilities.argmax())
-        return self.row(self.labels[best], f"{window.probabilities[best]:.2f}", f"{window.end:.1f}", "microphone")
+        label, probability = self.best(window.probabilities)
+        return self.row(label, f"{probability:.2f}", f"{window.end:.1f}", "microphone")
 
     def row(self, *cells: str) -> str:
         scene, probability, seconds, file = map(printable, cells)
@@ -77,35 +77,33 @@ class Table(Output):
 
 
 class JsonLines(Output):
-    """A line of JSON a recording: file, seconds, label, probabilities; timeline where there are several windows."""
-
-    def head(self) -> str:
-        return ""
+    """A line of JSON for each recording: file, seconds, label, probabilities; with several windows, timeline."""
 
     def recording(self, name: str, windows: Sequence[Window]) -> str:
-        facts = {"file": name, "seconds": windows[-1].end, **self.answer(mean_probabilities(windows))}
+        line = {"file": name, "seconds": windows[-1].end, **self.prediction(mean_probabilities(windows))}
         if len(windows) > 1:
-            facts["timeline"] = [self.window(window) for window in windows]
-        return json.dumps(facts)
+            line["timeline"] = [self.window(window) for window in windows]
+        return json.dumps(line)
 
     def live(self, window: Window) -> str:
         return json.dumps(self.window(window))
 
-    def window(self, window: Window) -> dict:
-        return {"start": window.start, "end": window.end, **self.answer(window.probabilities)}
+    def window(self, window: Window) -> dict[str, Any]:
+        return {"start": window.start, "end": window.end, **self.prediction(window.probabilities)}
 
-    def answer(self, probabilities: np.ndarray) -> dict:
+    def prediction(self, probabilities: np.ndarray) -> dict[str, Any]:
         values = dict(zip(self.labels, probabilities.tolist(), strict=True))
-        return {"label": self.labels[int(probabilities.argmax())], "probabilities": values}
+        return {"label": self.best(probabilities)[0], "probabilities": values}
 
 
 class Csv(Output):
-    """A row a window: file, start, end, label, and a column with the probability of each label."""
+    """A row for each window: file, start, end, label, and a column with the probability of each label."""
 
-    encoding = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files come out as they are
+    encoding = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names keep their bytes
 
-    def head(self) -> str:
-        return self.rows([["file", "start", "end", "label", *self.labels]])
+    def __init__(self, labels: Sequence[str]):
+        super().__init__(labels)
+        self.head = self.rows([["file", "start", "end", "label", *labels]])
 
     def recording(self, name: str, windows: Sequence[Window]) -> str:
         return self.rows(self.cells(name, window) for window in windows)
@@ -113,11 +111,11 @@ class Csv(Output):
     def live(self, window: Window) -> str:
         return self.rows([self.cells("microphone", window)])
 
-    def cells(self, name: str, window: Window) -> list:
-        label = self.labels[int(window.probabilities.argmax())]
+    def cells(self, name: str, window: Window) -> list[str]:
+        label, _ = self.best(window.probabilities)
         return [name, f"{window.start:.3f}", f"{window.end:.3f}", label, *(f"{p:.6f}" for p in window.probabilities)]
 
-    def rows(self, cells: Iterable[list]) -> str:
+    def rows(self, cells: Iterable[list[str]]) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(cells)
         return text.getvalue().removesuffix("\n")

@@ -11,7 +11,7 @@ from asc.errors import InputError, printable
 from asc.files import atomic_write
 from asc.inference import Window
 
-MOST_COLORS = 10  # labels in a plot; the rarer ones share a color
+MAX_COLORS = 10  # labels in a plot; the rarer ones share a color
 TICKS = (0.1, 0.5, 1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)))  # seconds
 
 
@@ -54,26 +54,24 @@ def clock(seconds: float, hours: bool = False) -> str:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a picture that cannot be written, before anything is computed.
+    """Reject a picture that cannot be written, before anything is computed.
 
     Raises:
         InputError: its directory is missing, or matplotlib writes no such format.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
-    known = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known or path.is_dir():
-        raise InputError(f"invalid --picture={path}: expected a file such as timeline.png, .svg or .pdf")
-    if not path.parent.is_dir():
-        raise InputError(f"--picture={path} cannot be written: create its directory first")
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats or path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"invalid --picture={path}: expected a .png, .svg or .pdf file in an existing directory")
 
 
 def join_rare(names: list[str], heights: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Names and probabilities (n_labels, n_windows) of MOST_COLORS labels at most: the least probable are joined."""
-    if len(names) <= MOST_COLORS:
+    """Names and probabilities (n_labels, n_windows) of at most MAX_COLORS labels: the least probable are summed."""
+    if len(names) <= MAX_COLORS:
         return names, heights
     order = np.argsort(-heights.mean(1), kind="stable")
-    common, others = np.sort(order[: MOST_COLORS - 1]), order[MOST_COLORS - 1 :]
+    common, others = np.sort(order[: MAX_COLORS - 1]), order[MAX_COLORS - 1 :]
     joined = np.vstack([heights[common], heights[others].sum(0)])
     return [*(names[index] for index in common), f"{len(others)} others"], joined
 
