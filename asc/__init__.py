@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["InputError", "SceneClassifier", "__version__"]
 
 # OpenMP's threads wait for each other after every operation. By default they wait in a loop, which on a busy machine
-# takes the core from the thread they wait for. OpenMP reads this once, when torch is imported.
+# takes the core away from the thread they wait for. OpenMP reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# ONNX Runtime from 1.29 on otherwise tells Microsoft which networks are run.
+# ONNX Runtime from 1.29 on otherwise sends Microsoft telemetry about the networks it runs.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

@@ -16,30 +16,30 @@ from tqdm import tqdm
 
 from asc.errors import InputError, check_number, one_line
 
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz, of files: beyond, a header is wrong or a recording useless
-MAX_SAMPLE = 2.0**31  # integers of 32 bits that were written as floats
-BLOCK_SECONDS = 10.0  # decoded at a time
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; outside this range the header is wrong or the recording useless
+MAX_SAMPLE = 2.0**31  # some files store 32-bit integers as floats
+BLOCK_SECONDS = 10.0  # length decoded at a time
 WARM_UP = 0.1  # seconds before a clip, for soxr's filter; 0.05 s changes a sample by 1e-7
-MP3_WARM_UP = 16 * 1152  # samples: a frame needs up to nine frames before it, without which it is silent
-# libsndfile reads a truncated file without an error; its log has the bytes of the header and those that are there
+MP3_WARM_UP = 16 * 1152  # samples: without up to nine preceding frames, a frame decodes to silence
+# libsndfile reads a truncated file without an error; its log has the declared and the actual number of bytes
 CUT_OFF = r"(?:data|SSND|Data Size  |riff|Riff size) : (\d+) \(should be (\d+)\)"
-SUFFIXES = frozenset(  # of the names of files that libsndfile reads
+SUFFIXES = frozenset(  # suffixes of the files that libsndfile reads
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
     + (".au", ".snd", ".caf", ".w64", ".rf64")
 )
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")  # whose truncation is noticed
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")  # truncation is detected
 
 
 def open_sound(path: Path) -> soundfile.SoundFile:
     """Open a sound file.
 
     Raises:
-        InputError: the file is missing, no sound file, of a rare format, empty, cut off, or has an impossible header.
+        InputError: the file is missing, empty, truncated, in an unsupported format, or its header is invalid.
     """
     try:
         with open(path, "rb"):
             pass
-        # bytes, since a name need not be text; on Windows it is
+        # bytes, since POSIX names need not be valid Unicode
         sound = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
@@ -50,9 +50,9 @@ def open_sound(path: Path) -> soundfile.SoundFile:
         raise InputError(f"{path} has the format {sound.format}: expected {', '.join(FORMATS)}; convert it")
     cut = re.search(CUT_OFF, sound.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream of unknown length
-        raise InputError(f"{path} is cut off: {cut[2]} of {cut[1]} bytes; replace or remove it")
+        raise InputError(f"{path} is truncated: {cut[2]} of {cut[1]} bytes; replace or remove it")
     if re.search(r"Ogg ?: (Last page lacks|Junk after)", sound.extra_info):
-        raise InputError(f"{path} is cut off within its last Ogg page; replace or remove it")
+        raise InputError(f"{path} is truncated within its last Ogg page; replace or remove it")
     if sound.frames > 2**48:
         raise InputError(f"{path} has no length in its header, as streams do; rewrite it with a complete header")
     if sound.frames == 0:
@@ -63,7 +63,7 @@ def open_sound(path: Path) -> soundfile.SoundFile:
 
 
 def duration(path: Path) -> float:
-    """Seconds of a sound file, by its header.
+    """Duration of a sound file in seconds, from its header.
 
     Raises:
         InputError: as in `open_sound`.
@@ -73,7 +73,7 @@ def duration(path: Path) -> float:
 
 
 def durations(paths: Sequence[Path]) -> list[float]:
-    """Seconds of all files.
+    """Durations of all files in seconds.
 
     Raises:
         InputError: names the first invalid file and counts the others.
@@ -94,21 +94,21 @@ def decode(sound: soundfile.SoundFile, samples: int, path: Path) -> np.ndarray:
     """The next `samples` of all channels, float32 (samples, channels).
 
     Raises:
-        InputError: the file is damaged or cut off, or has NaN, infinity or absurdly large samples.
+        InputError: the file is damaged or truncated, or has NaN, infinity or absurdly large samples.
     """
     try:
         wave = sound.read(samples, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} cannot be decoded: {one_line(error)} Replace or remove it") from error
     if len(wave) < samples:
-        raise InputError(f"{path} is cut off: its header promises more samples; replace or remove it")
+        raise InputError(f"{path} is truncated: its header declares more samples; replace or remove it")
     if not (wave.min() >= -MAX_SAMPLE and wave.max() <= MAX_SAMPLE):  # false for NaN too
         raise InputError(f"{path} has samples that are NaN, infinite or beyond 2^31; replace or remove it")
     return wave
 
 
 def to_mono(wave: np.ndarray, channel: int | str, path: Path) -> np.ndarray:
-    """One channel (samples,) of wave (samples, channels): an index from 0, or "mean"; mono files have one anyway.
+    """One channel (samples,) of wave (samples, channels): an index from 0, or "mean"; ignored for mono files.
 
     Raises:
         InputError: the file lacks the channel.
@@ -132,7 +132,7 @@ def read_pieces(sound: soundfile.SoundFile, samples: int, channel: int | str, pa
 def resample_stream(pieces: Iterable[np.ndarray], old_rate: int, new_rate: int) -> Iterator[np.ndarray]:
     """Resample a waveform that comes in pieces (n,), float32; the output is the same however it is cut.
 
-    In all, the samples are as many as `resampled_length` says.
+    The total length is that of `resampled_length`.
     """
     if old_rate == new_rate:
         yield from pieces
@@ -143,13 +143,13 @@ def resample_stream(pieces: Iterable[np.ndarray], old_rate: int, new_rate: int) 
         resampled = stream.resample_chunk(piece)
         received, returned = received + len(piece), returned + len(resampled)
         yield resampled
-    # soxr rounds the length, at halves by its floating-point ratio: zeros for one more sample, and cut
+    # soxr's rounding of the length at halves depends on floating point: append zeros, then cut
     silence = np.zeros(-(-old_rate // new_rate), np.float32)
     yield stream.resample_chunk(silence, last=True)[: resampled_length(received, old_rate, new_rate) - returned]
 
 
 def resampled_length(samples: int, old_rate: int, new_rate: int) -> int:
-    """Number of samples after resampling: those that begin within the old ones."""
+    """Number of samples after resampling, rounded up."""
     return -(-samples * new_rate // old_rate)
 
 
@@ -162,7 +162,7 @@ def read_wave(
         path: the sound file.
         sample_rate: Hz to resample to.
         channel: index from 0, or "mean" for the mean of all channels; ignored for mono files.
-        samples: number to return, after resampling; only what they need is decoded. None: all.
+        samples: number to return, after resampling; no more than needed is decoded. None: all.
         start: first sample to return, after resampling.
 
     Raises:
@@ -173,7 +173,7 @@ def read_wave(
         rate = sound.samplerate
         warm_up = 0 if rate == sample_rate else round(WARM_UP * rate)
         first = max(0, start * rate // sample_rate - warm_up)
-        first -= first % (rate // gcd(rate, sample_rate))  # where a resampled sample coincides with one of the file
+        first -= first % (rate // gcd(rate, sample_rate))  # where a resampled sample coincides with an original one
         end = sound.frames
         if samples is not None:
             end = min(end, -(-(start + samples) * rate // sample_rate) + warm_up)
@@ -207,7 +207,7 @@ def fit_length(wave: np.ndarray, samples: int) -> np.ndarray:
 
 
 def window_starts(total: int, samples: int, step: int) -> Sequence[int]:
-    """First samples of the windows over `total` samples: every `step`, the last one aligned with the end."""
+    """Start samples of the windows over `total` samples: every `step`, the last one aligned with the end."""
     last = max(total - samples, 0)
     return [*range(0, last, step), last]
 
@@ -239,7 +239,7 @@ def windows(
             raise InputError(f"{path} is shorter than one window: expected at least {shortest / sample_rate:.3f} s")
         pieces = read_pieces(sound, sound.frames, channel, path)
         stream = resample_stream(pieces, sound.samplerate, sample_rate)
-        buffer, first = np.empty(0, np.float32), 0  # samples not yet passed, and the position of the first
+        buffer, first = np.empty(0, np.float32), 0  # samples still needed, and the position of the first
         for start in window_starts(total, samples, max(1, round(hop * sample_rate)) if hop else samples):
             passed = start - first
             while len(buffer) < passed + samples and (piece := next(stream, None)) is not None:

@@ -40,7 +40,7 @@ def roll(x: Tensor, shift: Tensor, crop: int | None = None) -> Tensor:
 
 
 def mask(x: Tensor, bins: int, frames: int) -> Tensor:
-    """SpecAugment up to `bins` bins and up to `frames` frames with the example's mean (SpecAugment; Park et al., 2019).
+    """Replace up to `bins` bins and `frames` frames by the example's mean (SpecAugment; Park et al., 2019).
 
     x (batch, 1, n_bins, frames); each example gets its own masks.
     """
@@ -51,7 +51,7 @@ def mask(x: Tensor, bins: int, frames: int) -> Tensor:
 
 
 def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each example with the one at `perm` as sounds add up, with ratio `lam` (Tokozume et al., 2018).
+    """Mix each example with the one at `perm` as sounds do, with ratio `lam` (Tokozume et al., 2018).
 
     This works on log magnitudes a and b, not waveforms. b is scaled to the root mean square of a; weighted by lam and
     1 - lam, the powers add, as those of uncorrelated sounds do on average; the result keeps the root mean square of a:
@@ -70,7 +70,7 @@ def between_class(x: Tensor, target: Tensor, lam: Tensor, perm: Tensor) -> tuple
 def freq_mixstyle(x: Tensor, lam: Tensor, perm: Tensor) -> Tensor:
     """Mix each band's mean and standard deviation with those at `perm` (Freq-MixStyle; Schmid et al., 2022).
 
-    This mixes the frequency responses of microphones and rooms. The course over time and the targets stay.
+    This mixes the frequency responses of microphones and rooms. The temporal envelope and the targets are unchanged.
 
     x (batch, 1, n_bins, frames), lam (batch,) weight of the example itself, perm (batch,) indices.
     """
@@ -103,14 +103,14 @@ def time_stretch(x: Tensor, rate: Tensor) -> Tensor:
 
 
 def draw_beta(alpha: float, x: Tensor) -> Tensor:
-    """A number from Beta(alpha, alpha) for each example of x (batch, ...), drawn where x is."""
+    """A number from Beta(alpha, alpha) for each example of x (batch, ...), drawn on the device of x."""
     concentration = torch.full((len(x),), alpha, device=x.device)
     # a check of the arguments would wait for the GPU
     return torch.distributions.Beta(concentration, concentration, validate_args=False).sample().to(x)
 
 
 def nats_per_db(model: SceneClassifier) -> float:
-    """One decibel in the units of the model's features, natural logarithms of a power of the magnitude."""
+    """One decibel in units of the model's features: natural logarithms of the magnitude's power."""
     return model.frontend.power * math.log(10) / 20
 
 
@@ -169,7 +169,7 @@ class FreqMixStyle(pl.Callback):
 
 
 class FilterAugment(pl.Callback):
-    """Apply a random smooth frequency response to each training clip, as of other microphones and rooms.
+    """Apply a random smooth frequency response to each training clip, simulating other microphones and rooms.
 
     Args:
         db: gains at the knots are drawn from [-db, db].
@@ -222,7 +222,7 @@ class RandomCrop(pl.Callback):
     """Shift each training clip circularly by a random number of frames, and crop it: a scene has no beginning.
 
     Args:
-        fraction: of the frames to train on, at least 32 frames (0.7 s at the report's hop). Less than 1 gives
+        fraction: fraction of the frames to train on, at least 32 frames (0.7 s at the report's hop). Less than 1 gives
             random excerpts and faster training.
     """
 

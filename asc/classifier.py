@@ -32,7 +32,7 @@ Stage = Literal["float", "pruned", "qat", "int8"]
 
 
 class SceneClassifier(pl.LightningModule):
-    """Acoustic scene classifier. All arguments are plain values, so that a checkpoint needs no other file.
+    """Acoustic scene classifier. All arguments are plain values, so a checkpoint needs no other file.
 
     Args:
         frontend, net, optimizer, scheduler: Hydra nodes (`_target_` and its arguments). The network also gets
@@ -78,26 +78,26 @@ class SceneClassifier(pl.LightningModule):
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels), validate_args=False)
-        self.loss = kl_divergence  # of logits and target, in training; a phase may replace it
+        self.loss = kl_divergence  # loss(logits, target) in training; a phase may replace it
         # metrics sync across processes; a check for NaN would wait for the GPU
         self.losses = CatMetric(nan_strategy="disable")  # log loss of each validation or test clip
-        self.train_losses = CatMetric(nan_strategy="disable")  # of each clip since the epoch began
+        self.train_losses = CatMetric(nan_strategy="disable")  # loss of each clip in this epoch
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the waveforms that `forward` takes."""
+        """Sample rate of the waveforms for `forward`, Hz."""
         return self.frontend.sample_rate
 
     @property
     def min_samples(self) -> int:
-        """Length of the shortest waveform that `forward` takes."""
+        """Length of the shortest waveform that `forward` accepts, samples."""
         return self.frontend.min_samples
 
     def forward(self, wave: Tensor) -> Tensor:
         """Logits (batch, n_classes) of wave (batch, samples), mono in [-1, 1] at `sample_rate`.
 
         Raises:
-            InputError: `wave` is no such tensor, shorter than `min_samples`, or holds NaN or infinity.
+            InputError: `wave` is not such a tensor, is shorter than `min_samples`, or contains NaN or infinity.
         """
         check_wave(wave)
         features = self.frontend(wave)
@@ -108,7 +108,7 @@ class SceneClassifier(pl.LightningModule):
                 raise
             raise InputError(
                 f"the 8-bit network failed on features of shape {tuple(features.shape)}: {one_line(error)}; "
-                f"give longer clips, of up to {self.clip_samples} samples"
+                f"use longer clips, of up to {self.clip_samples} samples"
             ) from error
 
     def classify(self, path: str | Path, hop: float | None = None) -> dict[str, float]:
@@ -170,7 +170,7 @@ class SceneClassifier(pl.LightningModule):
         return logits
 
     def on_test_epoch_start(self) -> None:
-        self.test_probabilities: list[list[float]] = []  # of each clip, in the order of the test list
+        self.test_probabilities: list[list[float]] = []  # in the order of the test list
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """As in validation, and store each clip's probabilities."""
@@ -227,23 +227,23 @@ class SceneClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def start_from(self, source: "SceneClassifier") -> None:
-        """Copy the weights of a trained classifier; a last layer for another number of labels stays untrained.
+        """Copy the weights of a trained classifier; a last layer for a different number of labels stays untrained.
 
         Raises:
-            InputError: `source` has another frontend or network.
+            InputError: `source` has a different frontend or network.
         """
         for part in ("frontend", "net"):
             if names := differing_settings(source.hparams[part], self.hparams[part]):
-                raise InputError(f"init was trained with another {part} ({', '.join(names)}): use its settings")
+                raise InputError(f"init was trained with a different {part} ({', '.join(names)}): use its settings")
         self.frontend.load_state_dict(source.frontend.state_dict())
         weights, own = source.net.state_dict(), self.net.state_dict()
         new = {name: value for name, value in own.items() if value.shape != weights[name].shape}
         self.net.load_state_dict({**weights, **new})
 
     def with_net(self, net: nn.Module, /, **changes: Any) -> "SceneClassifier":
-        """A classifier with this one's frontend and the weights of `net`, which the hyperparameters `changes` build.
+        """A classifier with this one's frontend and the weights of `net`; `changes` are the hyperparameters of `net`.
 
-        `backbone_lr_scale` belongs to the training that is over: it is 1 unless `changes` says otherwise.
+        `backbone_lr_scale` applied to the previous training: it is reset to 1 unless `changes` sets it.
         """
         model = type(self)(**{**self.hparams, "backbone_lr_scale": 1.0, **changes})
         with running_on((model.hparams["quantization"] or {}).get("engine")):
@@ -288,7 +288,7 @@ class SceneClassifier(pl.LightningModule):
             map_location: as in `torch.load`; the CPU by default.
             trusted: modules besides asc and torch.optim whose classes the checkpoint may name, such as ("my_nets",).
             weights_only: always True; for compatibility with Lightning.
-            content: of the file, if `read_checkpoint` has read it already.
+            content: result of `read_checkpoint`, if the file has already been read.
             kwargs: hyperparameters to replace.
 
         Raises:
@@ -309,7 +309,7 @@ class SceneClassifier(pl.LightningModule):
 
 
 def check_wave(wave: Tensor) -> None:
-    """Reject anything but finite waveforms: for NaN an 8-bit network would give ordinary logits.
+    """Reject anything but finite waveforms: for NaN an 8-bit network would return plausible logits.
 
     Raises:
         InputError: describes the waveform.

@@ -1,4 +1,4 @@
-"""What the commands share: one-line error messages and silenced libraries."""
+"""Code shared by the commands: one-line error messages and silenced libraries."""
 
 import argparse
 import errno
@@ -32,18 +32,18 @@ def add_trusted_option(parser: argparse.ArgumentParser) -> None:
 def exit_on_input_error() -> Iterator[None]:
     """Exit with one sentence on invalid input, Ctrl-C or a closed pipe; other exceptions keep their traceback.
 
-    The exit status is 1 on invalid input and 130 on Ctrl-C. SIGTERM, which SLURM, Kubernetes and `kill` send, has the
-    effect of Ctrl-C.
+    The exit status is 1 on invalid input and 130 on Ctrl-C. SIGTERM, which SLURM, Kubernetes and `kill` send, acts
+    like Ctrl-C.
     """
     prepare_streams()
-    is_main = threading.current_thread() is threading.main_thread()  # Python sets signals there alone
+    is_main = threading.current_thread() is threading.main_thread()  # Python can set signal handlers only there
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed it
         discard_output()
         sys.exit(1)
     except Exception as error:
@@ -56,7 +56,7 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def prepare_streams() -> None:
-    """Replace closed standard streams by os.devnull, and escape letters that the output's encoding lacks."""
+    """Replace closed standard streams by os.devnull, and escape characters that the output's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
@@ -65,20 +65,20 @@ def prepare_streams() -> None:
 
 
 def discard_output() -> None:
-    """Discard what standard output still buffers, which Python would fail to flush at exit."""
+    """Discard buffered standard output, which Python would fail to flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def input_fault(error: Exception) -> str | None:
     """One sentence for an exception about the user's input; None for any other exception."""
     if isinstance(error, InputError):
-        # from a worker process, the message is a traceback that ends with the sentence
+        # a worker process sends a traceback as the message, which ends with the sentence
         return str(error).strip().split("\n")[-1].removeprefix("asc.errors.InputError: ")
     return settings_fault(error)
 
 
 def system_fault(error: Exception) -> str | None:
-    """One sentence for what the system reports: no memory, a full disk, no permission, a directory for a file."""
+    """One sentence for a system error: no memory, a full disk, no permission, a directory instead of a file."""
     if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
         return (
             f"{one_line(error).partition('. ')[0]}, perhaps for lack of memory or of space in /dev/shm: "
@@ -90,13 +90,13 @@ def system_fault(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
     if error.errno == errno.ENOSPC:
         discard_output()
-        return f"{error.strerror}: free space, there or where the output goes"
+        return f"{error.strerror}: free space there or in the output's location"
     return None
 
 
 def settings_fault(error: Exception) -> str | None:
     """One sentence for an exception of Hydra, OmegaConf or Lightning; None for any other."""
-    if "hydra" not in sys.modules:  # a command that takes plain arguments
+    if "hydra" not in sys.modules:  # a command without Hydra
         return None
     from hydra.errors import HydraException, InstantiationException, OverrideParseException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -107,7 +107,7 @@ def settings_fault(error: Exception) -> str | None:
             inner = inner.__cause__
         return ("" if isinstance(inner, InputError) else "invalid setting: ") + one_line(inner)
     if isinstance(error, OverrideParseException):
-        return f"invalid setting {error.override}: expected NAME=VALUE, where quotes enclose special characters"
+        return f"invalid setting {error.override}: expected NAME=VALUE, with quotes around special characters"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
     is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")
@@ -148,7 +148,7 @@ def silence_libraries() -> None:
         ".*Total length of `list` across ranks is zero.*",
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-        ".*ended before the epoch ended and your dataloader is not resumable.*",  # ours goes on with the next batch
+        ".*ended before the epoch ended and your dataloader is not resumable.*",  # our sampler can resume
         "Checkpoint directory .* exists and is not empty",  # when a run resumes
         "The dirpath has changed from",  # when a run resumes in another directory
     ):

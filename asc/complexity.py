@@ -1,4 +1,4 @@
-"""Complexity of a network: parameters, size by two rules, and multiply-accumulates."""
+"""Complexity of a network: parameters, size counted in two ways, and multiply-accumulates."""
 
 import copy
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Complexity:
         parameters: number of stored values, including batch norm's running statistics but not its counters.
         nonzero_parameters: number of these that are not zero.
         size_kb: size of the non-zero values at their stored width, in KB (1024 bytes).
-        dcase2020_size_kb: the same without batch norm, by DCASE 2020's official count.
+        dcase2020_size_kb: the same without batch norm, counted as in DCASE 2020.
         macs: multiply-accumulates of convolutions and dense layers for one clip.
     """
 
@@ -35,9 +35,9 @@ class Complexity:
 
 
 def stored_values(net: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Each tensor that `net` needs at inference, with its layer.
+    """Each tensor that `net` needs for inference, with its layer.
 
-    Scales and zero points are left out, as in the official count; the file size includes them.
+    Scales and zero points are excluded, as in the official count; the file size includes them.
     """
     for layer in net.modules():
         if isinstance(layer, FakeQuantizeBase | ObserverBase | nnq.Quantize):

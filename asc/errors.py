@@ -1,4 +1,4 @@
-"""Errors in the user's input, and how they read."""
+"""Errors in the user's input, and the format of their messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class TooLargeError(InputError):
     """A network is larger than max_size_kb allows.
 
     Attributes:
-        objective: for a search; negative, and lower for a larger network.
+        objective: value for a search; negative, and lower for a larger network.
     """
 
     def __init__(self, size_kb: float, max_size_kb: float):

@@ -1,4 +1,4 @@
-"""Paths, and files written whole or not at all; pipes and devices are left alone."""
+"""Paths and atomic file writes; pipes and devices are left alone."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ def expand_home(path: str | Path) -> Path:
     """The path with ~ replaced by the home directory.
 
     Raises:
-        InputError: the user or the home directory is unknown, or the path holds a NUL character.
+        InputError: the user or the home directory is unknown, or the path contains a NUL character.
     """
     if "\0" in str(path):
-        raise InputError(f"{path} holds a NUL character, which no path does: give another")
+        raise InputError(f"invalid path {path}: expected no NUL character")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{path} begins with a home directory that is not known: give the whole path") from error
+        raise InputError(f"{path} begins with an unknown home directory: give the absolute path") from error
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is moved there when the block ends and removed if it fails.
 
     A full disk, Ctrl-C or an error in the block leaves the old file, or none. The temporary path has the suffix of
-    `path`, by which some libraries choose the format.
+    `path`, since some libraries choose the format by it.
 
     Raises:
         WriteError: the file cannot be written; names it and the system's reason.
@@ -41,9 +41,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         why = error.strerror or str(error)
-        raise WriteError(f"{path} cannot be written ({why}): free space or choose another place") from error
+        raise WriteError(f"{path} cannot be written ({why}): free space or choose another location") from error
     finally:
-        with suppress(OSError):  # it was moved, or never written
+        with suppress(OSError):  # already moved, or never written
             temporary.unlink()
 
 
@@ -51,7 +51,7 @@ def regular(path: Path) -> Path:
     """The path of a file, unless it is a pipe or a device: reading might never end, and writing would replace it.
 
     Raises:
-        OSError: it is one.
+        OSError: the path is a pipe or a device.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "not a regular file", str(path))

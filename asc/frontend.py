@@ -16,7 +16,7 @@ from asc.errors import InputError, check_number
 from asc.settings import SampleRate, checked
 from asc.torch_pair import torchaudio
 
-MAX_BANDS = 1024  # of a filterbank
+MAX_BANDS = 1024  # maximum bands of a filterbank
 MIN_PEAK = 1e-30  # far below magnitude and energy of any recording but digital silence
 
 
@@ -57,7 +57,7 @@ class Frontend(nn.Module, ABC):
         """Applied to the output of `spectrogram`, cached or not; the identity by default."""
         return features
 
-    def fit(self, batches: Iterable[Tensor]) -> None:  # noqa: B027 (most need none)
+    def fit(self, batches: Iterable[Tensor]) -> None:  # noqa: B027 (most frontends need none)
         """Compute the statistics for `standardize` from batches of `spectrogram`'s output."""
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Spectrogram(Frontend):
 
     The defaults are the report's Table 1. Fixed kernels use the FFT, which gives the same values as nnAudio's
     convolution eight times as fast. Trainable kernels need the convolution and are parameters of the model. Otherwise a
-    checkpoint holds only the statistics of `standardize`.
+    checkpoint stores only the statistics of `standardize`.
 
     Args:
         sample_rate: Hz.
@@ -81,7 +81,7 @@ class Spectrogram(Frontend):
         n_fft: samples; a shorter window is centred and zero-padded.
         win_length: samples; 2048 at 44.1 kHz is 46 ms.
         hop_length: samples between frames, which are centred as in librosa: frames = samples // hop_length + 1.
-        window: a name that ``scipy.signal.get_window`` knows.
+        window: a window name of ``scipy.signal.get_window``.
         power: exponent of the magnitude: 1 magnitude, 2 energy.
         log: take ``log(x + eps)``.
         eps: must be far below the quietest recording, since the gammatone filterbank divides by n_fft. `normalize`
@@ -163,7 +163,7 @@ class Spectrogram(Frontend):
 
     @property
     def min_samples(self) -> int:
-        """One window, and enough for reflection padding."""
+        """Length of one window, or the minimum for reflection padding if that is larger."""
         return max(self.win_length, self.n_fft // 2 + 1)
 
     def spectrogram(self, wave: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class Spectrogram(Frontend):
         """
         if wave.ndim != 2 or not wave.is_floating_point():
             raise InputError(
-                f"a waveform is (batch, samples) in floating point, not {tuple(wave.shape)} in {wave.dtype}: reshape it"
+                f"invalid waveform of {wave.dtype} {tuple(wave.shape)}: expected (batch, samples) in floating point"
             )
         if wave.shape[-1] < self.min_samples:
             raise InputError(
@@ -189,7 +189,7 @@ class Spectrogram(Frontend):
                 x = self.normalized_log(x) if self.log else self.normalized_log(x).exp()
             elif self.log:
                 x = torch.log(x + self.eps)
-            return x.unsqueeze(1)  # (batch, 1, n_bins, frames): Conv2d wants a channel axis
+            return x.unsqueeze(1)  # (batch, 1, n_bins, frames): Conv2d needs a channel axis
 
     def normalized_log(self, x: Tensor) -> Tensor:
         """Normalized logarithms of x (batch, n_bins, frames): the same for x and c * x, c > 0."""
@@ -241,11 +241,11 @@ def window_function(window: str, samples: int) -> np.ndarray:
     """The window function (samples,) of this name.
 
     Raises:
-        InputError: SciPy knows no such window.
+        InputError: SciPy has no such window.
     """
     try:
         return get_window(window, samples)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"invalid frontend.window={window}: expected a name that scipy.signal.get_window knows, such as hann"
+            f"invalid frontend.window={window}: expected a window of scipy.signal.get_window, such as hann"
         ) from error

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 from asc.audio import MAX_RATE, MIN_RATE, duration, resample_stream, windows
 from asc.errors import InputError, one_line
 
-FRONTEND = "frontend.onnx"  # beside a model.onnx that takes features
+FRONTEND = "frontend.onnx"  # next to a model.onnx whose input is features
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -50,10 +50,10 @@ def load_classifier(path: str | Path, trusted: Sequence[str] = (), threads: int 
     """Load a checkpoint of any stage, or an ONNX file, which needs no torch.
 
     Args:
-        path: of a .ckpt, or of a .onnx file that takes a waveform or has its frontend.onnx beside it.
+        path: a .ckpt, or a .onnx file whose input is a waveform, or features with frontend.onnx next to it.
         trusted: modules besides asc and torch.optim whose classes a checkpoint may name.
-        threads: of one computation; None: the default of ONNX Runtime or PyTorch. PyTorch's is set for the whole
-            process.
+        threads: number for one computation; None: the default of ONNX Runtime or PyTorch. PyTorch's number is set for
+            the whole process.
 
     Raises:
         InputError: the file is missing or contains no classifier.
@@ -70,7 +70,7 @@ def load_classifier(path: str | Path, trusted: Sequence[str] = (), threads: int 
 
 
 class Metadata(BaseModel):
-    """What `asc.export` stores in an ONNX file about its classifier."""
+    """Metadata of the classifier that `asc.export` stores in an ONNX file."""
 
     labels: list[str] = Field(min_length=2)
     sample_rate: int = Field(ge=MIN_RATE, le=MAX_RATE)
@@ -80,14 +80,14 @@ class Metadata(BaseModel):
 
 
 class OnnxClassifier:
-    """A `Classifier` from an ONNX file of `asc.export`, by ONNX Runtime on the CPU.
+    """A `Classifier` from an ONNX file of `asc.export`, run by ONNX Runtime on the CPU.
 
     Args:
-        path: a file that takes a waveform, or that takes features and has its frontend beside it.
-        threads: of ONNX Runtime; None: one per core.
+        path: a file whose input is a waveform, or features if its frontend is next to it.
+        threads: number for ONNX Runtime; None: one per core.
 
     Raises:
-        InputError: the file is missing or not one of `asc.export`, or onnxruntime is not installed.
+        InputError: the file is missing or not from `asc.export`, or onnxruntime is not installed.
     """
 
     def __init__(self, path: Path, threads: int | None = None):
@@ -98,15 +98,15 @@ class OnnxClassifier:
             frontend = path.with_name(FRONTEND)
             if not frontend.is_file():
                 raise InputError(
-                    f"{path} takes features, and {FRONTEND} is missing beside it: copy it from the run, "
-                    "or export by python -m asc.export CHECKPOINT --frontend"
+                    f"{path} needs features, but {FRONTEND} is missing next to it: copy it from the run, "
+                    "or run python -m asc.export CHECKPOINT --frontend"
                 )
             self.sessions.insert(0, open_session(frontend, threads))
         try:
             entries = net.get_modelmeta().custom_metadata_map
             metadata = Metadata.model_validate({name: json.loads(entry) for name, entry in entries.items()})
         except (ValidationError, ValueError) as error:
-            raise InputError(f"{path} has no metadata of asc.export: {one_line(error)}; export it again") from error
+            raise InputError(f"{path} has no metadata from asc.export: {one_line(error)}; export it again") from error
         self.labels, self.sample_rate = metadata.labels, metadata.sample_rate
         self.channel: int | str = metadata.channel
         self.clip_samples, self.min_samples = metadata.clip_samples, metadata.min_samples
@@ -114,7 +114,7 @@ class OnnxClassifier:
         if len(self.sessions) == 2:
             shapes += [self.sessions[0].get_outputs()[0].shape[1:], net.get_inputs()[0].shape[1:]]
         if shapes[:2] != [[self.clip_samples], [len(self.labels)]] or shapes[2:3] != shapes[3:]:
-            raise InputError(f"{path} has shapes {shapes} that do not fit its metadata; copy all files from one run")
+            raise InputError(f"{path} has shapes {shapes}, unlike its metadata: copy all files from one run")
 
     def probabilities(self, waves: np.ndarray) -> np.ndarray:
         """Probabilities (batch, n_classes) of waves (batch, clip_samples), mono in [-1, 1], float32.
@@ -135,14 +135,14 @@ def open_session(path: Path, threads: int | None) -> Any:
     """An ONNX Runtime session of the file, on the CPU.
 
     Raises:
-        InputError: the file is missing or no ONNX file, or onnxruntime is not installed.
+        InputError: the file is missing or not an ONNX file, or onnxruntime is not installed.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError(f"{path} needs ONNX Runtime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # errors only
     if threads:
         options.intra_op_num_threads = threads
     try:
@@ -169,7 +169,7 @@ def predict_file(
         classifier: the classifier.
         path: the sound file, of any rate, channels and length.
         hop: seconds from one window to the next; None: no overlap. The last window ends with the file.
-        pool: threads that classify windows while the next ones are read; None: one after the other in this thread.
+        pool: threads that classify windows while the next ones are read; None: one by one in this thread.
         ahead: windows that are read before the first of them is classified.
 
     Raises:
@@ -242,8 +242,8 @@ def predict_stream(classifier: Classifier, pieces: Iterable[np.ndarray], rate: i
         classifier: the classifier.
         pieces: the waveform in pieces (samples,), float32.
         rate: Hz of the pieces.
-        hop: seconds from one window to the next. Of several that are due after one piece only the newest is computed,
-            so that a slow machine does not fall behind.
+        hop: seconds from one window to the next. If several are due after one piece, only the newest is computed,
+            so that a slow machine keeps up.
 
     Raises:
         InputError: a probability is not finite.

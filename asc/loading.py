@@ -1,7 +1,7 @@
 """Load checkpoints without running code from them.
 
 `torch.load(weights_only=True)` reads plain values and tensors. The hyperparameters name the classes of four parts; each
-must be in a closed list, or in a module that the caller trusts. `build` calls these classes itself, not by Hydra, so
+must be on an allow-list, or in a module that the caller trusts. `build` calls these classes itself, without Hydra, so
 that interpolations and nested nodes stay plain values.
 """
 
@@ -19,7 +19,7 @@ from asc.errors import InputError, one_line
 from asc.frontend import Spectrogram
 from asc.quantization.convert import without_deprecation_notices
 
-RENAMED = {  # hyperparameters of version 0.1, and their names today
+RENAMED = {  # hyperparameters of version 0.1 and their current names
     "body_lr": "backbone_lr_scale",
     "one_input_norm": "bn_first_block_only",
 }
@@ -37,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with without_deprecation_notices():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch's reader raises exceptions of any kind on foreign bytes
+    except Exception as error:  # torch.load raises arbitrary exceptions on invalid bytes
         reason = getattr(error, "strerror", None) or one_line(error).partition(". ")[0]
         raise InputError(f"invalid checkpoint={path}: {EXPECTED} ({reason})") from error
     parts = ("hyper_parameters", "state_dict")
@@ -47,7 +47,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def renamed(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters under the names of today; nodes may hold further nodes."""
+    """The hyperparameters under their current names; nodes may be nested."""
     return {
         RENAMED.get(name, name): renamed(value) if isinstance(value, dict) else value
         for name, value in hyperparameters.items()
@@ -55,9 +55,9 @@ def renamed(hyperparameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Names of the settings that differ; a setting missing from an older checkpoint has its default.
+    """Names of the differing settings; a setting missing from an older checkpoint has its default.
 
-    `theirs` and `ours` are Hydra nodes, which may hold further nodes. The classes of `ours` are imported: trust them.
+    `theirs` and `ours` are Hydra nodes, possibly nested. The classes of `ours` are imported: trust them.
     """
     if theirs.get("_target_") != ours.get("_target_"):
         return ["_target_"]
@@ -91,7 +91,7 @@ def build(node: dict[str, Any], **arguments: Any) -> Any:
 
 
 def known_classes(role: str) -> set[str]:
-    """Names of the classes that a checkpoint may name in this role."""
+    """Allow-list of the classes for this role in a checkpoint."""
     if role == "net":
         return {f"asc.nets.{name}" for name in asc.nets.__all__}
     if role == "frontend":
@@ -101,7 +101,7 @@ def known_classes(role: str) -> set[str]:
 
 
 def check_classes(hyperparameters: dict[str, Any], trusted: Sequence[str]) -> None:
-    """Reject classes outside the closed list of their role, unless the caller trusts their module.
+    """Reject classes outside the allow-list of their role, unless the caller trusts their module.
 
     Raises:
         InputError: names the class.
@@ -123,7 +123,7 @@ def check_finite(state: dict[str, Any]) -> None:
     """Reject weights that are not finite: every probability would be NaN.
 
     Raises:
-        InputError: names the first array.
+        InputError: names the first such tensor.
     """
     for name, value in state.items():
         if torch.is_tensor(value) and value.is_floating_point() and not value.isfinite().all():

@@ -20,7 +20,7 @@ from torch import Tensor
 from asc.cli import exit_on_input_error, silence_libraries
 from asc.settings import compose_settings
 
-with exit_on_input_error():  # a torchaudio that does not load
+with exit_on_input_error():  # torchaudio may fail to load
     from asc.data import SceneData
     from asc.frontend import Spectrogram
 
@@ -48,7 +48,7 @@ def accuracy(data: SceneData, frontend: Spectrogram, settings: dict) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m asc.logistic_regression", description=__doc__.partition("\n")[0])
-    parser.add_argument("setting", nargs="*", help="of train.py, as in data=dcase data.root=DIR data.cv=5 seed=1")
+    parser.add_argument("setting", nargs="*", help="setting of train.py: data=dcase data.root=DIR data.cv=5 seed=1")
     overrides = parser.parse_args(argv).setting
     silence_libraries()
     with exit_on_input_error():

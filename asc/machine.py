@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
     """Make glibc reuse freed memory instead of returning it to the system.
 
     A training step allocates and frees hundreds of MB in each operation. By default the system maps and zeroes these
-    pages again every time, which takes several times as long as the arithmetic. Call this before creating large
+    pages again every time, which is several times slower than the arithmetic. Call this before creating large
     tensors. Without glibc (macOS, Windows, musl) it does nothing.
     """
     try:
@@ -35,7 +35,7 @@ def keep_freed_memory() -> None:
 
 def peak_memory() -> int | None:
     """Peak memory of this process in bytes; None if the system does not report it."""
-    try:  # getrusage gives the peak of the parent process if that is larger
+    try:  # getrusage reports the parent process's peak if that is larger
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return 1024 * int(status["VmHWM"].split()[0])
     except (OSError, KeyError):  # not Linux
@@ -50,6 +50,6 @@ def peak_memory() -> int | None:
 
 def peak_gpu_memory() -> int | None:
     """Peak memory of this process's tensors on its GPU in bytes, in training; None if it has used none."""
-    import torch  # which takes more memory than all else here
+    import torch  # imported here, since it needs more memory than the rest of this module
 
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None

@@ -17,9 +17,9 @@ class Metrics:
 
     Attributes:
         accuracy: fraction of correctly classified clips.
-        macro_accuracy: macro-average accuracy (mean recall over classes), by which DCASE ranks.
+        macro_accuracy: macro-average accuracy (mean recall over classes), DCASE's ranking metric.
         log_loss: mean cross-entropy, as scikit-learn's `log_loss`.
-        class_accuracy: recall by label; None for a class without clips, which macro_accuracy leaves out.
+        class_accuracy: recall by label; None for a class without clips, which macro_accuracy ignores.
         confusion_matrix: numbers of clips; row = true class, column = predicted class.
     """
 

@@ -7,12 +7,12 @@ import numpy as np
 from asc.errors import printable
 from asc.files import atomic_write
 
-MAX_NAMED = 30  # labels: the names and numbers of more would be too small to read
+MAX_NAMED = 30  # labels; with more, names and numbers would be too small to read
 
 
 def plot_confusion_matrix(matrix: np.ndarray, labels: list[str], path: Path, title: str = "Test clips") -> None:
     """Plot a confusion matrix (n_classes, n_classes): colour = fraction of the true class, number = clips."""
-    from matplotlib.figure import Figure  # pyplot would look for a display
+    from matplotlib.figure import Figure  # pyplot would need a display
     from sklearn.metrics import ConfusionMatrixDisplay
 
     is_readable = len(labels) <= MAX_NAMED
@@ -37,5 +37,5 @@ def plot_confusion_matrix(matrix: np.ndarray, labels: list[str], path: Path, tit
 
 
 def display_name(label: str) -> str:
-    """A label as words."""
+    """A label for display, with spaces for underscores."""
     return printable(label.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Results of a run: results.json, predictions.csv, and the table that is printed at its end."""
+"""Results of a run: results.json, predictions.csv and the table printed at its end."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from asc.plot import plot_confusion_matrix
 from asc.table import text_table
 
 if TYPE_CHECKING:
-    import pandas as pd  # takes most of a second: only where predictions are written or read
+    import pandas as pd  # slow to import: only where predictions are written or read
 
 METRICS = (
     *("accuracy", "macro_accuracy", "log_loss"),
@@ -30,7 +30,7 @@ PRECISIONS = {"float": "float", "pruned": "float", "qat": "fake-quantized", "int
 
 
 class Costs(BaseModel):
-    """`Complexity` of the network, and the bytes of the file to deploy."""
+    """`Complexity` of the network, and the size of the file to deploy in bytes."""
 
     parameters: PositiveInt
     nonzero_parameters: NonNegativeInt
@@ -41,7 +41,7 @@ class Costs(BaseModel):
 
 
 class Training(BaseModel):
-    """Epochs and seconds of the training, and clips per second."""
+    """Duration of the training in epochs and seconds, and its speed in clips per second."""
 
     epochs: NonNegativeInt
     seconds: NonNegative
@@ -52,12 +52,12 @@ class Results(BaseModel):
     """The content of results.json.
 
     Attributes:
-        stage: of the tested network.
-        checkpoint: of the tested network.
+        stage: stage of the tested network.
+        checkpoint: checkpoint of the tested network.
         labels: names of the scenes.
         test: metrics on the test clips.
-        complexity: of the network.
-        training: its duration.
+        complexity: size and operations of the network.
+        training: duration and speed of the training.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,7 +71,7 @@ class Results(BaseModel):
 
     @model_validator(mode="after")
     def check_labels(self) -> "Results":
-        """Labels are unique and match the confusion matrix."""
+        """Check that labels are unique and match the confusion matrix."""
         classes, matrix = len(set(self.labels)), self.test.confusion_matrix
         if {len(self.labels), len(matrix), *map(len, matrix)} != {classes}:
             raise ValueError("labels and confusion_matrix do not match")
@@ -88,7 +88,7 @@ def read_results(directory: Path) -> Results:
     """Read the results.json in a run's directory.
 
     Raises:
-        InputError: it is missing, or not of a finished run.
+        InputError: it is missing or invalid.
     """
     file = directory / "results.json"
     try:
@@ -98,12 +98,12 @@ def read_results(directory: Path) -> Results:
 
 
 def unreadable(file: Path, error: Exception) -> InputError:
-    """The error about a file that no run wrote."""
+    """The error for an invalid results or predictions file."""
     why = one_line(error)
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         why = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-    return InputError(printable(f"{file} cannot be read: {why}; repeat the run or leave it out"))
+    return InputError(printable(f"{file} cannot be read: {why}; repeat or exclude the run"))
 
 
 def write_results(
@@ -112,11 +112,11 @@ def write_results(
     """Write predictions.csv, confusion_matrix.png and results.json of the tested model; return results.json's content.
 
     Args:
-        directory: of the run.
-        checkpoint: of the model.
+        directory: the run's directory.
+        checkpoint: checkpoint of the model.
         file: the file to deploy, whose size is reported.
         model: the tested model.
-        data: whose test clips it was tested on.
+        data: the data with the test clips.
         training: see `Training`.
 
     Raises:
@@ -165,7 +165,7 @@ def results_table(results: Results) -> str:
 def write_predictions(path: Path, root: Path, clips: Sequence[Clip], labels: Sequence[str], probabilities: Any) -> None:
     """Write a row for each clip: filename (below `root`), scene_label, and the probability of each label.
 
-    The name of a clip from within a recording ends with "#t=SECONDS". `probabilities` are (clips, n_classes).
+    The name of a clip cut from a recording ends with "#t=SECONDS". `probabilities` are (clips, n_classes).
 
     Raises:
         WriteError: the file cannot be written.
@@ -180,11 +180,11 @@ def write_predictions(path: Path, root: Path, clips: Sequence[Clip], labels: Seq
 
 
 def read_predictions(path: Path, labels: Sequence[str]) -> "pd.DataFrame":
-    """Read what `write_predictions` wrote: columns filename, scene_label and the probability of each label.
+    """Read a file of `write_predictions`: columns filename, scene_label and the probability of each label.
 
     Raises:
         FileNotFoundError: the file is missing.
-        InputError: the file is not one of `write_predictions` for these labels.
+        InputError: `write_predictions` did not write the file, or not for these labels.
     """
     import pandas as pd
 
@@ -192,7 +192,7 @@ def read_predictions(path: Path, labels: Sequence[str]) -> "pd.DataFrame":
     try:
         table = pd.read_csv(regular(path), dtype=kinds, keep_default_na=False, encoding_errors="surrogateescape")
         if list(table) != list(kinds) or not table.scene_label.isin(labels).all():
-            raise ValueError(f"expected the columns {', '.join(kinds)} and scenes of these labels")
+            raise ValueError(f"expected the columns {', '.join(kinds)} and scene labels among these")
         if not ((table[list(labels)] >= 0) & (table[list(labels)] <= 1)).all(axis=None):
             raise ValueError("expected probabilities in [0, 1]")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Settings: composed by Hydra; arguments of the classes that they build checked by pydantic."""
+"""Settings: composed by Hydra; pydantic checks the arguments of the classes built from them."""
 
 import functools
 import inspect
@@ -15,13 +15,13 @@ from pydantic_core import ErrorDetails
 from asc.errors import InputError
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a fraction that is removed, but never all
+BelowOne = Annotated[float, Field(ge=0, lt=1)]  # a fraction to remove, but never everything
 Filters = Annotated[int, Field(ge=1, le=8192)]
-Momentum = Annotated[float, Field(gt=0, le=1)]  # of batch norm
+Momentum = Annotated[float, Field(gt=0, le=1)]  # batch norm
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 Scale = Annotated[float, Field(ge=0, le=10)]
 SampleRate = Annotated[int, Field(ge=1, le=768_000)]  # Hz
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no more
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's maximum
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)  # no coercion except int to float
 
@@ -29,14 +29,14 @@ Init = TypeVar("Init", bound=Callable[..., None])
 
 
 def literal(override: str) -> str:
-    """The override with the home directory for ~, and with quotes if Hydra's grammar has no = or ü in a path."""
+    """The override with ~ expanded, and quoted if Hydra's grammar rejects a character of the path, such as = or ü."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
     name, _, value = override.partition("=")
     mark = "'" if '"' in value else '"'
     if override.startswith("-") or not value or value[0] in "[{('\"" or value[-1] == "\\" or mark in value:
-        return override  # no text, or none that quotes would mend
+        return override  # not a string, or one that quotes would not help
     value = os.path.expanduser(value)
     try:
         OverridesParser.create().parse_overrides([f"{name}={value}"])
@@ -46,11 +46,11 @@ def literal(override: str) -> str:
 
 
 def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The settings of train.py or compress.py, by that name without suffix."""
-    from hydra import compose, initialize_config_dir  # which classifiers do without
+    """The settings of `command`, train or compress, with these overrides."""
+    from hydra import compose, initialize_config_dir  # not needed for inference
 
     package = Path(__file__).parent
-    conf = package / "conf"  # an installed package holds its own copy
+    conf = package / "conf"  # an installed package contains its own copy
     with initialize_config_dir(str(conf if conf.is_dir() else package.parent / "conf"), version_base="1.3"):
         return compose(command, list(map(literal, overrides)))
 
@@ -59,7 +59,7 @@ def checked(group: str) -> Callable[[Init], Init]:
     """Decorate a constructor: its arguments must have the annotated types and ranges.
 
     Raises:
-        InputError: of the constructor, for the first argument that is wrong; names it as `group`.NAME.
+        InputError: from the constructor, for the first invalid argument, named `group`.NAME.
     """
 
     def decorate(init: Init) -> Init:
@@ -86,11 +86,11 @@ def plain(value: Any) -> Any:
 
 def sentence(group: str, error: ValidationError) -> str:
     """One sentence on the first invalid value: its name, the value, and what is expected."""
-    # first an error about an item of a list: it says more than that the list is no number
+    # prefer an error about an item of a list to one about the list's type
     first, *others = sorted(error.errors(), key=lambda part: -sum(isinstance(step, int) for step in part["loc"]))
     name = setting(group, first)
     if first["type"] == "unexpected_keyword_argument":
-        return f"unknown setting {name}: leave it out, or correct its name"
+        return f"unknown setting {name}: remove it or correct its name"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} is not set: give it on the command line, as {name}=..."
     # a union reports an error for each of its types
@@ -100,19 +100,19 @@ def sentence(group: str, error: ValidationError) -> str:
 
 def setting(group: str, error: ErrorDetails) -> str:
     """Name of the setting, such as net.filters[2]."""
-    name, *inner = error["loc"]  # then indices, and pydantic's names of a union's types
+    name, *inner = error["loc"]  # followed by indices, and pydantic's names for a union's types
     path = "".join(f"[{part}]" for part in inner if isinstance(part, int))
     return f"{group}.{name}{path}" if group else f"{name}{path}"
 
 
 def described(error: ErrorDetails) -> str:
-    """What pydantic expects, without its introductory words."""
+    """What pydantic expects, without the leading phrase."""
     words = re.sub(r"^(Input should be|\w+ should have|Value error,) ", "", error["msg"])
     words = words.partition(" after validation")[0]
     return f"a number {words}" if words.startswith(("greater", "less")) else words
 
 
 def shown(value: Any) -> str:
-    """The value as one would type it, cut to 60 characters."""
+    """The value as typed on the command line, cut to 60 characters."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

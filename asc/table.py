@@ -7,15 +7,15 @@ import tabulate
 
 from asc.errors import printable
 
-tabulate.MIN_PADDING = 0  # else a heading takes two columns more than its characters
+tabulate.MIN_PADDING = 0  # by default a heading is padded by two columns
 
 
 def text_table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), left: Sequence[int] = (0,)) -> str:
     """A table with a rule under its header; control characters are escaped.
 
     Args:
-        rows: of cells, possibly of several lines, which appear as `str` gives them.
-        header: of each column, possibly of several lines.
+        rows: cells of each row, formatted by `str`, possibly with several lines.
+        header: heading of each column, possibly with several lines.
         left: columns to align left; the others are aligned right.
 
     >>> print(text_table([["tram", 12], ["street", 3]], ["class", "clips"]))

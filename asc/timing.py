@@ -6,11 +6,11 @@ from typing import Any
 
 
 def median_seconds(call: Callable[[], Any], threads: int = 1, min_seconds: float = 0.2) -> float:
-    """Median seconds of a call on `threads` threads of PyTorch, over as many calls as take `min_seconds`.
+    """Median seconds of a call with `threads` PyTorch threads, over at least `min_seconds` of calls.
 
-    Calls before these, not counted, warm CPU caches and determine how many calls a block needs.
+    Earlier calls, not counted, warm CPU caches and determine how many calls a block needs.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # the import warns of a missing GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # importing it warns about a missing GPU
     from torch.utils.benchmark import Timer
 
     timer = Timer("call()", globals={"call": call}, num_threads=threads)

@@ -1,4 +1,4 @@
-"""torchaudio, which does not load with a torch older than the one it was compiled for."""
+"""Import torchaudio, which fails with a torch older than the version it was compiled for."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -18,6 +18,6 @@ try:
 except (ImportError, OSError, RuntimeError) as error:
     raise InputError(
         f"torchaudio {installed('torchaudio')} does not load with torch {installed('torch')} "
-        f"({' '.join(str(error).split())}): install a pair that does, "
+        f"({' '.join(str(error).split())}): install a compatible pair: "
         "`pip uninstall -y torch torchaudio && pip install torch==2.14.1 torchaudio==2.11.1`"
     ) from error

@@ -113,13 +113,13 @@ FILE = "audio/indoor-oslo-0-0-a.wav"  # of the training list
 TEST = "audio/indoor-oslo-5-1-a.wav"  # of the test list
 FAULTS = {
     "missing": (lambda root: (root / FILE).unlink(), "missing audio files (train): 1 (audio/indoor-oslo-0-0-a.wav)"),
-    "cut off": (lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[:9999]), "is cut off"),
+    "cut off": (lambda root: (root / FILE).write_bytes((root / FILE).read_bytes()[:9999]), "is truncated"),
     "text": (lambda root: (root / FILE).write_text("text"), "is not a sound file"),
     "nan": (lambda root: soundfile.write(root / FILE, [np.nan] * 999, RATE, subtype="FLOAT"), "NaN"),
     "copy": (lambda root: shutil.copy(root / FILE, root / TEST), "in train and test that sound the same: 1 (" + FILE),
     "unlisted": (lambda root: spoil_row(root, "meta.csv", FILE, "audio/x.wav"), "files without a row in meta.csv: 1"),
     "label": (lambda root: spoil_row(root, f"{FOLD}train.csv", "\tindoor", "\tbeach"), "labels other than in meta.csv"),
-    "outside": (lambda root: spoil_row(root, f"{FOLD}train.csv", FILE, "../outside.wav"), "absolute or hold '..': 1"),
+    "outside": (lambda root: spoil_row(root, f"{FOLD}train.csv", FILE, "../outside.wav"), "or contain '..': 1"),
     "location": (lambda root: spoil_row(root, "meta.csv", "\toslo-5", "\toslo-1"), "locations in both train and test"),
     "no list": (lambda root: (root / f"{FOLD}train.csv").unlink(), "fold1_train.csv does not exist"),
 }
@@ -227,7 +227,7 @@ def test_the_tables_fit_and_escape_what_a_terminal_would_obey(root, capsys):
 
 
 def test_what_is_no_dataset_is_one_sentence(tmp_path):
-    for folder, sentence in ((tmp_path / "nowhere", "is not a directory"), (tmp_path, "holds no sound files")):
+    for folder, sentence in ((tmp_path / "nowhere", "is not a directory"), (tmp_path, "contains no sound files")):
         with pytest.raises(SystemExit, match=f"^error: .*{sentence}"):
             main([str(folder)])
 

@@ -201,7 +201,7 @@ def test_an_8_bit_network_blames_the_length_of_short_clips_alone(monkeypatch):
     model = classifier()
     phase = QAT()
     int8 = phase.finish(phase.begin(model))
-    with pytest.raises(InputError, match="give longer clips") as caught:
+    with pytest.raises(InputError, match="use longer clips") as caught:
         int8(torch.zeros(1, int8.min_samples))
     assert isinstance(caught.value.__cause__, RuntimeError)
     monkeypatch.setattr(type(int8.net), "forward", lambda *_: torch.zeros(2) @ torch.zeros(3))

@@ -296,7 +296,7 @@ def test_second_process_in_a_folder_is_rejected(dataset, root, site, capsys):
     process = start_download(dataset, root)
     while not site.requests and process.poll() is None:
         time.sleep(0.01)
-    assert "is being downloaded to already" in failure(capsys, dataset, root)
+    assert "is locked by another download" in failure(capsys, dataset, root)
     process.kill()
     process.communicate()
 

@@ -151,7 +151,7 @@ def test_a_run_resumes_on_the_same_clips_only(own):
     state = scenes(own).state_dict()
     scenes(own).load_state_dict(state)
     for changes in ({"clip_seconds": 1}, {"split_seed": 3}):
-        with pytest.raises(InputError, match="other training clips"):
+        with pytest.raises(InputError, match="different training clips"):
             scenes(own, **changes).load_state_dict(state)
 
 
@@ -200,8 +200,8 @@ def test_files_outside_classes_are_counted(root, capsys):
     (root / "papers").mkdir()
     assert scenes(root).clips == before
     told = capsys.readouterr().err
-    assert "3 files are left out (2 .txt, 1 .wav); put recordings into the folder of their class" in told
-    assert "folders without recordings of a class are left out: 1 (papers)" in told
+    assert "3 files are ignored (2 .txt, 1 .wav); put recordings into the folder of their class" in told
+    assert "folders without recordings of a class are ignored: 1 (papers)" in told
     (root / "in\tdoor").mkdir()
     assert "control characters" in rejection(root)
 
@@ -239,7 +239,7 @@ def test_the_class_follows_from_the_settings(own, tmp_path):
     assert type(scene_data(saved, kind=SceneData)) is SceneData
     assert type(scene_data(dict(SceneData("somewhere").hparams))) is SceneData
     assert type(scene_data({"root": "somewhere", "seed": 1})) is SceneData  # of an earlier version
-    with pytest.raises(InputError, match="settings of another program .command.: name it by data="):
+    with pytest.raises(InputError, match="settings of another class .command.: name it with data="):
         scene_data({**saved, "command": "rm"})
 
 

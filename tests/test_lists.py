@@ -131,10 +131,10 @@ def test_a_file_that_meta_does_not_know_is_rejected(root):
 @pytest.mark.parametrize("name", ["../outside.wav", "audio/../audio/bus-oslo-1-1-a.wav", "/tmp/bus.wav"])
 def test_a_file_name_that_leads_out_or_round_is_rejected(root, name):
     (root / "meta.csv").write_text(f"{META}{name}\tindoor\trome-1\ta\n")
-    with pytest.raises(InputError, match=r"meta.csv: file names that are absolute or hold '..': 1 "):
+    with pytest.raises(InputError, match=r"meta.csv: file names that are absolute or contain '..': 1 "):
         read_meta(root)
     (root / "fold1.csv").write_text(f"filename\n{name}\n")
-    with pytest.raises(InputError, match=r"fold1.csv: file names that are absolute or hold '..': 1 "):
+    with pytest.raises(InputError, match=r"fold1.csv: file names that are absolute or contain '..': 1 "):
         read_clips(root, "fold1.csv", {name: {"scene_label": "indoor", "identifier": "rome-1"}})
 
 

@@ -208,5 +208,5 @@ def test_invalid_settings_are_rejected(monkeypatch):
 
 def test_8_bit_network_rejects_too_few_frames():
     int8 = QAT().finish(observed(classifier(), QAT()))
-    with pytest.raises(InputError, match="8-bit network .*give longer clips"):
+    with pytest.raises(InputError, match="8-bit network .*use longer clips"):
         int8(torch.zeros(1, int8.min_samples))

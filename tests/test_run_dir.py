@@ -74,7 +74,7 @@ def test_a_rejected_run_leaves_the_one_that_is_there(trained, job):
 def test_an_unfinished_run_is_not_overwritten_but_resumed(job, tmp_path, last):
     (tmp_path / last).parent.mkdir(exist_ok=True)
     (tmp_path / last).touch()
-    assert f"resume it by checkpoint={tmp_path / last}" in str(call(*job, f"hydra.run.dir={tmp_path}"))
+    assert f"resume with checkpoint={tmp_path / last}" in str(call(*job, f"hydra.run.dir={tmp_path}"))
     assert not (tmp_path / ".hydra").exists()
 
 

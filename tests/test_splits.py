@@ -33,13 +33,13 @@ def test_a_sound_split_passes():
 def test_an_unknown_label_is_rejected(which):
     strange = clips({"rome-1": ("beach", 2)})
     train, test = (TRAIN + strange, TEST) if which == "train" else (TRAIN, TEST + strange)
-    with pytest.raises(InputError, match="2 .*rome-1-0.wav beach.*known are indoor, outdoor, transportation"):
+    with pytest.raises(InputError, match="2 .*rome-1-0.wav beach.*expected indoor, outdoor, transportation"):
         raise_first(split_faults(train, test, LABELS, HERE))
 
 
 @pytest.mark.parametrize(("one", "other"), [("indoor", "Indoor"), ("indoor", "indoor "), ("caf\u00e9", "cafe\u0301")])
 def test_a_label_that_is_spelt_in_two_ways_is_rejected(one, other):
-    with pytest.raises(InputError, match=rf"labels that differ in their spelling alone: 2 \({one}, {other}\)"):
+    with pytest.raises(InputError, match=rf"labels that differ only in spelling: 2 \({one}, {other}\)"):
         raise_first(split_faults(TRAIN, TEST, ["outdoor", "transportation", one, other], HERE))
 
 

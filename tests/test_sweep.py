@@ -56,7 +56,7 @@ def test_the_same_sweep_again_runs_what_is_not_finished(swept, capsys):
     assert (directory / "2/results.json").stat().st_mtime_ns == before
     captured = capsys.readouterr()
     assert captured.err.count("error: ") == 2
-    assert f"{directory}/2 is finished already" in captured.out
+    assert f"{directory}/2 is already finished" in captured.out
     lines = captured.out.splitlines()
     assert "runs    2 failed, 2 finished" in lines
     (told,) = (line for line in lines if line.startswith("failed  "))

@@ -161,8 +161,8 @@ def test_a_batch_that_does_not_fit_into_memory_is_named(job, tmp_path, monkeypat
         ("data.batch_size=9", "other data.batch_size"),
         ("+trainer.accumulate_grad_batches=5", "scheduled for 100 steps, not 20"),
         ("seed=5", "other data.seed"),
-        ("frontend.n_bins=64", "another frontend"),
-        ("net=dcase2020_baseline", "another net"),
+        ("frontend.n_bins=64", "a different frontend"),
+        ("net=dcase2020_baseline", "a different net"),
     ],
 )
 def test_resuming_with_other_settings_is_rejected(trained, job, tmp_path, changed, told):

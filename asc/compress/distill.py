@@ -18,7 +18,7 @@ class Distill(Phase):
 
     Args:
         net: Hydra node of the student's network; None: that of the first teacher.
-        temperature: of teachers and student; above 1 it softens the predictions.
+        temperature: softmax temperature of teachers and student; above 1 it softens the predictions.
     """
 
     @checked("phase")

@@ -22,22 +22,22 @@ class Phase(pl.Callback, ABC):
         # conf/phase/mine.yaml
         _target_: my_phases.Mine
 
-    Each epoch is saved together with the phase's class and arguments. A resumed run must have the same: it begins anew
+    Each epoch is saved together with the phase's class and arguments. A resumed run must match: it begins anew
     from the same checkpoints, and then loads the saved weights.
 
     Attributes:
-        checkpoint: the file below the run's directory that saves each epoch.
-        arguments: of the constructor, by name, as strings.
+        checkpoint: file below the run's directory, saved after each epoch.
+        arguments: arguments of the constructor by name, as strings.
         masks: pairs of a weight tensor and its mask, of the same shape; weights stay 0 where the mask is 0.
     """
 
     checkpoint = "checkpoints/last.ckpt"
-    state_key = "phase"  # one a run
+    state_key = "phase"  # one per run
     arguments: dict[str, str]
     masks: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Phase":
-        """Store the constructor's arguments, whatever the subclass does with them."""
+        """Store the constructor's arguments, independent of the subclass."""
         phase = super().__new__(cls)
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
         values = {parameter.name: parameter.default for parameter in parameters}
@@ -82,11 +82,11 @@ class Phase(pl.Callback, ABC):
         self.apply_masks()
 
     def on_train_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Apply the masks to weights that were averaged over epochs, too."""
+        """Also apply the masks to weights averaged over epochs."""
         self.apply_masks()
 
     def state_dict(self) -> dict[str, str]:
-        """The class and its arguments, which `check_resumable` compares."""
+        """The class and its arguments, for `check_resumable`."""
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **self.arguments}
 
     def check_resumable(self, path: str) -> None:
@@ -100,7 +100,7 @@ class Phase(pl.Callback, ABC):
             raise InputError(f"invalid resume={path}: expected {self.checkpoint} of a run of this phase")
         if differing := [f"phase.{name}" for name, value in own.items() if saved.get(name, value) != value]:
             raise InputError(
-                f"invalid resume={path}: its run has another {', '.join(differing)}; "
+                f"invalid resume={path}: its run has a different {', '.join(differing)}; "
                 "resume with the settings in its .hydra/overrides.yaml"
             )
 

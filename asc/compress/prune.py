@@ -18,14 +18,14 @@ from asc.settings import BelowOne, checked
 class Prune(Phase):
     """Set the weights of smallest magnitude in convolutions and dense layers to zero.
 
-    From epoch to epoch the fraction of zeros grows by the schedule, while the other weights are trained (Zhu and Gupta,
+    The fraction of zeros grows by epoch, following the schedule, while the other weights are trained (Zhu and Gupta,
     2017; TensorFlow Model Optimization's PolynomialDecay).
 
     Args:
         amount: final fraction of zeros; or a list, the fraction of each layer in the network's order.
         initial_amount: fraction in the first epoch.
         schedule: "polynomial", initial + (amount - initial) * (1 - (1 - t)^3), or "constant", `amount` at once.
-        ramp_epochs: epochs until `amount` is reached; None: half of all.
+        ramp_epochs: epochs until `amount` is reached; None: half of the epochs.
         scope: "layer", the same fraction of each layer, or "global", the smallest weights of all layers.
     """
 
@@ -100,7 +100,7 @@ def weight_tensors(net: nn.Module) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def magnitude_masks(tensors: Sequence[Tensor], amount: float) -> list[Tensor]:
-    """Masks of the tensors' shapes: 0 for the fraction `amount` of all their values of smallest magnitude, else 1."""
+    """Masks with the tensors' shapes: 0 for the fraction `amount` of smallest magnitude in all tensors, else 1."""
     values = torch.cat([tensor.flatten() for tensor in tensors])
     mask = L1Unstructured(float(amount)).compute_mask(values, torch.ones_like(values))
     parts = zip(tensors, mask.split([tensor.numel() for tensor in tensors]), strict=True)

@@ -15,12 +15,12 @@ from asc.settings import BelowOne, checked
 
 
 class PruneFilters(Phase):
-    """Remove whole filters of convolutions, and the inputs of the layers behind them.
+    """Remove whole filters of convolutions, and the matching inputs of the following layers.
 
     The filters of smallest L1 norm are removed at once (Li et al., 2017), then the smaller network is fine-tuned.
 
     Args:
-        amount: fraction of each convolution's filters to remove; at least one filter stays.
+        amount: fraction of each convolution's filters to remove; at least one filter is kept.
     """
 
     @checked("phase")
@@ -38,7 +38,7 @@ class PruneFilters(Phase):
         except (InputError, RuntimeError) as error:
             raise InputError(
                 f"cannot build {type(model.net).__name__} with net.filters={net['filters']}: {one_line(error)}; "
-                "give it the argument `filters`, one number for each convolution, or use phase=prune"
+                "add an argument `filters`, one number for each convolution, or use phase=prune"
             ) from error
 
     def finish(self, model: SceneClassifier) -> SceneClassifier:
@@ -54,14 +54,14 @@ def check_prunable(net: nn.Module, features: Tensor) -> None:
     graph = layer_graph(net)
     if not graph.is_chain or any(getattr(layer, "groups", 1) > 1 for layer in graph):
         raise InputError(
-            f"cannot remove filters of {type(net).__name__}: sums or grouped convolutions tie them to each other; "
-            "prune single weights by phase=prune"
+            f"cannot remove filters of {type(net).__name__}: sums or grouped convolutions couple them; "
+            "prune single weights with phase=prune"
         )
     check_same(graph, net, features)
 
 
 def strongest_filters(net: nn.Module, amount: float) -> list[Tensor]:
-    """For each convolution the ascending indices of the filters with the largest L1 norm, which stay."""
+    """For each convolution, the ascending indices of the filters to keep: those with the largest L1 norm."""
     kept = []
     for layer in layer_graph(net):
         if isinstance(layer, nn.Conv2d):
@@ -75,7 +75,7 @@ def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
     """A copy of `net` without the filters of each convolution that are not in `kept`, and without their channels."""
     smaller = copy.deepcopy(net)
     rest, channels = iter(kept), 1
-    indices = torch.zeros(1, dtype=torch.long)  # of the channels that stay; at first the input's
+    indices = torch.zeros(1, dtype=torch.long)  # channels to keep; initially the input's
     for layer in layer_graph(smaller):
         if isinstance(layer, nn.BatchNorm2d):
             for name in ("weight", "bias", "running_mean", "running_var"):
@@ -85,14 +85,14 @@ def without_filters(net: nn.Module, kept: Sequence[Tensor]) -> nn.Module:
             channels, indices = layer.out_channels, next(rest)
             select(layer, "weight", indices)
             select(layer, "bias", indices)
-        elif isinstance(layer, nn.Linear):  # the first; a channel has as many columns as values
+        elif isinstance(layer, nn.Linear):  # only the first; each channel has one column per value
             select(layer, "weight", torch.arange(layer.in_features).view(channels, -1)[indices].flatten(), dim=1)
             break
     return smaller
 
 
 def select(layer: nn.Module, name: str, indices: Tensor, dim: int = 0) -> None:
-    """Replace a tensor of the layer, if it has it, by `indices` of it along `dim`."""
+    """Replace a tensor of the layer, if present, by its `indices` along `dim`."""
     tensor = getattr(layer, name)
     if tensor is not None:
         kept = tensor.detach().index_select(dim, indices.to(tensor.device))

@@ -23,14 +23,14 @@ from asc.settings import checked
 class QAT(Phase):
     """Fine-tune a float or pruned classifier with fake quantization, then convert it to 8-bit integers.
 
-    Weights that are zero at the start stay zero, so that pruning is kept.
+    Weights that are zero at the start stay zero, which preserves pruning.
 
     Args:
         engine: PyTorch's engine that will run the network: onednn or x86 on PCs and servers, qnnpack anywhere.
         fold: fold batch norms into the convolutions first (`asc.quantization.fold`).
         weight_bits: bits of a weight; None: the most that the engine accumulates without overflow on every processor, 8
             on qnnpack and 7 on the others, where 8 need a processor with VNNI.
-        freeze_observer_epochs: number of last epochs in which the observed ranges are frozen; None: a fifth of all.
+        freeze_observer_epochs: number of last epochs in which the observed ranges are frozen; None: a fifth.
         freeze_bn_epochs: number of last epochs in which the statistics of remaining batch norms are frozen; None: two
             fifths of all.
     """

@@ -31,7 +31,7 @@ LIBRARIES = {
     "torch": torch.__version__,
     "torchaudio": torchaudio.__version__,
 }
-CHECKSUM_BYTES = 4  # at the end of a file: the CRC-32 of all before it
+CHECKSUM_BYTES = 4  # at the end of a file: the CRC-32 of its content
 CHUNK = 2**24  # bytes checked at a time
 
 
@@ -39,9 +39,9 @@ def cache_path(directory: Path, settings: dict, paths: Sequence[Path], code: Ite
     """The cache file of these clips under these settings.
 
     Args:
-        directory: of the cache.
-        settings: on which the values depend.
-        paths: files of the clips; their sizes and times are part of the key.
+        directory: folder of the cache.
+        settings: all settings that affect the values.
+        paths: audio files; their sizes and times are part of the key.
         code: modules that compute the values. The key hashes their source, so any edit invalidates the cache.
     """
     stats = [(str(path), path.stat()) for path in paths]
@@ -58,12 +58,12 @@ def load_or_compute(
 ) -> np.ndarray:
     """The array of a cache file, memory-mapped; computed first if the file is missing or damaged.
 
-    One process computes, and others that need the file wait. The file appears when it is complete.
+    One process computes, others that need the file wait. The file is written atomically.
 
     Args:
-        path: of the file.
-        shape: of the array.
-        dtype: of the array.
+        path: the cache file.
+        shape: shape of the array.
+        dtype: data type of the array.
         compute: compute() yields the array's rows in blocks, in order.
 
     Raises:
@@ -75,7 +75,7 @@ def load_or_compute(
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"waiting for another process that computes {path}", file=sys.stderr)
+            print(f"waiting for another process to compute {path}", file=sys.stderr)
             lock.acquire()
         try:
             if not is_intact(path):
@@ -104,7 +104,7 @@ def write(path: Path, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file exists and its checksum fits its content, all of which is read."""
+    """Whether the file exists and its checksum matches; this reads the whole file."""
     if not path.is_file() or (size := path.stat().st_size - CHECKSUM_BYTES) <= 0:
         return False
     with open(path, "rb") as file:

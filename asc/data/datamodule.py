@@ -33,7 +33,7 @@ from asc.frontend import Frontend
 from asc.settings import SampleRate, Seed, checked
 
 BLOCK = 4  # clips whose features are computed at a time
-PREFETCH = 2  # batches that each worker holds ready
+PREFETCH = 2  # batches that each worker prefetches
 DECODING = (audio,)  # modules that read sound files
 
 
@@ -53,11 +53,11 @@ class SceneData(LightningDataModule):
             training clips.
         batch_size: clips in a batch, in each process.
         val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
-        missing: "error" rejects lists with missing files, "skip" leaves these clips out.
+        missing: "error" rejects lists with missing files, "skip" drops these clips.
         num_workers: processes that decode clips; None: one for each core, at most 8.
         cache: compute features once and cache them on disk.
-        cache_dir: folder of the cache; by default that in the environment variable ASC_CACHE.
-        seed: of the validation split and the order of the clips.
+        cache_dir: folder of the cache; default: the environment variable ASC_CACHE.
+        seed: seed of the validation split and the order of the clips.
 
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
     """
@@ -101,34 +101,34 @@ class SceneData(LightningDataModule):
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
-        self.start = (0, 0)  # epoch and batch that training begins with
+        self.start = (0, 0)  # epoch and batch at which training starts
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be equal when a run resumes, and the (epoch, batch) it resumes with."""
+        """Values of `batching`, and the (epoch, batch) at which to resume."""
         return {**self.batching(), "start": next_batch(self.trainer) if self.trainer else (0, 0)}
 
     def batching(self) -> dict[str, str]:
-        """What must be equal when a run resumes: the clips and how they are batched."""
+        """Values that must not change when a run resumes: the clips and how they are batched."""
         clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in ("train", "val")}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
 
     def identity(self, clip: Clip) -> tuple:
-        """What identifies a clip, wherever the dataset is stored."""
+        """Key of a clip, independent of where the dataset is stored."""
         return clip.path.name, clip.label
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume with the next batch; reject other data, since validation or test clips could leak into training.
+        """Resume at the next batch; reject other data, since validation or test clips could leak into training.
 
         Raises:
-            InputError: names what differs.
+            InputError: names the values that differ.
         """
         now = self.batching()
         names = {"train": "training clips", "val": "validation clips"}
         differing = [names.get(key, key) for key in now if state_dict.get(key) != now[key]]
         if differing:
             raise InputError(
-                f"the checkpoint's run had other {', '.join(differing)}: resume with its settings and data"
+                f"the checkpoint's run used different {', '.join(differing)}: resume with its settings and data"
             )
         self.start = state_dict.get("start", self.start)
 
@@ -164,7 +164,7 @@ class SceneData(LightningDataModule):
         self.clips = {"train": train, "val": val, "test": test}
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
-        """The clips to train on, validation included, and to test on; with `cv`, all clips, divided in any way.
+        """The clips for training (validation included) and for testing; with `cv`, all clips, divided in any way.
 
         Raises:
             InputError: a list is missing or invalid.
@@ -182,7 +182,7 @@ class SceneData(LightningDataModule):
         names = [str(clip.path.relative_to(self.root)) for clip in clips if clip not in found]
         what = f"{self.root / list_name}: {len(names)} of {len(clips)} audio files are missing ({shorten(names)})"
         if self.missing == "error" or not present:
-            raise InputError(f"{what}: complete {self.root}, or leave them out by data.missing=skip")
+            raise InputError(f"{what}: complete {self.root}, or skip these files with data.missing=skip")
         print(f"{what}: skipped", file=sys.stderr)
         return present
 
@@ -195,14 +195,14 @@ class SceneData(LightningDataModule):
         return self.clip_seconds or most_common
 
     def _durations(self, paths: list[Path]) -> list[float]:
-        """Seconds of all files, from the cache or read from their headers."""
+        """Durations of all files in seconds, from the cache or from their headers."""
         if not self.cache:
             return audio.durations(paths)
         path = cache_path(self.cache_dir, {}, paths, DECODING)
         return load_or_compute(path, (len(paths),), np.float64, lambda: [np.array(audio.durations(paths))]).tolist()
 
     def check_length(self, samples: int) -> None:
-        """Reject clips shorter than `samples`, one window of the frontend: repeated, they would sound like a tone.
+        """Reject clips shorter than `samples`, one window of the frontend: repeating them would make a tone.
 
         Raises:
             InputError: counts them and names the first few.
@@ -230,12 +230,12 @@ class SceneData(LightningDataModule):
         return cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
-        """From now on take batches from cached features, which are computed first if necessary; return their file.
+        """Serve batches from cached features from now on, computing them first if necessary; return their file.
 
-        A GPU's memory holds them if they fit.
+        They are moved to the GPU if they fit.
 
         Raises:
-            InputError: the frontend is trainable, so that its features change at every step.
+            InputError: the frontend is trainable, so its features change at every step.
         """
         if frontend.trainable:
             raise InputError(
@@ -245,7 +245,7 @@ class SceneData(LightningDataModule):
         clips = self.cached_clips()
         with torch.inference_mode():
             shape = frontend.spectrogram(torch.zeros(1, self.clip_samples, device=device)).shape[2:]
-        # log features fit float16, whose step of 0.008 is small against differences of 1 between frames; magnitudes not
+        # float16 resolves log features to 0.008, far below frame differences of about 1, but cannot hold magnitudes
         dtype = np.float16 if frontend.log else np.float32
         path = self.cache_path(settings, frontend)
         self.features = load_or_compute(
@@ -284,7 +284,7 @@ class SceneData(LightningDataModule):
             split: "train", "val" or "test". Once a trainer is attached, processes share its clips.
             shuffle: use a different order in each epoch.
             whole: give each process all clips.
-            start: epoch and batch to begin with.
+            start: epoch and batch to start at.
         """
         dataset, seed = self.dataset(split), self.seed if shuffle else None
         trainer = None if whole else self.trainer
@@ -303,7 +303,7 @@ class SceneData(LightningDataModule):
     def _loader(self, dataset: WaveDataset | FeatureDataset, batches: Iterable[list[int]], size: int) -> DataLoader:
         on_gpu = isinstance(dataset, FeatureDataset) and isinstance(dataset.features, Tensor)
         to_gpu = not on_gpu and self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
-        # indexing cached features is faster than getting them from a worker, unless a GPU computes meanwhile
+        # indexing cached features is faster than a worker's transfer, unless a GPU computes meanwhile
         workers = self.num_workers if isinstance(dataset, WaveDataset) or to_gpu else 0
         workers = workers_with_room(workers, size * dataset.clip_bytes)
         return DataLoader(
@@ -333,7 +333,7 @@ class SceneData(LightningDataModule):
 
 
 def next_batch(trainer: Trainer) -> tuple[int, int]:
-    """The (epoch, batch) that training continues with, from 0; after the last batch, the next epoch's first."""
+    """The (epoch, batch) at which training continues, from 0; after the last batch, the next epoch's first."""
     loop: Any = trainer.fit_loop
     epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
     return epoch.processed, batch.ready if epoch.processed < epoch.ready else 0
@@ -345,15 +345,15 @@ def cores() -> int:
 
 
 def workers_with_room(workers: int, batch_bytes: int) -> int:
-    """Number of worker processes, at most `workers`, that shared memory has room for: more would hang.
+    """Number of worker processes, at most `workers`, whose batches fit in shared memory: more would hang.
 
-    Docker gives a container 64 MB of it. Half is left to another loader.
+    Docker gives a container 64 MB of it. Half is reserved for another loader.
     """
     return int(min(workers, shared_memory() / 2 / (PREFETCH * batch_bytes)))
 
 
 def shared_memory() -> float:
-    """Free bytes of the memory through which processes pass batches; 0 where there is none."""
+    """Free bytes of the shared memory that passes batches between processes; 0 if there is none."""
     try:
         multiprocessing.Lock()
         return shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else math.inf

@@ -29,16 +29,16 @@ class FeatureBatch(NamedTuple):
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Indices of the clips in each batch; over all processes, each clip once an epoch.
+    """Indices of the clips in each batch; across all processes, each clip once per epoch.
 
-    The order depends only on seed and epoch, so that a resumed run continues in the same order.
+    The order depends only on seed and epoch, so a resumed run continues in the same order.
 
     Args:
         clips: number of clips.
         size: clips in a batch of each process; the last batch may be smaller.
-        seed: of the order; None: no shuffling.
+        seed: seed for shuffling; None: no shuffling.
         processes, rank: number of processes that share the clips, and the index of this one.
-        start: epoch and batch to begin with, where a run resumes.
+        start: epoch and batch at which a run resumes.
 
     Raises:
         InputError: there are fewer clips than processes.
@@ -109,16 +109,16 @@ class FeatureDataset(Dataset):
     """Reads a `FeatureBatch` for a list of indices from cached features.
 
     Args:
-        clips: of the split.
+        clips: clips of the split.
         labels: all labels, in the order of the class indices.
-        features: of all splits (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
+        features: those of all splits (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
         rows: row in `features` of each clip.
     """
 
     def __init__(
         self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Clip, int]
     ):
-        # targets and rows are where the features are, so that only a batch's indices are transferred to a GPU
+        # targets and rows are on the features' device, so only a batch's indices are transferred to a GPU
         self.device = features.device if isinstance(features, Tensor) else torch.device("cpu")
         self.features, self.targets = features, class_indices(clips, labels).to(self.device)
         self.rows = torch.tensor([rows[clip] for clip in clips], device=self.device)
@@ -141,7 +141,7 @@ class FeatureDataset(Dataset):
 def drop_pages(array: np.ndarray) -> None:
     """Release the pages of a memory-mapped array: they stay in the page cache, outside this process's memory."""
     base: object = array
-    while isinstance(base, np.ndarray):  # a view, of a view, of a map
+    while isinstance(base, np.ndarray):  # follow views to the underlying mmap
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)

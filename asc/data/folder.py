@@ -1,4 +1,4 @@
-"""FolderScenes: a folder for each class, whose recordings of any length are cut into clips; data of a checkpoint."""
+"""FolderScenes: one folder per class, with recordings cut into clips; the DataModule of a checkpoint."""
 
 import inspect
 import sys
@@ -15,7 +15,7 @@ from asc.errors import InputError
 from asc.settings import Seed, checked
 
 SPLIT = ("seed", "test_fraction", "split_seed")  # cannot be replaced, so that no training clip becomes a test clip
-IGNORED = {"cache_dir"}  # a foreign checkpoint must not choose where files are written
+IGNORED = {"cache_dir"}  # an untrusted checkpoint must not choose where files are written
 COMMON = inspect.signature(SceneData).parameters.keys()  # settings of every subclass too
 
 
@@ -26,10 +26,10 @@ class FolderScenes(SceneData):
 
     Args:
         root: the folder.
-        test_fraction: fraction of the clips of each class to test on, unless there are train/ and test/.
-        split_seed: of the choice of these clips, which `seed` does not change.
-        settings: of SceneData. `clip_seconds` is the length to cut recordings into; None: 10 s, or the median length
-            of the recordings if that is less.
+        test_fraction: fraction of each class's clips held out for the test, unless there are train/ and test/.
+        split_seed: seed for choosing these clips, independent of `seed`.
+        settings: see SceneData. `clip_seconds` is the length of the clips cut from recordings; None: 10 s, or the
+            median length of the recordings if that is less.
     """
 
     @checked("data")
@@ -79,7 +79,7 @@ class FolderScenes(SceneData):
 def scene_data(saved: dict[str, Any], given: dict[str, Any] | None = None, kind: type[SceneData] | None = None) -> Any:
     """The DataModule with a checkpoint's `datamodule_hyper_parameters`.
 
-    A checkpoint does not name the class, so that a foreign one cannot choose which code runs: the settings tell it.
+    The class follows from the settings: a checkpoint cannot name it, so an untrusted one cannot choose the code to run.
 
     Args:
         saved: settings from the checkpoint.
@@ -87,16 +87,16 @@ def scene_data(saved: dict[str, Any], given: dict[str, Any] | None = None, kind:
         kind: the class, if the user names one.
 
     Raises:
-        InputError: the settings are of a class outside this package, and `kind` is None.
+        InputError: the settings belong to a class outside this package, and `kind` is None.
     """
     saved = {name: value for name, value in saved.items() if name not in IGNORED}
     own = saved.keys() - COMMON
     saved_kind = FolderScenes if own else SceneData
-    if kind not in (None, saved_kind):  # other data takes the settings that all kinds have
+    if kind not in (None, saved_kind):  # another class keeps only the common settings
         saved = {name: value for name, value in saved.items() if name in COMMON}
     elif unknown := own - inspect.signature(FolderScenes).parameters.keys():
         raise InputError(
-            f"the checkpoint's data has settings of another program ({', '.join(sorted(unknown))}): name it by data=..."
+            f"the checkpoint's data has settings of another class ({', '.join(sorted(unknown))}): name it with data=..."
         )
     split = {name: saved[name] for name in SPLIT if name in saved}
     return (kind or saved_kind)(**{**saved, **(given or {}), **split})

@@ -10,15 +10,15 @@ from pathlib import Path, PurePath
 from asc.errors import InputError, one_line
 from asc.files import regular
 
-# scene-city-location-segment-device of TAU; TAU 2022 has the second within the segment before the device
+# TAU: scene-city-location-segment-device; TAU 2022 inserts the second within the segment before the device
 TAU_NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P<device>[a-z]\d*)")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A row of a list: audio file, scene label and recording location, which is the unit of a split.
+    """A row of a list: audio file, scene label and recording location. Locations are never split.
 
-    A clip that is cut from a long recording begins `start` seconds after the file.
+    A clip cut from a long recording starts `start` seconds into the file.
     """
 
     path: Path
@@ -35,14 +35,14 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a tab-separated file with a header.
 
     Raises:
-        InputError: the file is missing, empty or no such table, or lacks a column or a value.
+        InputError: the file is missing, empty or not such a table, or lacks a column or a value.
     """
-    import pandas as pd  # takes half a second, and prediction needs none
+    import pandas as pd  # half a second to import, and not needed for prediction
 
     try:
         table = pd.read_csv(regular(path), sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig", quoting=3)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the TAU layout needs it, check data.root and data.fold") from None
+        raise InputError(f"{path} does not exist, but the TAU layout needs it: check data.root and data.fold") from None
     except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
         raise InputError(f"{path} is not a tab-separated table: {one_line(error)}") from error
     if lacking := [column for column in columns if column not in table]:
@@ -70,7 +70,7 @@ def read_clips(root: Path, list_name: str, meta: dict[str, dict[str, str]]) -> l
 
 
 def list_faults(path: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[str, str]]) -> Iterator[str]:
-    """What is wrong with the rows of a list, a sentence each."""
+    """One sentence for each kind of fault in the rows of a list."""
     names = [row["filename"] for row in rows]
     yield from name_faults(path, names)
     yield from fault(path, "files without a row in meta.csv", [name for name in names if name not in meta])
@@ -80,9 +80,9 @@ def list_faults(path: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict
 
 
 def clips_in(root: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[str, str]]) -> list[Clip]:
-    """The clips of a list's rows, all of which `meta` has."""
-    known = [(row["filename"], row.get("scene_label"), meta[row["filename"]]) for row in rows]
-    return [Clip(root / name, label or data["scene_label"], data["identifier"]) for name, label, data in known]
+    """The clips of a list's rows; `meta` must contain every file."""
+    listed = [(row["filename"], row.get("scene_label"), meta[row["filename"]]) for row in rows]
+    return [Clip(root / name, label or data["scene_label"], data["identifier"]) for name, label, data in listed]
 
 
 def read_meta(root: Path) -> dict[str, dict[str, str]]:
@@ -100,25 +100,25 @@ def meta_rows(root: Path) -> list[dict[str, str]]:
     """The rows of meta.csv.
 
     Raises:
-        InputError: the folder or its meta.csv is missing or no such table.
+        InputError: the folder or its meta.csv is missing, or is not such a table.
     """
     if not root.is_dir():
-        raise InputError(f"data.root={root} is not a directory: give the folder that holds meta.csv and audio/")
+        raise InputError(f"data.root={root} is not a directory: give the folder that contains meta.csv and audio/")
     path = root / "meta.csv"
     if not path.exists():
-        raise InputError(f"{path} does not exist: check data.root, or take data=folder if each class is a folder there")
+        raise InputError(f"{path} does not exist: check data.root, or set data=folder if it has one folder per class")
     return read_table(path, ["filename", "scene_label", "identifier"])
 
 
 def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the file names in a table, a sentence each.
+    """One sentence for each kind of fault in the file names of a table.
 
     An absolute name, or one with "..", could hide that a file is in two lists.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     yield from fault(path, "files listed more than once", twice)
     outside = [name for name in names if not is_inside(name)]
-    yield from fault(path, "file names that are absolute or hold '..'", outside, "name files below the folder, or link")
+    yield from fault(path, "file names that are absolute or contain '..'", outside, "use names below the folder")
 
 
 def is_inside(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Recordings in a folder for each class: find them, cut them into clips, hold some out for the test, find copies."""
+"""Recordings in one folder per class: find them, cut them into clips, hold some out for the test, find copies."""
 
 import hashlib
 from collections import Counter
@@ -16,22 +16,22 @@ from asc.data.lists import Clip, fault, shorten
 from asc.data.splits import by_location, hold_out
 from asc.errors import InputError
 
-SPLITS = ("train", "test")  # folders at the top that hold the folders of the classes
+SPLITS = ("train", "test")  # top-level folders that contain the class folders
 MAX_CLIP_SECONDS = 10.0  # unless set
-UNREADABLE = {".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mov"}  # sound that libsndfile does not read
+UNREADABLE = {".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mov"}  # audio that libsndfile cannot read
 
-SAMPLE = 4096  # bytes from the middle of a file, by which most files differ
+SAMPLE = 4096  # bytes from the middle of a file: enough to distinguish most files
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder of recordings holds.
+    """Contents of a folder of recordings.
 
     Attributes:
         recordings: by split: "train" and "test" if these folders are at the top, else "" for all. A recording is a
-            clip that begins with its file.
-        others: files that are no sound files, and sound files outside the folders of the classes.
+            clip that starts at 0 s.
+        others: files other than sound files, and sound files outside the class folders.
         empty: folders without sound files.
     """
 
@@ -41,22 +41,22 @@ class Folder:
 
 
 def read_folder(root: Path) -> Folder:
-    """Find the recordings below `root`; hidden files and folders do not count.
+    """Find the recordings below `root`; hidden files and folders are ignored.
 
-    A recording directly in the folder of its class is a location of its own; those in a subfolder share one.
+    A recording directly in the folder of its class is a location of its own; recordings in a subfolder share one.
 
     Raises:
-        InputError: there are no recordings, or a folder is not readable or its name not printable.
+        InputError: there are no recordings, or a folder is unreadable or its name not printable.
     """
     if not root.is_dir():
-        raise InputError(f"data.root={root} is not a directory: give the folder that holds a folder for each class")
+        raise InputError(f"data.root={root} is not a directory: give the folder that contains the class folders")
     found = Folder({}, [], [])
     given = all((root / split).is_dir() for split in SPLITS)
     for split in SPLITS if given else ("",):
         found.recordings[split] = []
         read_classes(root / split, found.recordings[split], found)
         if not found.recordings[split]:
-            raise InputError(f"{root / split} holds no sound files in folders: {remedy(root, found)}")
+            raise InputError(f"{root / split} contains no sound files in class folders: {remedy(root, found)}")
     if given:
         found.others.extend(path for path in visible(root) if path.is_file())
         found.empty.extend(path for path in visible(root) if path.is_dir() and path.name not in SPLITS)
@@ -67,16 +67,16 @@ def read_folder(root: Path) -> Folder:
 
 
 def remedy(root: Path, found: Folder) -> str:
-    """What to do where no classes are found."""
+    """Advice to the user if no classes are found."""
     if (root / "meta.csv").exists():
-        return "it has a meta.csv, so take data=dcase"
+        return "it has a meta.csv, so set data=dcase"
     if any(path.suffix.lower() in UNREADABLE for path in found.others):
         return "convert its recordings to WAV or FLAC"
     return "put the recordings of each class into a folder with its name"
 
 
 def read_classes(folder: Path, recordings: list[Clip], found: Folder) -> None:
-    """Add what the folders of the classes in `folder` hold."""
+    """Add the contents of the class folders in `folder`."""
     for path in visible(folder):
         if not path.is_dir():
             found.others.append(path)
@@ -96,7 +96,7 @@ def read_classes(folder: Path, recordings: list[Clip], found: Folder) -> None:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden files.
+    """The entries of a folder, sorted by name, without hidden files.
 
     Raises:
         InputError: the folder is not readable.
@@ -108,7 +108,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All visible files below a folder; symbolic links are followed, but not in circles."""
+    """All visible files below a folder; symbolic links are followed, except cycles."""
     real = folder.resolve()
     if real in parents:
         return
@@ -127,7 +127,7 @@ def clip_length(durations: Iterable[float]) -> float:
 def cut(recording: Clip, duration: float, length: float) -> list[Clip]:
     """The clips of `length` seconds of a recording.
 
-    A remainder shorter than half a clip is left out; any other makes a clip, as does a recording shorter than a clip.
+    A remainder shorter than half a clip is dropped. A longer one, or a recording shorter than a clip, becomes a clip.
     """
     count = max(1, int(duration / length + 0.5))
     return [replace(recording, start=number * length) for number in range(count)]
@@ -142,12 +142,12 @@ def cut_all(recordings: dict[str, list[Clip]], durations: dict[Path, float], len
 
 
 def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path) -> tuple[list[Clip], list[Clip]]:
-    """The (train, test) clips: by the folders of these names, or else about `fraction` of each class to test on.
+    """The (train, test) clips: from the folders of these names, or with about `fraction` of each class for the test.
 
     Raises:
         InputError: a class has a single location, or none of its locations is held out.
     """
-    if "" not in clips:  # what has the same name in both folders is not the same location
+    if "" not in clips:  # the same name in both folders is not the same location
         train, test = (
             [replace(clip, location=f"{split}/{clip.location}") for clip in clips[split]] for split in SPLITS
         )
@@ -157,7 +157,7 @@ def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path)
     if single:
         raise InputError(
             f"{root}: {shorten(single)} has a single recording or subfolder, but training and test need one each: "
-            "add another, or divide the recordings into the folders train and test"
+            "add another, or sort the recordings into the folders train and test"
         )
     train, test = hold_out(clips[""], fraction, seed)
     if untested := sorted(locations.keys() - {clip.label for clip in test}):
@@ -166,7 +166,7 @@ def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path)
 
 
 def notes(found: Folder, root: Path) -> list[str]:
-    """Sentences on what is left out of a folder."""
+    """Sentences about ignored files and folders."""
     sentences = []
     if found.others:
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in found.others)
@@ -176,13 +176,13 @@ def notes(found: Folder, root: Path) -> list[str]:
             advice = "; convert recordings to WAV or FLAC"
         elif suffixes.keys() & SUFFIXES:
             advice = "; put recordings into the folder of their class"
-        sentences.append(f"{root}: {len(found.others)} files are left out ({kinds}){advice}")
+        sentences.append(f"{root}: {len(found.others)} files are ignored ({kinds}){advice}")
     names = [str(path.relative_to(root)) for path in found.empty]
-    return sentences + list(fault(root, "folders without recordings of a class are left out", names, "remove them"))
+    return sentences + list(fault(root, "folders without recordings of a class are ignored", names, "remove them"))
 
 
 def leaks(splits: dict[str, list[Clip]], durations: dict[Path, float], root: Path) -> list[str]:
-    """Signs that a recording is in two splits: sentences for each pair of splits."""
+    """Signs that a recording appears in two splits: sentences for each pair of splits."""
     sentences: list[str] = []
     files = {name: list({clip.path: clip for clip in clips}.values()) for name, clips in splits.items()}
     for one, other in combinations(files, 2):
@@ -234,6 +234,6 @@ def middle(path: Path) -> tuple[int, bytes]:
 
 
 def content(path: Path) -> bytes:
-    """A digest of the bytes."""
+    """Digest of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()

@@ -15,9 +15,9 @@ def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[s
     """A label outside `labels` or spelt in two ways, a file or location in both lists, a file at two locations."""
     spellings = Counter(map(spelling, labels))
     alike = [label for label in labels if spellings[spelling(label)] > 1]
-    yield from fault(where, "labels that differ in their spelling alone", alike, "write them alike")
+    yield from fault(where, "labels that differ only in spelling", alike, "write them alike")
     unknown = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
-    yield from fault(where, "clips with an unknown label", unknown, f"known are {', '.join(labels)}")
+    yield from fault(where, "clips with an unknown label", unknown, f"expected {', '.join(labels)}")
     both = {clip.path for clip in train} & {clip.path for clip in test}
     yield from fault(where, "files in both train and test", sorted(path.name for path in both))
     shared = {clip.location for clip in train} & {clip.location for clip in test}
@@ -27,7 +27,7 @@ def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[s
 
 
 def spelling(label: str) -> str:
-    """The label without what a reader does not see or heed: case, spaces around it, how Unicode writes its accents."""
+    """The label in canonical form: without case, surrounding spaces and variants of Unicode normalization."""
     return unicodedata.normalize("NFC", label).casefold().strip()
 
 
@@ -65,7 +65,7 @@ def cross_validation(clips: Sequence[Clip], folds: int, seed: int) -> list[list[
     if scarce:
         raise InputError(f"invalid data.cv={folds}: expected at most as many folds as {scarce[0]} has locations")
     random.Random(f"{seed} folds").shuffle(groups)
-    groups.sort(key=len, reverse=True)  # stable, so ties stay shuffled; small groups come last, to even out
+    groups.sort(key=len, reverse=True)  # stable, so ties stay shuffled; small groups come last and even out the parts
     parts: list[list[Clip]] = [[] for _ in range(folds)]
     for group in groups:
         label = group[0].label

@@ -54,12 +54,12 @@ class Scene:
 SCENES = {
     "airport": Scene("indoor", 700, 3, 0.35, 0, 1, 1.6),  # chimes
     "shopping_mall": Scene("indoor", 250, 8, 0.25, 0, 1, 1.0),  # chatter
-    "metro_station": Scene("indoor", 1800, 2, 0.30, 0, 1, 2.0),  # doors that beep
+    "metro_station": Scene("indoor", 1800, 2, 0.30, 0, 1, 2.0),  # beeping doors
     "street_pedestrian": Scene("outdoor", 450, 5, 0.35, -2.5, 1, 0.05),  # calls
     "public_square": Scene("outdoor", 1000, 3, 0.30, -3, 1, 0.1),  # swifts
-    "street_traffic": Scene("outdoor", 250, 8, 0.45, -2, 1, 0.05),  # vehicles that pass
+    "street_traffic": Scene("outdoor", 250, 8, 0.45, -2, 1, 0.05),  # passing vehicles
     "park": Scene("outdoor", 1800, 2, 0.25, -3, 1, 0.05),  # birds
-    "bus": Scene("transportation", 250, 8, 0.45, 2, 1, 0.1),  # an engine in its gears
+    "bus": Scene("transportation", 250, 8, 0.45, 2, 1, 0.1),  # an engine changing gears
     "tram": Scene("transportation", 1800, 2, 0.30, 3, 2, 0.1),  # a whining motor
     "metro": Scene("transportation", 700, 3, 0.35, 2.5, 2, 0.1),  # an inverter
 }
@@ -145,7 +145,7 @@ def clip(scene: Scene, location: Location, samples: int, rng: np.random.Generato
 
 
 def write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Write rows, the header first, as tab-separated text with LF line ends."""
+    """Write rows, the header first, as tab-separated text with LF line endings."""
     path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="ascii", newline="\n")
 
 
@@ -190,14 +190,14 @@ def write_scenes(
     segments: int = 2,
     seconds: float = 10.0,
 ) -> None:
-    """Generate the dataset, unless `root` already holds it.
+    """Generate the dataset, unless `root` already contains it.
 
-    The same arguments give the same bytes. The folder appears complete or not at all, even if the run is killed or
-    another process writes it at the same time.
+    The same arguments give the same bytes. The folder is created atomically, even if the run is killed or another
+    process writes it at the same time.
 
     Args:
-        root: folder of the dataset, such as `TAU-urban-acoustic-scenes-2020-3class-development`.
-        seed: of all random numbers.
+        root: dataset folder, such as `TAU-urban-acoustic-scenes-2020-3class-development`.
+        seed: random seed.
         train_locations: number of training locations for each of the ten scenes.
         test_locations: number of test locations for each scene.
         segments: number of clips for each location.
@@ -206,14 +206,14 @@ def write_scenes(
     if (root / NOTE).exists():
         return
     if (root / "meta.csv").exists():
-        raise InputError(f"data.root={root} holds recordings that are not synthetic: read them by data=dcase")
+        raise InputError(f"data.root={root} contains recordings that are not synthetic: set data=dcase to use them")
     new, samples = root.with_name(f".{root.name}.tmp"), int(seconds * SAMPLE_RATE)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")) as lock:  # other processes wait
             try:
                 if not (root / NOTE).exists():
-                    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+                    shutil.rmtree(new, ignore_errors=True)  # left by a killed process
                     write_dataset(new, seed, train_locations, test_locations, segments, samples)
                     os.replace(new, root)
             finally:
@@ -221,7 +221,7 @@ def write_scenes(
                 Path(lock.lock_file).unlink(missing_ok=True)
     except OSError as error:
         if root.exists() and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"data.root={root} exists and holds no scenes: remove it or choose another") from error
+            raise InputError(f"data.root={root} exists without scenes: remove it or choose another") from error
         why = error.strerror or error
         raise WriteError(f"data.root={root} cannot be written ({why}): free space or choose another") from error
 

@@ -22,7 +22,7 @@ from asc.download.folder import Folder
 from asc.download.transfer import ResumingDownloader
 from asc.errors import InputError, check_number, printable
 
-TERMS = ("title", "content", "page", "licence", "citation")  # of a dataset
+TERMS = ("title", "content", "page", "licence", "citation")  # fields of a dataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,18 +31,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m asc.download", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", nargs="?", help=f"{', '.join(names())}, or a .yaml file in their form")
-    parser.add_argument("dir", nargs="?", type=Path, help="the folder to make, later data.root")
+    parser.add_argument("dir", nargs="?", type=Path, help="the folder to create, later data.root")
     parser.add_argument("--list", action="store_true", help="list the datasets")
     parser.add_argument("--dry-run", action="store_true", help="show the terms and the files, download nothing")
     parser.add_argument("--meta-only", action="store_true", help="only lists and documents, no recordings")
     parser.add_argument("--keep-zips", action="store_true", help="keep the archives in DIR/.download")
-    parser.add_argument("--mirror", metavar="URL", help="take the files from URL/NAME")
+    parser.add_argument("--mirror", metavar="URL", help="download the files from URL/NAME")
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="files at a time (4)")
     parser.add_argument("--retries", type=int, default=8, metavar="N", help="attempts after a failure (8)")
     parser.add_argument(
-        "--timeout", type=float, default=60, metavar="S", help="seconds to wait for a server that is silent (60)"
+        "--timeout", type=float, default=60, metavar="S", help="seconds to wait for a silent server (60)"
     )
-    parser.add_argument("--json", action="store_true", help="print the result for a program to read")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args(argv)
     with exit_on_input_error():
         check_number("--parallel", args.parallel, int, 1, 32)
@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> None:
             with FileLock(folder.state / ".lock", timeout=0):
                 fetch_missing(folder, missing, args, messages)
         except Timeout:
-            raise InputError(f"{folder.root} is being downloaded to already: wait for the other process") from None
+            raise InputError(f"{folder.root} is locked by another download: wait for it to finish") from None
         except KeyboardInterrupt:
             command = shlex.join(["python", "-m", "asc.download", *sys.argv[1:]])
-            print(f"\nstopped: what has arrived is kept. Resume with\n  {command}", file=sys.stderr)
+            print(f"\nstopped: partial downloads are kept. Resume with\n  {command}", file=sys.stderr)
             sys.exit(130)
         print(next_step(dataset, folder, args.meta_only), file=messages)
     if args.json:
@@ -125,14 +125,14 @@ def terms(dataset: Dataset) -> str:
 
 
 def state(folder: Folder, file: File, missing: list[File]) -> str:
-    """How far a file is, and whether it can be checked."""
+    """Download progress of a file, and whether it can be verified."""
     arrived = folder.arrived(file)
     text = f"{size_text(arrived)} arrived" if arrived else "to download"
     return (text if file in missing else "complete") + ("" if file.md5 else ", MD5 not known: not checked")
 
 
 def summary(files: list[File], missing: list[File], needed: int, free: int) -> str:
-    """What there is to do, in a line."""
+    """One line about the remaining download and disk space."""
     if not missing:
         return f"all {len(files)} files are complete"
     size = size_text(sum(file.size or 0 for file in missing))
@@ -141,15 +141,15 @@ def summary(files: list[File], missing: list[File], needed: int, free: int) -> s
 
 
 def next_step(dataset: Dataset, folder: Folder, meta_only: bool) -> str:
-    """What the user may do with the folder."""
+    """The next step for the user."""
     if meta_only:
-        return f"{folder.root} holds the lists; run again without --meta-only for the recordings"
+        return f"{folder.root} contains the lists; run again without --meta-only for the recordings"
     command = shlex.join(["python", "train.py", f"data={dataset.data}", f"data.root={folder.root}"])
     return f"{folder.root} is complete. Train on it with\n  {command}"
 
 
 def report(dataset: Dataset, folder: Folder, files: list[File], needed: int, free: int) -> dict:
-    """The result, for a program."""
+    """The result as JSON."""
     missing = folder.missing(files)
     return {
         "dataset": dataset.data,
@@ -166,7 +166,7 @@ def report(dataset: Dataset, folder: Folder, files: list[File], needed: int, fre
 
 
 def print_list(as_json: bool) -> None:
-    """The datasets, one a line."""
+    """The datasets, one per line."""
     datasets = [read_dataset(name) for name in names()]
     if as_json:
         found = {d.data: d.model_dump(include={*TERMS}) | {"bytes": d.size} for d in datasets}
@@ -177,7 +177,7 @@ def print_list(as_json: bool) -> None:
 
 
 def size_text(size: int | None) -> str:
-    """A number of bytes for people."""
+    """A number of bytes in readable units."""
     return "?" if size is None else f"{tqdm.format_sizeof(size)}B"
 
 

@@ -17,11 +17,11 @@ class File:
     """A file to download.
 
     Attributes:
-        name: on the server.
-        url: its address.
+        name: file name on the server.
+        url: address of the file.
         size: bytes; None: unknown.
-        md5: in hexadecimal; None: unknown.
-        folder: where it belongs below the dataset's folder, unless it is a zip archive.
+        md5: hash in hexadecimal; None: unknown.
+        folder: destination below the dataset's folder, unless the file is a zip archive.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Source(BaseModel):
 class Dataset(BaseModel):
     """A dataset, the terms of its use, and its files."""
 
-    data: str  # the choice of conf/data that trains on it
+    data: str  # the choice in conf/data for training on it
     title: str
     content: str  # scenes, clips and format in a few words
-    page: str  # where it is published
+    page: str  # page of the publication
     licence: str
     citation: str
     sources: list[Source] = Field(min_length=1)
@@ -81,17 +81,17 @@ def names() -> list[str]:
 
 
 def read_dataset(name: str, mirror: str | None = None) -> Dataset:
-    """The dataset of that name, or of a .yaml file in the form of those in `datasets/`.
+    """The dataset of that name, or of a .yaml file in the format of those in `datasets/`.
 
     Args:
-        name: of the dataset, or the path of a .yaml file.
+        name: name of the dataset, or path of a .yaml file.
         mirror: URL of a folder with the same files; None: the servers in the file.
 
     Raises:
         InputError: there is no such dataset, or the file has another form.
     """
     if mirror and not mirror.startswith(("http://", "https://")):
-        raise InputError(f"invalid --mirror={mirror}: expected a URL that begins with https://")
+        raise InputError(f"invalid --mirror={mirror}: expected a URL starting with https://")
     is_own = name.endswith(".yaml")
     if not is_own and name not in names():
         raise InputError(f"unknown dataset {name!r}: choose from {', '.join(names())}, or give a .yaml file")
@@ -102,7 +102,7 @@ def read_dataset(name: str, mirror: str | None = None) -> Dataset:
         raise InputError(f"{path} is not readable ({error.strerror}): choose from {', '.join(names())}") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         example = DATASETS / "tau2019.yaml"
-        raise InputError(f"{path} does not describe a dataset ({one_line(error)}): write it like {example}") from error
+        raise InputError(f"{path} does not describe a dataset ({one_line(error)}): follow {example}") from error
     for source in dataset.sources:
         source.url = mirror or source.url
     return dataset

@@ -21,16 +21,16 @@ from asc.download.transfer import ResumingDownloader, TransferError, size_of
 from asc.errors import InputError, WriteError
 from asc.files import atomic_write
 
-HASH_RETRIES = 2  # downloads of a file whose MD5 is wrong, after the first
-GROWTH = 1.25  # bytes of a folder to those of its archives: 1.17 for 24-bit stereo, 1.12 for mono
-LAYOUT = ("audio", "evaluation_setup")  # the folders of a dataset: any other folder at the top is the dataset's own
-# what zipfile raises for damaged archives, and for an unknown compression (NotImplementedError) or a password
+HASH_RETRIES = 2  # further downloads of a file with a wrong MD5
+GROWTH = 1.25  # ratio of a folder's size to its archives': 1.17 for 24-bit stereo, 1.12 for mono
+LAYOUT = ("audio", "evaluation_setup")  # folders of a dataset; any other top-level folder is the dataset's own
+# exceptions of zipfile for damaged archives, and for an unknown compression (NotImplementedError) or a password
 UNREADABLE = (BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of a dataset, whole or in part."""
+    """The folder of a complete or partial dataset."""
 
     root: Path
 
@@ -39,12 +39,12 @@ class Folder:
         return self.root / ".download"
 
     def prepare(self, dataset: Dataset) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
             InputError: it contains something else.
         """
-        owner, origin = self.state / ".dataset", dataset.files[0].name  # the same for all that extends a dataset
+        owner, origin = self.state / ".dataset", dataset.files[0].name  # the same for all extensions of a dataset
         if not self.state.exists() and any((self.root / name).exists() for name in ("meta.csv", "audio")):
             raise InputError(f"{self.root} contains data that were not downloaded here: choose another folder")
         if owner.exists() and owner.read_text() != origin:
@@ -59,7 +59,7 @@ class Folder:
         return size_of(archive) or size_of(self.state / f"{file.name}.part")
 
     def holds(self, file: File) -> bool:
-        """Whether all that was in a file is still there."""
+        """Whether the folder still contains everything from a file."""
         try:
             md5, *lines = (self.state / f"{file.name}.done").read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
@@ -71,14 +71,14 @@ class Folder:
         return [file for file in files if not self.holds(file)]
 
     def space_needed(self, missing: list[File], keep_zips: bool, parallel: int) -> int:
-        """Bytes of disk that the missing files take until the last one is unpacked."""
+        """Bytes of disk that the missing files need until the last one is unpacked."""
         sizes = sorted((file.size or 0 for file in missing), reverse=True)
         archives = sum(sizes if keep_zips else sizes[:parallel])
         arrived = sum(self.arrived(file) for file in missing)
         return max(0, int(sum(sizes) * GROWTH) + archives - arrived)
 
     def space_free(self) -> int:
-        """Bytes of disk that are free."""
+        """Free disk space in bytes."""
         there = next(path for path in (self.root.absolute(), *self.root.absolute().parents) if os.path.exists(path))
         return shutil.disk_usage(there).free
 
@@ -90,7 +90,7 @@ class Folder:
         Raises:
             OSError, WriteError: the disk is full or not writable.
         """
-        for leftover in self.state.glob("tmp*"):  # pooch's, of a process that was killed
+        for leftover in self.state.glob("tmp*"):  # pooch's temporary files, left by a killed process
             leftover.unlink()
         store = Pooch(
             path=self.state,
@@ -113,7 +113,7 @@ class Folder:
                 return file, f"{file.name}: {error}"
             return file, None
 
-        with ThreadPool(parallel) as pool:  # its threads are daemons: after Ctrl-C nothing waits for them
+        with ThreadPool(parallel) as pool:  # daemon threads: Ctrl-C does not wait for them
             yield from pool.imap_unordered(get, files)
 
     def install(self, file: File, archive: Path, keep_zips: bool) -> None:
@@ -132,7 +132,7 @@ class Folder:
 
 
 def unpack(path: Path, root: Path) -> dict[str, int]:
-    """Write the files of an archive below `root`, each one whole, without the folder at the archive's top.
+    """Write the files of an archive below `root`, each atomically, without the archive's top folder.
 
     Returns:
         The bytes of each file by its path below `root`.

@@ -1,4 +1,4 @@
-"""Download a file over HTTP: resumed where it stopped, retried when the server or the network fails."""
+"""Download a file over HTTP: resumed after interruptions, retried on server or network errors."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import requests
 from asc.errors import one_line
 
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # status codes after which another attempt may succeed
-FIRST_PAUSE, MAX_PAUSE = 0.5, 300  # seconds between attempts; each pause is twice as long as the last
+FIRST_PAUSE, MAX_PAUSE = 0.5, 300  # seconds between attempts; each pause is twice the previous one
 MEBIBYTE = 1 << 20
 
 
@@ -22,15 +22,15 @@ class TransferError(Exception):
 
 @dataclass
 class ResumingDownloader:
-    """A downloader for pooch. What has arrived of FILE is kept in FILE.part, from which the next call resumes.
+    """A downloader for pooch. Partial downloads of FILE are kept in FILE.part, from which the next call resumes.
 
-    Whether the parts fit together, only the hash of the whole file tells: pooch compares it.
+    Only the hash of the whole file, which pooch compares, verifies that the parts fit together.
 
     Attributes:
-        retries: attempts in a row that may fail without bringing a mebibyte, after the first.
+        retries: further attempts that may fail in a row without receiving a mebibyte.
         timeout: seconds to wait for a silent server.
-        progress: called with the bytes that arrived, or minus the bytes that were discarded.
-        report: called with a sentence on each failed attempt.
+        progress: called with the number of bytes received, negative for discarded bytes.
+        report: called with a sentence about each failed attempt.
     """
 
     retries: int = 8
@@ -71,11 +71,11 @@ class ResumingDownloader:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={here}-"} if here else {})
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
             if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return  # no byte follows those that are here
+                return  # the file is already complete
             response.raise_for_status()
             if response.headers.get("Content-Type", "").startswith("text/html"):
-                raise TransferError(f"{url} answers with a web page: log in to the network, or try --mirror")
-            if response.status_code != HTTPStatus.PARTIAL_CONTENT:  # nothing was here, or the server lacks ranges
+                raise TransferError(f"{url} returned a web page: log in to the network, or try --mirror")
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT:  # nothing to resume, or the server lacks ranges
                 self.progress(-size_of(part))
                 part.unlink(missing_ok=True)
             with open(part, "ab") as file:
@@ -85,7 +85,7 @@ class ResumingDownloader:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 if there is none or it is out of reach."""
+    """Size of a file in bytes; 0 if it is missing or inaccessible."""
     try:
         return path.stat().st_size
     except OSError:

@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's .ckpt, or its .onnx file")
-    settings_help = "of the data, as of train.py: data=dcase data.root=DIR data.fold=2; default: the checkpoint's own"
+    settings_help = "data settings of train.py: data=dcase data.root=DIR data.fold=2; default: the checkpoint's own"
     add("setting", nargs="*", default=[], metavar="SETTING", help=settings_help)
     add("--split", choices=("test", "val", "train"), default="test", help="default: test")
     add("--output", type=Path, default="evaluation", metavar="DIR", help="folder to write, default: evaluation")
     add("--json", action="store_true", help="print evaluation.json instead of tables")
     add("--worst", type=int, default=10, metavar="N", help="mistakes to list, default: 10")
-    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap, default: 0")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap, default: 0")
     add_trusted_option(parser)
     arguments = parser.parse_intermixed_args(argv)
     silence_libraries()
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_folder(directory: Path) -> None:
-    """Make the folder, before the probabilities are computed; an earlier evaluation in it will be replaced.
+    """Create the folder before computing probabilities; an earlier evaluation in it will be replaced.
 
     Raises:
         InputError: it is the directory of a run, whose files have the same names, or cannot be made.
@@ -66,12 +66,12 @@ def make_folder(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"--output={directory} cannot be made: {error.strerror}; choose another folder") from error
+        raise WriteError(f"--output={directory} cannot be created: {error.strerror}; choose another folder") from error
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compute and write everything; return evaluation.json's content."""
-    import numpy as np  # after --help, since torch takes seconds
+    """Compute and write the evaluation; return evaluation.json's content."""
+    import numpy as np  # imported after --help, since torch takes seconds
 
     from asc.evaluate.data import clips_of, evaluation_data, notes_on, probabilities_of
     from asc.evaluate.figures import clip_table, evaluation_figures

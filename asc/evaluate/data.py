@@ -17,7 +17,7 @@ from asc.inference import Classifier
 from asc.loading import read_checkpoint
 from asc.settings import compose_settings
 
-BATCH_SIZE = 16  # bounds the memory, whatever the checkpoint was trained with
+BATCH_SIZE = 16  # limits memory, independent of the checkpoint's training
 LENGTH_TOLERANCE = 0.01  # s: some TAU clips are a sample longer or shorter than 10 s
 
 
@@ -25,9 +25,9 @@ def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequenc
     """The data after `setup`, with the classifier's sample rate, channel, clip length and order of labels.
 
     Args:
-        checkpoint: of the classifier, which names its own data; an ONNX file does not.
-        classifier: to evaluate.
-        overrides: Hydra's, such as data=dcase data.root=DIR; without data=, those of the checkpoint's own data.
+        checkpoint: a checkpoint, which names its own data, or an ONNX file, which does not.
+        classifier: the classifier to evaluate.
+        overrides: for Hydra, such as data=dcase data.root=DIR; without data=, they apply to the checkpoint's data.
 
     Raises:
         InputError: the checkpoint does not name its data, or the dataset has labels that the classifier does not know.
@@ -44,7 +44,7 @@ def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequenc
         if checkpoint.suffix != ".onnx":
             saved = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
         if "root" not in saved:
-            raise InputError(f"{checkpoint} does not name its data: give data=dcase data.root=DIR")
+            raise InputError(f"{checkpoint} does not name its data: add data=dcase data.root=DIR")
         settings = compose_settings("compress", ["checkpoint=given", *overrides])
         node: Any = OmegaConf.to_container(settings.data, resolve=True)
         given = {name: value for name, value in node.items() if value is not None}
@@ -91,7 +91,7 @@ def probabilities_of(clips: Sequence[Clip], batches: Iterable[WaveBatch], classi
 
 
 def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> list[str]:
-    """Notes on clips of another length than in training, and on labels without clips."""
+    """Notes on clips whose length differs from training, and on labels without clips."""
     notes = []
     length = classifier.clip_samples / classifier.sample_rate
     other = [data.seconds[clip] for clip in clips if abs(data.seconds[clip] - length) > LENGTH_TOLERANCE]
@@ -105,5 +105,5 @@ def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> 
         )
     missing = sorted(set(classifier.labels) - {clip.label for clip in clips})
     if missing:
-        notes.append(f"no clips of {shorten(missing)}: the macro-average leaves them out")
+        notes.append(f"no clips of {shorten(missing)}: the macro-average excludes them")
     return notes

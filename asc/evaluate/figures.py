@@ -1,4 +1,4 @@
-"""All figures of an evaluation, as in evaluation.json."""
+"""All metrics of an evaluation, as in evaluation.json."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,20 +14,20 @@ from asc.data.lists import TAU_NAME, Clip
 from asc.metrics import compute_metrics
 
 RESAMPLES, LEVEL = 2000, 0.95
-BINS = 15  # of the reliability diagram, as Guo et al., 2017
+BINS = 15  # number in the reliability diagram, as in Guo et al., 2017
 FACTORS = {"label": "true", "scene": "scene", "city": "city", "device": "device"}  # columns to group clips by
 MISTAKE = ["filename", "true", "predicted", "probability_of_true", "probability_of_predicted", "log_loss"]
 TINY = float(np.finfo(np.float32).tiny)  # the smallest probability: float32 rounds smaller ones to 0
 
 
 def clip_table(clips: Sequence[Clip], root: Path, labels: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:
-    """A row for each clip: its properties, its prediction and how good that is.
+    """A row for each clip: its properties, its prediction and their agreement.
 
     Args:
-        clips: of the evaluation.
-        root: of the dataset; file names are given below it.
-        labels: of the classifier.
-        probabilities: of each label (clips, n_classes).
+        clips: clips of the evaluation.
+        root: the dataset's folder; file names are relative to it.
+        labels: labels of the classifier.
+        probabilities: probability of each label (clips, n_classes).
 
     Returns:
         Columns filename, true, predicted (labels), probability_of_true, probability_of_predicted, is_correct, log_loss,
@@ -47,12 +47,12 @@ def clip_table(clips: Sequence[Clip], root: Path, labels: Sequence[str], probabi
 
 
 def evaluation_figures(table: pd.DataFrame, labels: list[str], seed: int, worst: int) -> dict[str, Any]:
-    """The figures of a table of clips.
+    """Metrics of a table of clips.
 
     Args:
         table: see `clip_table`.
-        labels: of the classifier.
-        seed: of the bootstrap.
+        labels: labels of the classifier.
+        seed: seed of the bootstrap.
         worst: number of mistakes to list.
     """
     bootstrap, everything = LocationBootstrap(table, seed), np.zeros(len(table), int)  # a single group
@@ -83,8 +83,8 @@ class LocationBootstrap:
     Clips of a location resemble each other, so resampling single clips would give intervals that are too narrow.
 
     Args:
-        table: of clips, with their locations.
-        seed: of the draws.
+        table: clips with their locations.
+        seed: seed of the draws.
     """
 
     def __init__(self, table: pd.DataFrame, seed: int = 0):
@@ -94,7 +94,7 @@ class LocationBootstrap:
         self.draws = np.random.default_rng(seed).multinomial(self.count, share, RESAMPLES).astype(float)
 
     def means(self, column: str, groups: Any) -> pd.DataFrame:
-        """Means of a column in each resample and group (resamples, groups); NaN where no clip of the group is drawn."""
+        """Means of a column in each resample and group (resamples, groups); NaN if no clip of the group is drawn."""
         by_location = self.table[column].astype(float).groupby([self.table.location, groups])
         sums, counts = by_location.sum().unstack(fill_value=0), by_location.size().unstack(fill_value=0)
         with np.errstate(invalid="ignore"):
@@ -134,7 +134,7 @@ def group_figures(
 
 
 def reliability(table: pd.DataFrame) -> dict[str, Any]:
-    """Expected calibration error (Naeini et al., 2015), mean confidence, and the bins of confidence that hold clips.
+    """Expected calibration error (Naeini et al., 2015), mean confidence, and the non-empty bins of confidence.
 
     A bin has its edges (`high` belongs to the next bin, but 1 to the last), clips, mean confidence and accuracy.
     """

@@ -14,7 +14,7 @@ from asc.table import text_table
 
 WIDTH = 100
 MAX_ROWS, MAX_NAME = 25, 45  # rows of a table, and characters of a file name; evaluation.json has all
-MAX_GROUPS = 40  # of a panel
+MAX_GROUPS = 40  # in a panel
 HEADINGS = {"label": "class", "scene": "source scene", "city": "city", "device": "device"}
 INTERVAL = f"{100 * LEVEL:.0f} % interval"
 
@@ -56,7 +56,7 @@ def group_table(heading: str, groups: dict[str, dict[str, Any]]) -> str:
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """Confusion matrix; columns are numbered where the labels are too long for their headings."""
+    """Confusion matrix; columns are numbered if the labels are too long for headings."""
     rows = [[label, *(f"{count:,}" for count in row)] for label, row in zip(labels, matrix, strict=True)]
     text = text_table(rows, ["true \\ predicted", *labels])
     if len(text.partition("\n")[0]) > WIDTH:
@@ -88,8 +88,8 @@ def worst_table(mistakes: Sequence[dict[str, Any]]) -> str:
 
 
 def plot_reliability(table: pd.DataFrame, error: float, path: Path) -> None:
-    """Plot accuracy over confidence of a table of clips, and below it the number of clips of each confidence."""
-    from matplotlib.figure import Figure  # pyplot would look for a display
+    """Plot accuracy over confidence for a table of clips, and below it a histogram of the confidence."""
+    from matplotlib.figure import Figure  # pyplot would need a display
     from sklearn.calibration import CalibrationDisplay
 
     figure = Figure(figsize=(5, 5.5), layout="constrained")

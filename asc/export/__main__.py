@@ -13,13 +13,13 @@ def main() -> None:
         prog="python -m asc.export", description="Write a checkpoint's classifier as ONNX."
     )
     parser.add_argument("checkpoint", type=Path, help="best.ckpt, pruned.ckpt or int8.ckpt of a run")
-    parser.add_argument("--frontend", action="store_true", help="take a waveform instead of features")
-    parser.add_argument("--output", type=Path, help="output file; by default beside the checkpoint")
+    parser.add_argument("--frontend", action="store_true", help="use a waveform as input instead of features")
+    parser.add_argument("--output", type=Path, help="output file; by default next to the checkpoint")
     add_trusted_option(parser)
     arguments = parser.parse_args()
     silence_libraries()
     with exit_on_input_error():
-        from asc.classifier import SceneClassifier  # after --help, since torch takes seconds
+        from asc.classifier import SceneClassifier  # imported after --help, since torch takes seconds
         from asc.export import export
 
         name = "model_with_frontend.onnx" if arguments.frontend else "model.onnx"

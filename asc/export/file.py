@@ -24,9 +24,9 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
     """Write a classifier as ONNX; any batch size, clips of the training length, probabilities in the labels' order.
 
     Args:
-        model: of stage float, pruned or int8.
-        path: of the file.
-        with_frontend: take a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
+        model: a classifier of stage float, pruned or int8.
+        path: output file.
+        with_frontend: input is a waveform (batch, samples) instead of features (batch, 1, n_bins, frames).
 
     Raises:
         InputError: the stage is qat, a layer or the frontend has no ONNX form here, or the file cannot be written.
@@ -53,9 +53,9 @@ def export_frontend(model: SceneClassifier, path: Path) -> Path:
 
 
 def export_or_checkpoint(model: SceneClassifier, directory: Path, checkpoint: Path) -> Path:
-    """Write frontend.onnx and model.onnx where the classifier has an ONNX form; return the file that a device loads.
+    """Write frontend.onnx and model.onnx if the classifier has an ONNX form; return the file for a device.
 
-    That is model.onnx, or else the checkpoint.
+    This is model.onnx, or else the checkpoint.
     """
     file = checkpoint
     for part, name in ((export_frontend, FRONTEND), (export, "model.onnx")):
@@ -91,7 +91,7 @@ def add_net(graph: Graph, model: SceneClassifier) -> None:
 
 
 def is_pooled(layers: LayerGraph, index: int) -> bool:
-    """Whether max pooling takes the output of a layer, and nothing else does."""
+    """Whether the output of a layer is used only by max pooling."""
     users = layers.users(index)
     while len(users) == 1 and isinstance(layers[users[0]], nn.Identity):
         users = layers.users(users[0])

@@ -94,7 +94,7 @@ def add_float(graph: Graph, layer: nn.Module, x: Tensor, *others: str) -> None:
 
 def float_weights(graph: Graph, layer: nn.Conv2d | nn.Linear) -> list[str]:
     """Names of the weight and the bias."""
-    assert layer.bias is not None  # folding gives each layer one
+    assert layer.bias is not None  # folding adds a bias to each layer
     return [graph.constant(value.detach().cpu()) for value in (layer.weight, layer.bias)]
 
 
@@ -134,7 +134,7 @@ def add_mean_std(graph: Graph, layer: MeanStdPoolOverTime, x: Tensor) -> None:
 
 
 def add_range_free(graph: Graph, layer: nn.Module, x: Tensor) -> None:
-    """Add ReLU, max pooling or flattening, which need no new range and treat integers like floats."""
+    """Add ReLU, max pooling or flattening, which need no new range and apply to integers as to floats."""
     if isinstance(layer, nn.ReLU):
         graph.append("Relu")
     elif isinstance(layer, nn.Flatten):
@@ -149,9 +149,9 @@ def add_range_free(graph: Graph, layer: nn.Module, x: Tensor) -> None:
         kernel, strides = pair(layer.kernel_size), pair(layer.stride)
         graph.append("MaxPool", kernel_shape=kernel, strides=strides, ceil_mode=int(layer.ceil_mode), **unusual)
     else:
-        raise InputError(f"cannot export the layer {layer}: it has no ONNX form here")
+        raise InputError(f"cannot export the layer {layer}: no ONNX form is implemented")
 
 
 def pair(value: int | Sequence[int]) -> list[int]:
-    """One number for height and width, or the two."""
+    """Height and width, from one number for both or from a pair."""
     return [value, value] if isinstance(value, int) else list(value)

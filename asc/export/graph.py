@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-OPSET = 17  # the first with STFT
+OPSET = 17  # the first opset with STFT
 DOMAIN = "asc"
 
 
@@ -16,7 +16,7 @@ class Graph:
 
     Attributes:
         source: name of the input.
-        x: name of the newest value, which the next appended node takes.
+        x: name of the newest value, the input of the next appended node.
     """
 
     def __init__(self, source: str):
@@ -39,7 +39,7 @@ class Graph:
         return self.node("Unpack", *map(self.add_initializer, parts), domain=DOMAIN)
 
     def add_initializer(self, array: np.ndarray) -> str:
-        """Add an array as it is, equal ones once."""
+        """Add a dense array; equal arrays are stored once."""
         proto = numpy_helper.from_array(array)
         stored = self.initializers.setdefault(proto.SerializeToString(), proto)
         stored.name = stored.name or f"c{len(self.initializers)}"
@@ -52,7 +52,7 @@ class Graph:
         return name
 
     def append(self, kind: str, *others: str, **attributes: Any) -> None:
-        """Add a node that takes the newest value, and whose value is then the newest."""
+        """Add a node with the newest value as its first input; its output becomes the newest value."""
         self.x = self.node(kind, self.x, *others, **attributes)
 
     def remove_unused(self) -> None:

@@ -1,9 +1,9 @@
 """Layers of an 8-bit network as ONNX nodes.
 
-Each layer takes dequantized values, and its output is quantized again: the QDQ form, which ONNX Runtime turns into
+Each layer's input is dequantized and its output quantized again: the QDQ form, which ONNX Runtime turns into
 integer kernels. The exception is a first convolution before max pooling. It has one input channel, for which an integer
 kernel does not pay: it would round an output for every nine products. Floats represent its integers exactly, float
-kernels take a fifth of the time, and pooling leaves an eighth of the outputs to round.
+kernels need a fifth of the time, and pooling leaves an eighth of the outputs to round.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ class QuantParams:
     """Scale and zero point of a quantized value.
 
     Attributes:
-        integers: name of the value in integers, after `apply`.
+        integers: name of the integer value, after `apply`.
     """
 
     def __init__(self, graph: Graph, scale: float, zero_point: int):
@@ -88,11 +88,11 @@ def add_integer(
 
     Args:
         graph: to add to; its newest value is the input.
-        layer: of the 8-bit network.
+        layer: layer of the 8-bit network.
         x: an example input.
         params: quantization of the input.
         others: names of further inputs.
-        is_pooled: whether max pooling takes the output, and nothing else does.
+        is_pooled: whether the output is used only by max pooling.
     """
     if isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout2d):
         return params

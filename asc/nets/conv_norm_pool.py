@@ -1,6 +1,6 @@
 """Conv - ReLU - BatchNorm - MaxPool in training, a small part of the batch at a time.
 
-Of 100 clips of 128 x 428, a convolution of 32 filters makes tensors of 701 MB. Layer by layer, each of them goes to
+For 100 clips of 128 x 428, a convolution with 32 filters makes tensors of 701 MB. Layer by layer, each of them goes to
 memory and back a dozen times in a step, which takes longer than the arithmetic. Here they exist in parts of 2 MB,
 which stay in a core's cache, and never as a whole. With W the weights, b the bias, and for each filter the mean and
 variance of r over clips, height and width, inverse = 1 / sqrt(variance + eps), and a scale and a shift:
@@ -10,7 +10,7 @@ variance of r over clips, height and width, inverse = 1 / sqrt(variance + eps), 
       = scale inverse pool(r) + (shift - scale inverse mean)
 
 - The last line holds for scale > 0; for scale < 0, the maximum of the norm is at min(r) = -max(-r). So pooling needs no
-  statistics, and the norm is computed of pooled values alone.
+  statistics, and the norm is computed from pooled values alone.
 - The backward pass needs r again, at every position, and computes it anew from the small input.
 - The convolution is a matrix product. A patch is what a filter sees of x at one position, k = inputs * kernel height *
   kernel width values, and a 1, which multiplies the bias: y (positions, filters) = patches (positions, k + 1) times
@@ -130,7 +130,7 @@ class ConvNormPool(torch.autograd.Function):
         def pool_part(part: Part) -> tuple[int, Tensor, Tensor]:
             in_x, in_z = part
             r = convolve_and_rectify(patches(x[in_x], kernel), weights, x[in_x], kernel)
-            # torch.var_mean takes 20 times as long on this memory layout
+            # torch.var_mean is 20 times slower on this memory layout
             mean, variance = torch.batch_norm_update_stats(r, torch.zeros_like(scale), torch.ones_like(scale), 0.0)
             if flips:
                 r.mul_(per_channel(sign, r))
@@ -229,7 +229,7 @@ def product_weights(kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def patches(x: Tensor, kernel: Tensor) -> Tensor:
-    """Patches (clips, k + 1, positions) of padded x. `F.unfold` takes seven times as long."""
+    """Patches (clips, k + 1, positions) of padded x. `F.unfold` is seven times slower."""
     height, width = convolved_size(x, kernel)
     seen = x.unfold(2, height, 1).unfold(3, width, 1).reshape(len(x), -1, height * width)
     return F.pad(seen, (0, 0, 0, 1), value=1)

@@ -19,7 +19,7 @@ Stride = int | tuple[int, int]  # of bins and frames
 class CPMobile(nn.Module):
     """Inverted residual blocks: 61,148 trained parameters with ten classes (Schmid et al., 2023, without their GRN).
 
-    Two convolutions of stride 2, blocks in stages of growing width, a 1 x 1 convolution to a map for each class, and
+    Two convolutions of stride 2, blocks in stages of growing width, a 1 x 1 convolution to one channel per class, and
     the average of each map. 128 x 428 in: 32 x 107, 32 x 54 after block 3 and 16 x 54 after block 4, `n_classes` logits
     out.
 
@@ -29,7 +29,7 @@ class CPMobile(nn.Module):
         channels_multiplier: factor on the channels from one stage to the next.
         expansion_rate: factor on the channels within a block.
         n_blocks: blocks of each stage.
-        strides: of each block, over bins and frames.
+        strides: stride of each block, over bins and frames.
         dropout: fraction of the values dropped before the last convolution. Ours; the original has none.
         bn_momentum: weight of the newest batch in batch norm's running statistics.
         bn_eps: added to batch norm's variance.
@@ -78,12 +78,12 @@ class CPMobile(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """relu(x + project(depthwise(expand(x)))), without x where the number of channels changes.
+    """relu(x + project(depthwise(expand(x)))), without x if the number of channels changes.
 
     Args:
         n_in, n_out: channels.
         expansion_rate: factor from `n_in` to the channels of the depthwise convolution.
-        stride: of the depthwise convolution; x is averaged where it is not 1.
+        stride: stride of the depthwise convolution; x is averaged if it is not 1.
     """
 
     def __init__(self, n_in: int, n_out: int, expansion_rate: float, stride: Stride):
@@ -107,12 +107,12 @@ class InvertedResidual(nn.Module):
 def conv_norm(
     n_in: int, n_out: int, kernel: int, stride: Stride = 1, groups: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """A convolution, and the batch norm that takes the place of its bias."""
+    """A convolution, and a batch norm in place of its bias."""
     convolution = nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return convolution, nn.BatchNorm2d(n_out)
 
 
 def multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8, the next one where that is less than 90 %; at least 8."""
+    """The nearest multiple of 8, or the next one if that is less than 90 %; at least 8."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8

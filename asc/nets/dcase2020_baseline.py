@@ -12,14 +12,14 @@ from asc.settings import BelowOne, Epsilon, Filters, Momentum, Scale, checked
 
 
 class Dcase2020Baseline(nn.Module):
-    """Two 7 x 7 convolutions and two dense layers over 40 log-mel bands: 115,219 values beside batch norm.
+    """Two 7 x 7 convolutions and two dense layers over 40 log-mel bands: 115,219 values besides batch norm.
 
     Args:
         n_classes: number of scenes.
-        n_bins: bands of the frontend, which fix the width of the first dense layer.
-        filters: of the two convolutions; fewer after structured pruning.
+        n_bins: bands of the frontend, which determine the width of the first dense layer.
+        filters: number in each of the two convolutions; fewer after structured pruning.
         dropout: fraction of the values dropped after both poolings and the first dense layer.
-        dropout_scale: factor on it; less than 1 for few clips. Ours.
+        dropout_scale: factor on `dropout`; less than 1 for few clips. Ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01.
         bn_eps: added to batch norm's variance. Keras' default.
     """

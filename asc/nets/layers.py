@@ -1,4 +1,4 @@
-"""Layers that the networks share: pooling over all frames, and dropout whose random numbers cost less on a CPU."""
+"""Layers that the networks share: pooling over all frames, and dropout with cheaper random numbers on a CPU."""
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +24,14 @@ class OverTime(nn.Module):
 
 
 class MaxPoolOverTime(OverTime):
-    """Maximum; by `max_pool2d`, since `amax` and adaptive pooling have no 8-bit kernel."""
+    """Maximum, computed by `max_pool2d`, since `amax` and adaptive pooling have no 8-bit kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size(x))
 
 
 class AvgPoolOverTime(OverTime):
-    """Average."""
+    """Average over all frames."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.kernel_size(x))
@@ -40,7 +40,7 @@ class AvgPoolOverTime(OverTime):
 class MeanStdPoolOverTime(OverTime):
     """Mean and standard deviation over bins and frames: (batch, channels, bins, frames) -> (batch, channels, 2, 1).
 
-    The two of a channel are neighbours, also in the weights of a dense layer, as pruning of filters expects.
+    Both values of a channel are adjacent, also in the weights of a dense layer, as filter pruning expects.
     """
 
     eps = 1e-5  # added to the variance: the root has no derivative at 0, where ReLU leaves many channels
@@ -55,7 +55,7 @@ class MeanStdPoolOverTime(OverTime):
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with 16 random bits for each value: a whole random number for each takes a tenth of a training step.
+    """`nn.Dropout` with 16 random bits for each value: a full random number for each takes a tenth of a training step.
 
     p is rounded to a multiple of 2^-16; the other values are scaled by 1 / (1 - p), of the rounded p.
     """

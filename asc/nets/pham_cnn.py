@@ -30,11 +30,11 @@ class Block(nn.Sequential):
 
 
 def block(n_in: int, n_out: int, kernel: int, pool: nn.Module, drop: float, bn: dict, bn_first: bool) -> Block:
-    """A block; `bn_first=False` leaves the first batch norm out."""
+    """A block; `bn_first=False` omits the first batch norm."""
     first = [nn.BatchNorm2d(n_in, **bn)] if bn_first else []
     return Block(
         *first,
-        nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2),  # an integer: 8-bit convolutions refuse 'same'
+        nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2),  # an integer: 8-bit convolutions do not support 'same'
         nn.ReLU(inplace=True),
         nn.BatchNorm2d(n_out, **bn),
         pool,
@@ -49,12 +49,12 @@ class PhamCNN(nn.Module):
 
     Args:
         n_classes: number of scenes.
-        filters: of the four convolutions (Table 2; fewer after structured pruning).
+        filters: number in each of the four convolutions (Table 2; fewer after structured pruning).
         dropouts: fraction of the values dropped at the end of each block (Table 2: 20, 25, 30, 35 %).
         dropout_scale: factor on all of these; less than 1 for few clips. Ours.
-        bn_first_block_only: keep block 1's first batch norm and leave out those before the other convolutions: 62,855
+        bn_first_block_only: keep block 1's first batch norm and omit those before the other convolutions: 62,855
             trained and running values, the report's 245.5 KB, instead of Table 2's 63,751 (for three classes).
-        pooling: of block 4, over the whole map: "max" (Table 2), "average", or "mean_std", mean and standard deviation,
+        pooling: global pooling in block 4: "max" (Table 2), "average", or "mean_std", mean and standard deviation,
             which doubles the inputs of the dense layer. All but the first are ours.
         bn_momentum: weight of the newest batch in batch norm's running statistics. Ours; Keras' default is 0.01,
             which takes some 500 steps to settle.

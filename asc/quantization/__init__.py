@@ -1,1 +1,1 @@
-"""A network in, a network out that computes the same: batch norms folded away, or 8-bit integers for floats."""
+"""Transformations that preserve what a network computes: folding of batch norms and 8-bit quantization."""

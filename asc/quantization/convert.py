@@ -1,4 +1,4 @@
-"""PyTorch's quantized engines, the conversion to their integers, and a faster first convolution for them."""
+"""PyTorch's quantized engines, conversion to 8-bit integers, and a faster first convolution."""
 
 import copy
 import warnings
@@ -22,17 +22,17 @@ WeightBits = Annotated[int, Field(ge=2, le=8)]
 
 
 def safe_weight_bits(engine: str) -> int:
-    """The most bits of a weight for which the engine's sums are right on every processor.
+    """Maximum bits of a weight for which the engine's sums are exact on every processor.
 
     Without VNNI instructions, x86 and onednn add products in pairs in 16 bits, and two products of 8 bits by 8 overflow
-    them, silently. 7 bits by 8 do not (2 * 255 * 64 < 2**15), and qnnpack has no such limit.
+    silently. 7 bits by 8 do not (2 * 255 * 64 < 2**15), and qnnpack has no such limit.
     """
     return 8 if engine == "qnnpack" else 7
 
 
 @contextmanager
 def running_on(engine: str | None) -> Iterator[None]:
-    """8-bit layers that are built or loaded in this block run on this engine, also afterwards; None: torch's choice.
+    """Use this engine for 8-bit layers built or loaded in this block, even afterwards; None: torch's default.
 
     qnnpack stands in for an engine that this machine lacks: a network's integers run on any.
 
@@ -53,7 +53,7 @@ def running_on(engine: str | None) -> Iterator[None]:
 
 @contextmanager
 def without_deprecation_notices() -> Iterator[None]:
-    """Silence torch's notices that torch.ao and quantized tensors will be removed: the pinned version has them.
+    """Silence torch's deprecation of torch.ao and quantized tensors: the pinned version includes them.
 
     torch warns once per process, at the first quantized tensor, which a conversion or loading makes.
     """
@@ -67,14 +67,14 @@ def without_deprecation_notices() -> Iterator[None]:
 
 
 def convert(prepared: nn.Module, engine: str) -> nn.Module:
-    """The 8-bit network, for the CPU, of a fine-tuned one from `prepare`."""
+    """Convert a fine-tuned network of `prepare` to 8 bits, on the CPU."""
     with without_deprecation_notices(), running_on(engine):
         mapping = {**tq.get_default_static_quant_module_mappings(), nniqat.ConvReLU2d: PairedConvReLU2d}
         return tq.convert(copy.deepcopy(prepared).cpu().eval(), mapping)
 
 
 class PairedConvReLU2d(nniq.ConvReLU2d):
-    """torch's layer, which computes the same integers in two thirds of the time for a single input channel.
+    """torch's layer with the same integers, but in two thirds of the time for a single input channel.
 
     Integer kernels multiply input channels by twos or fours, and a single one leaves lanes empty. But as they lie in
     memory, a channel's columns two by two are two channels of half the width, and pairs of columns of the output have
@@ -86,7 +86,7 @@ class PairedConvReLU2d(nniq.ConvReLU2d):
     """
 
     def set_weight_bias(self, w: Tensor, b: Tensor | None) -> None:
-        """Pack the weights, when the layer is made and when it is loaded; for a single channel also in pairs."""
+        """Pack the weights, on construction and on loading; for a single channel also in pairs."""
         super().set_weight_bias(w, b)
         single = self.in_channels == 1 and {*self.stride, *self.dilation} == {1} and not any(self.padding)
         self.paired = pack_pairs(w, b) if single and w.qscheme() == torch.per_channel_affine else None

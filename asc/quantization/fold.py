@@ -3,7 +3,7 @@
 At inference a batch norm is s x + t, with a scale s and a shift t for each channel. Right behind a convolution it is
 part of that (`fuse_conv_bn_eval`). Other norms stand between two convolutions, x -> W1 * x + b1 and x -> W2 * x + b2:
 
-    Conv, ReLU, BatchNorm, MaxPool, BatchNorm, Conv           (Table 2 of the report, dropout left out)
+    Conv, ReLU, BatchNorm, MaxPool, BatchNorm, Conv           (Table 2 of the report, without dropout)
 
 W is (n_out, n_in, height, width), b (n_out,), and s and t are (n_out,) of the first, which is (n_in,) of the second.
 Every scale moves back into W1 and b1, every shift forward into b2:
@@ -86,7 +86,7 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def unfoldable_norms(net: nn.Module) -> list[int]:
     """Indices in `layer_graph(net)` of the batch norms that cannot be folded.
 
-    A norm right behind a convolution always can, others if they are among `foldable_before` a convolution.
+    A norm right behind a convolution can always be folded, others if in `foldable_before` of a convolution.
     """
     graph = layer_graph(net)
     norms = set(detached_norms(graph, range(len(graph))))
@@ -97,7 +97,7 @@ def unfoldable_norms(net: nn.Module) -> list[int]:
 
 
 def detached_norms(graph: LayerGraph, indices: Iterable[int]) -> list[int]:
-    """Those of `indices` at which there is a batch norm that is not right behind a convolution."""
+    """Those `indices` of batch norms that are not right behind a convolution."""
     norms = (index for index in indices if isinstance(graph[index], nn.BatchNorm2d))
     return [index for index in norms if not graph.follows(index, nn.Conv2d)]
 
@@ -145,7 +145,7 @@ def fold(net: nn.Module, unfoldable: Sequence[int], constant_channel: bool = Tru
     weights, so that a checkpoint of the result fits a network that was folded anew.
 
     Args:
-        net: in floats.
+        net: the float network.
         unfoldable: see `unfoldable_norms`.
         constant_channel: at zero padding, add a constant channel (for 8 bits) rather than a `Shift`: step 5 above.
     """
@@ -212,7 +212,7 @@ def fold_affine_into(
 
     Edits `layer`, and in `folded` the convolution before. May append a `ConstantPad` or a `Shift`.
 
-    Returns the index in `folded` whose output `layer` is to take.
+    Returns the index in `folded` whose output is the input of `layer`.
 
     scale, shift (n_in,); layer.weight (n_out, n_in, height, width), in a dense layer (n_out, n_in * height * width).
     """
@@ -240,7 +240,7 @@ def fold_affine_into(
 
 
 def convolution_before(graph: LayerGraph, index: int) -> nn.Conv2d | None:
-    """The convolution at `index` or, going back, the nearest."""
+    """The convolution at `index`, or the nearest one before it."""
     while index != INPUT:
         layer = graph[index]
         if isinstance(layer, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""A network as the graph of its layers, on which folding, 8-bit arithmetic, pruning of filters and ONNX work."""
+"""A network as the graph of its layers, for folding, 8-bit arithmetic, filter pruning and ONNX export."""
 
 import copy
 import operator
@@ -36,8 +36,8 @@ class LayerGraph(nn.Sequential):
     """Layers in the order in which they run. A chain of them is an `nn.Sequential`, sums make it a graph.
 
     Attributes:
-        inputs: for each layer the indices of the layers whose outputs it takes, `INPUT` for the network's input.
-        last_use: for each index the last layer that takes its output.
+        inputs: for each layer the indices of the layers whose outputs are its inputs, `INPUT` for the network's input.
+        last_use: for each index the last layer that uses its output.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class LayerGraph(nn.Sequential):
         self.last_use: dict[int, int] = {}
 
     def add(self, layer: nn.Module, *inputs: int) -> int:
-        """Append a layer that takes the outputs of these layers; return its index."""
+        """Append a layer whose inputs are the outputs of these layers; return its index."""
         self.append(layer)
         self.inputs.append(inputs)
         index = len(self) - 1
@@ -65,17 +65,17 @@ class LayerGraph(nn.Sequential):
         return values[len(self) - 1]
 
     def users(self, index: int) -> list[int]:
-        """Indices of the layers that take the output of the layer at `index`."""
+        """Indices of the layers that use the output of the layer at `index`."""
         return [user for user, inputs in enumerate(self.inputs) if index in inputs]
 
     def follows(self, index: int, kind: type[nn.Module]) -> bool:
-        """Whether the layer at `index`, and no other, takes the output of a layer of this kind."""
+        """Whether the layer at `index` is the only user of the output of a layer of this kind."""
         source = self.inputs[index][0]
         return source != INPUT and isinstance(self[source], kind) and len(self.users(source)) == 1
 
     @property
     def is_chain(self) -> bool:
-        """Whether each layer takes the output of the one before."""
+        """Whether each layer's input is the output of the one before."""
         return self.inputs == [(index - 1,) for index in range(len(self))]
 
 
@@ -83,7 +83,7 @@ LAYERS = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Linear, nn.Identity, Add),
     *(nn.MaxPool2d, nn.AvgPool2d, MaxPoolOverTime, AvgPoolOverTime, MeanStdPoolOverTime),
 )
-# Functions and methods that become layers. Any reshaping is taken for nn.Flatten; `check_same` detects other kinds.
+# Functions and methods that become layers. Any reshaping is treated as nn.Flatten; `check_same` detects other kinds.
 FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), Add),
     **dict.fromkeys((torch.relu, F.relu, "relu", "relu_"), nn.ReLU),
@@ -92,7 +92,7 @@ FUNCTIONS: dict[Any, Callable[[], nn.Module]] = {
 
 
 class LayerTracer(fx.Tracer):
-    """Records the calls of layers; takes every condition on sizes for false, as in checks that do not raise."""
+    """Records the calls of layers; treats every condition on sizes as false, as in checks that do not raise."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A layer has no children."""
@@ -112,7 +112,7 @@ def layer_graph(net: nn.Module) -> LayerGraph:
     failure = f"cannot quantize or export {type(net).__name__}"
     try:
         nodes = list(LayerTracer().trace(net).nodes)
-    except Exception as error:  # a network may do anything with a Proxy
+    except Exception as error:  # a network may use a Proxy in any way
         raise InputError(f"{failure}: torch.fx: {one_line(error)}") from error
     graph = LayerGraph()
     indices = {nodes[0].name: INPUT}  # of the values of nodes, in `graph`
@@ -160,9 +160,9 @@ def is_supported(layer: nn.Module) -> bool:
 
 
 def operands(node: fx.Node, layer: nn.Module | None) -> list[str]:
-    """Names of the values that a node takes; a constant's string is the name of no value."""
+    """Names of a node's input values; the string of a constant matches no value."""
     values = [str(value) for value in (*node.args, *node.kwargs.values())]
-    return values if layer is None or isinstance(layer, Add) else values[:1]  # others take sizes, or `inplace`, too
+    return values if layer is None or isinstance(layer, Add) else values[:1]  # the others are sizes or `inplace`
 
 
 def add_once(graph: LayerGraph, net: nn.Module, layer: nn.Module, inputs: list[int]) -> int:

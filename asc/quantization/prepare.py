@@ -24,7 +24,7 @@ IN_FLOATS = (ConstantPad, nn.AvgPool2d, AvgPoolOverTime, MeanStdPoolOverTime)
 
 
 class WeightObserver(tq.MovingAveragePerChannelMinMaxObserver):
-    """Ranges of the filters. A filter of zeros gets the largest scale, at which its bias fits into 32 bits."""
+    """Ranges of the filters. A filter of zeros gets the largest scale, so that its bias fits into 32 bits."""
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Scale and zero point of each filter."""
@@ -51,10 +51,10 @@ def qconfig(bits: int) -> tq.QConfig:
 
 
 class FakeQuantized(LayerGraph):
-    """A network in quantization-aware training: it observes the ranges of its values in training mode only."""
+    """A network in quantization-aware training: it observes the ranges of values only in training mode."""
 
     def train(self, mode: bool = True) -> "FakeQuantized":
-        """Switch the mode, and the observers with it."""
+        """Switch the mode and the observers."""
         self.apply(tq.enable_observer if mode else tq.disable_observer)
         return super().train(mode)
 
@@ -63,7 +63,7 @@ class FakeQuantized(LayerGraph):
 def prepare(
     net: nn.Module, engine: Engine, weight_bits: WeightBits, fold_norms: bool, unfoldable: Sequence[NonNegativeInt]
 ) -> FakeQuantized:
-    """A copy of `net` that rounds as its 8-bit version will, ready to be fine-tuned.
+    """A copy of `net` that rounds like its 8-bit version, ready for fine-tuning.
 
     Args:
         net: a float network that `layer_graph` can trace.

@@ -19,7 +19,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
     add("--html", type=Path, metavar="FILE", help="write a page that needs no other file")
     add("--mistakes", type=int, default=3, metavar="N", help="on the page, mistakes of each dataset, default: 3")
-    add("--no-audio", action="store_true", help="leave recordings out of the page: TAU's, for one, may not be shared")
+    add("--no-audio", action="store_true", help="omit recordings from the page: TAU's, for example, may not be shared")
     add("--picture", type=Path, metavar="FILE", help="plot of accuracy over size, default without --html: report.png")
     add("--no-latency", action="store_true", help="do not time the networks")
     add("--json", action="store_true", help="print a JSON list of the systems instead of tables")
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
-        from asc.report.compare import compare  # after --help, since torch takes seconds
+        from asc.report.compare import compare  # imported after --help, since torch takes seconds
         from asc.report.latency import measure_latency
         from asc.report.page import write_page
         from asc.report.plot import plot_accuracy_over_size

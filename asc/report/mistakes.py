@@ -20,8 +20,8 @@ from asc.report.runs import Run
 from asc.report.systems import System, Task
 from asc.results import read_predictions
 
-RATE = 32_000  # Hz, of the sound in the page
-MAX_SECONDS = 20.0  # of sound in the page
+RATE = 32_000  # Hz, sound on the page
+MAX_SECONDS = 20.0  # maximum length of sound on the page
 MIN_PROBABILITY = 5e-7  # predictions.csv has six decimals
 
 
@@ -43,7 +43,7 @@ class Mistake(NamedTuple):
 
 
 def worst_mistakes(task: Task, count: int) -> list[Mistake]:
-    """The misclassified clips whose true scene got the lowest probability, on average over the runs.
+    """The misclassified clips whose true scene has the lowest probability, averaged over the runs.
 
     Raises:
         InputError: a predictions.csv is not of a run for this task.
@@ -77,13 +77,13 @@ def worst_mistakes(task: Task, count: int) -> list[Mistake]:
 
 
 class Recording(NamedTuple):
-    """A clip in a page.
+    """A clip on a page.
 
     Attributes:
         sound: data URI of an MP3; empty if there is none.
         spectrogram: data URI of a PNG, low frequencies at the bottom; empty if there is none.
-        seconds: in the spectrogram.
-        fault: why there is none; empty if there is.
+        seconds: length of the spectrogram.
+        fault: reason for a missing recording; empty if there is one.
     """
 
     sound: str = ""
@@ -93,7 +93,7 @@ class Recording(NamedTuple):
 
 
 def embed(filename: str, run: Run, model: SceneClassifier, with_sound: bool) -> Recording:
-    """The clip as the input of the run's network: one channel, the length of a training clip."""
+    """The clip as input to the run's network: one channel, cut to the length of a training clip."""
     if run.root is None or PurePath(filename).is_absolute() or ".." in PurePath(filename).parts:
         return Recording(fault="The recording has no place below the dataset's folder.")
     path, start = run.root / filename, 0.0
@@ -116,7 +116,7 @@ def embed(filename: str, run: Run, model: SceneClassifier, with_sound: bool) -> 
 
 
 def mp3(wave: np.ndarray) -> str:
-    """Data URI of a waveform (samples,) at RATE, raised to full scale: many scenes are too quiet to hear."""
+    """Data URI of a waveform (samples,) at RATE, normalized to full scale: many scenes are too quiet to hear."""
     file = io.BytesIO()
     soundfile.write(file, 0.9 * wave / max(np.abs(wave).max(), 1e-9), RATE, format="MP3")
     return data_uri(file, "audio/mpeg")
@@ -131,7 +131,7 @@ def spectrogram(features: np.ndarray) -> str:
 
 
 def data_uri(file: io.BytesIO, kind: str) -> str:
-    """The content of a file as an address."""
+    """The content of a file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -140,7 +140,7 @@ def recording(mistake: Mistake, with_sound: bool) -> Recording:
     found = Recording(fault="No checkpoint names the place of the recording.")
     for system in sorted((row.system for row in mistake.predictions), key=lambda system: -system.accuracy):
         if system.first.checkpoint:
-            with contextlib.suppress(InputError):  # of an untrusted class
+            with contextlib.suppress(InputError):  # untrusted class
                 model = SceneClassifier.load_from_checkpoint(system.first.checkpoint)
                 found = embed(mistake.filename, system.first, model, with_sound)
             if not found.fault:

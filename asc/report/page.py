@@ -1,4 +1,4 @@
-"""The page of asc.report: all runs in one HTML file that needs no network and no script."""
+"""The page of asc.report: all runs in one HTML file without scripts or network access."""
 
 import os
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ def write_page(
     """Write the page.
 
     Args:
-        path: of the HTML file.
-        tasks: to compare.
+        path: the HTML file.
+        tasks: tasks to compare.
         latency: ms of a clip by system; None: not measured.
-        mistakes: how many of the worst to show for each task.
-        with_sound: put their recordings into the page.
+        mistakes: number of worst mistakes to show for each task.
+        with_sound: embed their recordings in the page.
 
     Raises:
         InputError: a file of a run cannot be read, or the page cannot be written.
@@ -57,7 +57,7 @@ def write_page(
 
 
 def section(name: str, task: Task, latency: dict[System, float], mistakes: int, with_sound: bool) -> dict[str, Any]:
-    """The variables of a task's section of the page; `name` begins the ids of its plots."""
+    """The variables of a task's section of the page; `name` is the prefix of its plots' ids."""
     systems = task.systems
     return {
         "task": task,

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-PALETTE = {  # on a light and on a dark background
+PALETTE = {  # colors on a light and on a dark background
     "paper": ("#fdfdfc", "#16181c"),  # background
-    "panel": ("#f1f2f0", "#22252b"),  # behind headings of tables
+    "panel": ("#f1f2f0", "#22252b"),  # behind table headings
     "ink": ("#1d2025", "#e8e9eb"),  # text
     "muted": ("#565c66", "#a9afb9"),  # captions, axes
     "rule": ("#c9ccd1", "#41464f"),  # lines of tables and grids
     "link": ("#0a57a4", "#8cc2f7"),
-    "shade": ("#86b9ea", "#1f5c97"),  # of a confusion matrix's full cell, under ink
+    "shade": ("#86b9ea", "#1f5c97"),  # full cell of a confusion matrix, behind ink
     "series1": ("#0b65b0", "#6ab4f2"),
     "series2": ("#bc4309", "#f59563"),
     "series3": ("#1a7d4e", "#5fcb93"),
@@ -44,19 +44,19 @@ FRONT, INK, MUTED = LIGHT["series8"], LIGHT["ink"], LIGHT["muted"]
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
 STYLES = ("-", "--", ":")
 PANELS_A_ROW, PANEL = 3, (4.6, 3.6)  # inches
-MAX_LABELS = 14  # of a panel: more would hide its points
+MAX_LABELS = 14  # in a panel: more would hide its points
 SIZE = "size of the non-zero weights, KB"
 HISTORIES = {  # by column of metrics.csv: title, factor
     "train/loss": ("training loss", 1),
     "val/loss": ("validation loss", 1),
     "val/acc": ("validation accuracy, mean of the classes, %", 100),
 }
-# a user cannot do anything about characters that matplotlib's font lacks
+# users cannot fix characters missing from matplotlib's font
 warnings.filterwarnings("ignore", "Glyph .* missing from")
 
 
 def size(system: System) -> float:
-    """KB of the non-zero weights."""
+    """Size of the non-zero weights in KB."""
     return system.mean("size_kb")
 
 
@@ -70,14 +70,14 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
-    """Plot accuracy against size to a file, with a panel for each task: accuracies on different data do not compare.
+    """Plot accuracy against size to a file, one panel per task: accuracies on different data are not comparable.
 
     Raises:
         InputError: the plot cannot be written.
     """
     figure = accuracy_plot(tasks, size, SIZE, [task.title for task in tasks])
     if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"invalid --picture={path}: expected a name that ends in .png, .svg or .pdf")
+        raise InputError(f"invalid --picture={path}: expected a .png, .svg or .pdf file")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
 
@@ -101,7 +101,7 @@ def accuracy_plot(
         axes.set_title(title, fontsize=10, color=INK, parse_math=False)
         axes.set_xlabel(cost_label, color=INK)
         axes.set_ylabel("accuracy, mean of the classes, %", color=INK)
-    for axes in panels:  # of the last row, without a task
+    for axes in panels:  # empty panels in the last row
         axes.set_axis_off()
 
     entries = [(network, Line2D([], [], marker="o", ls="", color=color)) for network, color in colors.items()]
@@ -114,7 +114,7 @@ def accuracy_plot(
     draw_legend(figure, entries, columns=3)
 
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the axes stay as they are: labels are placed in pixels
+    figure.set_layout_engine("none")  # keep the axes fixed: labels are placed in pixels
     for axes, task in zip(figure.axes, tasks, strict=False):
         label_systems(axes, task.systems, cost)
     return figure
@@ -153,7 +153,7 @@ def style_axes(axes: "Axes") -> None:
 
 
 def draw_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], columns: int) -> None:
-    """A legend below all panels, where it covers nothing."""
+    """Draw a legend below all panels, where it covers nothing."""
     names = [name.lstrip("_") for name, _ in entries]  # a leading underscore would hide the entry
     lines = [line for _, line in entries]
     legend = figure.legend(
@@ -164,7 +164,7 @@ def draw_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], colum
 
 
 def label_systems(axes: "Axes", systems: Sequence[System], cost: Callable[[System], float]) -> None:
-    """Label all systems, or if there are many only those of the Pareto front."""
+    """Label all systems or, if there are many, only those on the Pareto front."""
     from adjustText import adjust_text  # imports pyplot, which takes a second
 
     points = [(cost(system), system.accuracy) for system in systems]

@@ -18,7 +18,7 @@ from asc.loading import read_checkpoint
 from asc.results import PRECISIONS, Results, read_results
 
 NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
-PHASES = {  # of compression, by class: their part of the system's name; empty where the network shows it
+PHASES = {  # compression phases by class: part of the system's name; empty if the network shows it
     **dict.fromkeys(("asc.compress.Prune", "asc.compress.PruneFilters", "asc.compress.QAT"), ""),
     "asc.compress.Distill": "distilled",
 }
@@ -27,7 +27,7 @@ INCIDENTAL = (  # settings that do not define a system
     *("data.root", "data.fold", "data.seed", "data.cache", "data.num_workers", "data.missing"),
     *("trainer.accelerator", "trainer.devices", "trainer.default_root_dir"),
 )
-UNPRUNED_ZEROS = 0.05  # more zeros than this mean pruning: rounding to 8 bits gives about 1 %
+UNPRUNED_ZEROS = 0.05  # a larger fraction of zeros means pruning: rounding to 8 bits gives about 1 %
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Run:
     """A finished run.
 
     Attributes:
-        directory: of its results.json.
+        directory: folder of its results.json.
         results: content of results.json.
         checkpoint: None if it cannot be found.
-        hyperparameters: of the checkpoint; empty without one.
-        root: the dataset's folder, of the machine of the run; None without a checkpoint.
+        hyperparameters: those of the checkpoint; empty without one.
+        root: the dataset's folder, on the machine of the run; None without a checkpoint.
         split: (cv, fold, seed) of the data; cv None means the dataset's lists. Empty without a checkpoint.
-        settings: of the run, of the run it started from and so on (see `read_settings`).
+        settings: those of the run, of the run it started from and so on (see `read_settings`).
         sparsity: fraction of zeros among the weights; without a checkpoint, among all parameters.
     """
 
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def is_uncompressed(self) -> bool:
-        """Whether the network is as trained, without compression or distillation."""
+        """Whether the network was trained without compression or distillation."""
         return self.results.stage == "float" and "phases" not in self.parts
 
     @property
@@ -152,7 +152,7 @@ def read_run(directory: Path) -> Run:
         InputError: its results.json is not of a finished run, or its checkpoint is not one of a SceneClassifier.
     """
     results = read_results(directory)
-    name = results.checkpoint.name  # below the directory if the run was moved
+    name = results.checkpoint.name  # in the directory if the run was moved
     places = (results.checkpoint, directory / name, directory / "checkpoints" / name)
     checkpoint = next((path for path in places if path.is_file()), None)
     content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
@@ -196,7 +196,7 @@ def read_settings(directory: Path) -> list[dict[str, Any]]:
             content = yaml.safe_load(file.read_bytes()) or {}
             chain.append({name: value for name, value in flatten(content) if not name.startswith(INCIDENTAL)})
         except (OSError, yaml.YAMLError, AttributeError) as error:  # AttributeError: not a mapping
-            raise InputError(f"{file} cannot be read: {one_line(error)}; repeat the run or leave it out") from error
+            raise InputError(f"{file} cannot be read: {one_line(error)}; repeat or exclude the run") from error
         checkpoints = content.get("checkpoint") or ""
         source = Path(checkpoints[0] if isinstance(checkpoints, list) else checkpoints).parent
         if content.get("phase"):

@@ -1,4 +1,4 @@
-"""Runs grouped into systems, and systems by the task on which they compare."""
+"""Runs grouped into systems, and systems grouped by task."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class System:
 
     @property
     def first(self) -> Run:
-        """Represents the runs where they are equal."""
+        """The first run, for properties that all runs share."""
         return self.runs[0]
 
     @property
@@ -60,11 +60,11 @@ class System:
 
 @dataclass(frozen=True)
 class Task:
-    """Systems for the same data and labels, whose accuracies compare.
+    """Systems for the same data and labels, whose accuracies are comparable.
 
     Attributes:
         title: dataset and number of classes.
-        shared: the part that the names of all systems would have in common, such as CNN; empty with a single system.
+        shared: the common part of all systems' names, such as CNN; empty for a single system.
         systems: largest first.
     """
 
@@ -104,7 +104,7 @@ def task_title(data: str, labels: tuple[str, ...], cv: int | None) -> str:
 
 
 def task_of(title: str, groups: list[list[Run]]) -> Task:
-    """A task with its systems, whose names are unique and leave out common parts."""
+    """A task with its systems, whose names are unique and omit common parts."""
     groups = sorted(groups, key=lambda group: -mean(run.metrics["size_kb"] for run in group))
     firsts = [group[0] for group in groups]
     parts = [run.parts for run in firsts]
@@ -138,7 +138,7 @@ def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
 
 
 def effective(chain: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The settings of a run, with those that compress.py left open (null) from the run it started from.
+    """The settings of a run, with those unset (null) in compress.py filled in from the run it started from.
 
     >>> effective([{"optimizer.lr": 1e-4, "sample_rate": None}, {"optimizer.lr": 3e-3, "sample_rate": 16000}])
     {'optimizer.lr': 0.0001, 'sample_rate': 16000}
@@ -150,7 +150,7 @@ def effective(chain: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that differ between runs, by name, as on the command line; empty where a run has no such setting."""
+    """The settings that differ between runs, by name, as on the command line; empty if a run has no such setting."""
     settings = [effective(run.settings) for run in runs]
     names = dict.fromkeys(name for run in settings for name in run if not name.endswith(("_recursive_", "_convert_")))
     differ = [name for name in names if any(run.get(name) != settings[0].get(name) for run in settings)]

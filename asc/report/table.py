@@ -72,7 +72,7 @@ def report_table(tasks: Iterable[Task]) -> str:
 
 
 def legend(timed: bool) -> str:
-    """What the headings mean."""
+    """Explanation of the headings."""
     lines = [
         "accuracy by class: the mean of the classes' accuracies, by which DCASE ranks; ±: standard deviation of runs",
         "log loss: mean cross-entropy, 0 is best; weights: the non-zero ones (DCASE: as the challenge counted, at most",
@@ -88,13 +88,13 @@ def legend(timed: bool) -> str:
 
 
 def report(tasks: Sequence[Task], latency: dict[System, float] | None) -> str:
-    """All tables and what they mean."""
+    """All tables and their explanation."""
     tables = [systems_table(task, latency) for task in tasks]
     return "\n\n".join(filter(None, [*tables, legend(latency is not None), report_table(tasks)]))
 
 
 def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) -> list[dict[str, Any]]:
-    """All systems for JSON: accuracies are fractions; a deviation of a single run and a time not measured are null."""
+    """All systems for JSON: accuracies are fractions; the deviation of a single run and unmeasured times are null."""
     return [
         {
             "data": task.title,

@@ -1,4 +1,4 @@
-"""What a run shows and writes of its epochs: metrics.csv, a plot of the training curves, and a progress bar."""
+"""Progress of a run by epoch: metrics.csv, a plot of the training curves, and a progress bar."""
 
 import math
 import sys
@@ -23,7 +23,7 @@ class History(pl.Callback):
     it prints a line for each epoch.
 
     Args:
-        directory: where to write them.
+        directory: where to write both files.
     """
 
     def __init__(self, directory: Path):
@@ -34,13 +34,13 @@ class History(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.start = time.perf_counter()
         self.seconds = 0.0
-        self.clips = 0  # of this process; fewer than all in an epoch that was resumed or limited
+        self.clips = 0  # trained by this process in this epoch; fewer than all if it was resumed or limited
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, model: SceneClassifier, outputs: Any, batch: list, *_: Any
     ) -> None:
         self.clips += len(batch[1])
-        if trainer.loggers:  # otherwise not: Lightning takes milliseconds and waits for the GPU
+        if trainer.loggers:  # only then: Lightning needs milliseconds and waits for the GPU
             model.log("train/loss_step", model.train_losses.value[-1].mean(), sync_dist=True)
 
     def on_validation_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
@@ -62,7 +62,7 @@ class History(pl.Callback):
         loss = model.train_losses.compute().mean().item()
         if not math.isfinite(loss):
             raise InputError(
-                f"training diverged in epoch {trainer.current_epoch + 1}, its loss is not finite: lower optimizer.lr"
+                f"training diverged in epoch {trainer.current_epoch + 1}: loss is not finite; lower optimizer.lr"
             )
         return loss
 
@@ -99,7 +99,7 @@ class History(pl.Callback):
 
     def plot(self, path: Path) -> None:
         """Plot losses and validation accuracy against epochs."""
-        from matplotlib.figure import Figure  # pyplot would look for a display
+        from matplotlib.figure import Figure  # pyplot would need a display
 
         table = pd.DataFrame(self.rows)
         panels = {"loss (KL divergence, log loss)": ["train/loss", "val/loss"], "macro-average accuracy": ["val/acc"]}

@@ -21,9 +21,9 @@ from asc.settings import checked
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all: a killed process or a full disk leaves the old file.
+    """Writes checkpoints atomically: a killed process or a full disk leaves the old file.
 
-    Lightning's own writes to the system's temporary folder, and moving a file to another disk is not atomic.
+    Lightning's own class writes to the system's temporary folder; a move to another disk is not atomic.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -33,14 +33,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def replace_weights(path: Path, model: SceneClassifier) -> None:
-    """Replace the weights in the checkpoint `path` by those of `model`."""
+    """Replace the weights in the checkpoint `path` with those of `model`."""
     checkpoint = read_checkpoint(path)
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     AtomicCheckpointIO().save_checkpoint({**checkpoint, "state_dict": state}, path)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Saves best.ckpt, weights alone: the best epoch on validation, or the last epoch without validation.
+    """Saves best.ckpt, weights only: the best epoch on validation, or the last epoch without validation.
 
     It saves when validation ends, so that last.ckpt, saved when the epoch ends, stores the best score so far.
     Lightning's ModelCheckpoint cannot skip the first epochs, fails without its metric, and loses the best score when a
@@ -49,7 +49,7 @@ class BestCheckpoint(ModelCheckpoint):
     Args:
         dirpath: folder of best.ckpt.
         monitor: validation metric to maximize.
-        after_epoch: number of first epochs to ignore; the official baseline ignores 50.
+        after_epoch: number of initial epochs to ignore; the official baseline ignores 50.
     """
 
     state_key = "BestCheckpoint"  # ModelCheckpoint's contains the metric, which may be None
@@ -75,7 +75,7 @@ class BestCheckpoint(ModelCheckpoint):
         if earlier.is_file() and earlier.resolve() != path.resolve():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(earlier, path)
-        if path.is_file():  # otherwise the epochs from here on compete
+        if path.is_file():  # otherwise only the remaining epochs compete
             score = state_dict["best_model_score"]
             models = {} if score is None else {str(path): score}
             moved = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
@@ -83,14 +83,14 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class SaveWithinEpochs(ModelCheckpoint):
-    """Saves `path`, last.ckpt, every `minutes` within an epoch too, for epochs that take hours."""
+    """Also saves `path`, last.ckpt, every `minutes` within an epoch, for epochs that take hours."""
 
     def __init__(self, path: Path, minutes: float):
         interval = timedelta(minutes=minutes)
         super().__init__(path.parent, path.stem, train_time_interval=interval, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save after an optimizer step only, and not after the epoch's last, which `last_checkpoints` saves."""
+        """Save only after an optimizer step, except the epoch's last, which `last_checkpoints` saves."""
         if not trainer.is_last_batch and next_batch(trainer)[1] % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, *args)
 
@@ -100,7 +100,7 @@ class SaveWithinEpochs(ModelCheckpoint):
 
 
 def last_checkpoints(path: Path, minutes: float | None) -> list[ModelCheckpoint]:
-    """Callbacks that save the run to `path` after each epoch and, if set, every so many minutes within an epoch."""
+    """Callbacks that save the run to `path` after each epoch and, if set, every `minutes` within an epoch."""
     each_epoch = ModelCheckpoint(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
     return [each_epoch, SaveWithinEpochs(path, minutes)] if minutes else [each_epoch]
 
@@ -109,12 +109,12 @@ class ExactResume(pl.Callback):
     """A resumed run ends like an uninterrupted one: on a CPU with bit-identical weights.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int):
         self.seed = seed
-        self.within_epoch: dict[str, Any] | None = None  # state of the epoch that was interrupted
+        self.within_epoch: dict[str, Any] | None = None  # state of the interrupted epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         """Seed torch, from which dropout and augmentation draw, for this epoch and process."""
@@ -127,7 +127,7 @@ class ExactResume(pl.Callback):
             checkpoint["within_epoch"] = {"random": random, "losses": model.train_losses.value}
 
     def on_train_start(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        """Restore them. The first batch draws the next random numbers."""
+        """Restore this state. The first batch draws the next random numbers."""
         if self.within_epoch:
             torch.set_rng_state(self.within_epoch["random"]["cpu"])
             torch.cuda.set_rng_state_all(self.within_epoch["random"]["cuda"])
@@ -135,7 +135,7 @@ class ExactResume(pl.Callback):
                 model.train_losses.update(losses.to(model.device))
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, *args: Any) -> None:
-        """Start the epoch for the other callbacks, which Lightning leaves out when it resumes within an epoch."""
+        """Call on_train_epoch_start of the other callbacks, which Lightning skips when resuming within an epoch."""
         if self.within_epoch:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if callback is not self:
@@ -143,7 +143,7 @@ class ExactResume(pl.Callback):
         self.within_epoch = None
 
     def on_load_checkpoint(self, trainer: pl.Trainer, model: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Reject a scheduler with another number of steps: it would end too early or too late.
+        """Reject a scheduler with a different number of steps: it would end too early or too late.
 
         Raises:
             InputError: names both numbers.
@@ -159,7 +159,7 @@ class ExactResume(pl.Callback):
 
 
 def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> None:
-    """Reject a checkpoint of another model or phase, without optimizer state, or of more epochs.
+    """Reject a checkpoint of another model or phase, without optimizer state, or with more epochs.
 
     Raises:
         InputError: names what differs.
@@ -167,18 +167,18 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
     checkpoint = read_checkpoint(path)
     if phase_of(checkpoint) and not any(isinstance(callback, Phase) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise InputError(
-            f"invalid checkpoint={path}: expected a run of train.py; resume this one by compress.py resume="
+            f"invalid checkpoint={path}: expected a run of train.py; resume this one with compress.py resume="
         )
     classifier = {"_target_": "asc.SceneClassifier"}
     if differing := differing_settings(
         {**checkpoint["hyper_parameters"], **classifier}, {**model.hparams, **classifier}
     ):
         raise InputError(
-            f"checkpoint={path} was trained with another {', '.join(differing)}: "
+            f"checkpoint={path} was trained with a different {', '.join(differing)}: "
             "resume with the settings of its run, which are in its .hydra/overrides.yaml"
         )
     if not checkpoint.get("optimizer_states"):
-        raise InputError(f"checkpoint={path} has no optimizer state: resume from last.ckpt, or start anew by init=")
+        raise InputError(f"checkpoint={path} has no optimizer state: resume from last.ckpt, or start anew with init=")
     done = checkpoint["epoch"] + 1
     if done > (trainer.max_epochs or 0):
         raise InputError(f"checkpoint={path} has completed {done} epochs: set trainer.max_epochs to at least {done}")

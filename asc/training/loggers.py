@@ -1,4 +1,4 @@
-"""A run's logger (TensorBoard, Weights & Biases or MLflow), and what it gets besides the metrics of each epoch."""
+"""A run's logger (TensorBoard, Weights & Biases or MLflow), and what is logged besides the metrics of each epoch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ EXTRAS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLog
 
 
 def make_logger(settings: DictConfig | None) -> Logger | None:
-    """The logger of the settings' group; None without one.
+    """The logger of this group of settings; None without one.
 
     Raises:
         InputError: its library is not installed; names the extra.
@@ -39,7 +39,7 @@ def make_logger(settings: DictConfig | None) -> Logger | None:
 
 @contextmanager
 def open_log(logger: Logger | None) -> Iterator[None]:
-    """Open the log before anything is trained, and close it as "success" or "failed".
+    """Open the log before training starts, and close it as "success" or "failed".
 
     Raises:
         InputError: the logger's files or server cannot be used; shows its library's reason.
@@ -49,9 +49,9 @@ def open_log(logger: Logger | None) -> Iterator[None]:
         return
     try:
         _ = logger.experiment  # type: ignore[attr-defined]
-    except Exception as error:  # of the library's own kinds
+    except Exception as error:  # libraries raise their own exceptions
         name = EXTRAS.get(type(logger).__name__, type(logger).__name__)
-        raise InputError(f"logger={name} failed: {one_line(error)}; correct its settings, or leave it out") from error
+        raise InputError(f"logger={name} failed: {one_line(error)}; correct its settings, or omit it") from error
     status = "failed"
     try:
         yield
@@ -59,16 +59,16 @@ def open_log(logger: Logger | None) -> Iterator[None]:
     finally:
         logger.finalize(status)
         if isinstance(logger, WandbLogger) and logger._experiment is not None:
-            logger.experiment.finish()  # Lightning leaves it open, for the next run of a sweep too
+            logger.experiment.finish()  # Lightning leaves it open, even for a sweep's next run
 
 
 def log_results(logger: Logger | None, results: Results, confusion_matrix: Path) -> None:
     """Log the final metrics and sizes, as values and as a table, and the plot of the confusion matrix.
 
     Args:
-        logger: of the run; None logs nothing.
-        results: of its test.
-        confusion_matrix: file of the plot.
+        logger: logger of the run; None logs nothing.
+        results: results of the run.
+        confusion_matrix: path of the plot.
     """
     if logger is None:
         return
@@ -105,7 +105,7 @@ def log_augmentation(
     logger: Logger, model: SceneClassifier, data: SceneData, augmentation: Sequence[pl.Callback], path: Path
 ) -> None:
     """Plot the features of a training clip before and after augmentation to `path`, and log the plot."""
-    from matplotlib.figure import Figure  # pyplot would look for a display
+    from matplotlib.figure import Figure  # pyplot would need a display
 
     with torch.random.fork_rng(), torch.no_grad():
         batch = next(iter(data.loader("train", shuffle=True, whole=True)))

@@ -1,4 +1,4 @@
-"""The parts of a run: made from settings or checkpoints, and checked to fit together."""
+"""The parts of a run: built from settings or checkpoints, and checked for compatibility."""
 
 from collections import Counter
 from typing import Any
@@ -26,7 +26,7 @@ def callbacks_of(group: DictConfig) -> list[pl.Callback]:
 
 
 def trusted_modules(cfg: DictConfig) -> list[str]:
-    """Modules of the classes that the settings name, which a checkpoint of such a run may name too."""
+    """Modules of the classes named in the settings, which a checkpoint of such a run may also name."""
     parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler)
     return [part["_target_"].rpartition(".")[0] for part in parts if part]
 
@@ -34,7 +34,7 @@ def trusted_modules(cfg: DictConfig) -> list[str]:
 def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
     """The classifiers in the checkpoints of compress.py, and the data of the first, with the overrides in `cfg`.
 
-    Their hyperparameters get the optimizer, scheduler and learning rates of `cfg`.
+    The optimizer, scheduler and learning rates of `cfg` replace theirs.
 
     Raises:
         InputError: a checkpoint is of an unfinished run or does not name its data, or the labels differ.
@@ -46,7 +46,7 @@ def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
         if phase_of(checkpoint):
             raise InputError(
                 f"invalid checkpoint={path}: expected one of a finished run; "
-                f"to resume its run, give resume={path} with the settings of the run"
+                f"to resume its run, set resume={path} with the settings of the run"
             )
     training = {"optimizer": settings["optimizer"], "scheduler": settings["scheduler"], "backbone_lr_scale": 1.0}
     models = [
@@ -59,7 +59,7 @@ def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
     given |= {"clip_seconds": model.clip_samples / model.sample_rate}
     saved = checkpoints[0].get("datamodule_hyper_parameters", {})
     if "root" not in {**saved, **given}:
-        raise InputError(f"checkpoint={paths[0]} does not name its training data: give data=dcase data.root=DIR")
+        raise InputError(f"checkpoint={paths[0]} does not name its training data: add data=dcase data.root=DIR")
     kind = settings["data"].get("_target_")
     data = scene_data(saved, given, get_class(kind) if kind else None)
     data.setup()
@@ -73,7 +73,7 @@ def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
 
 
 def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, data: SceneData) -> None:
-    """Reject parts that do not fit together, before anything is computed.
+    """Reject incompatible parts before anything is computed.
 
     Raises:
         InputError: names the settings.
@@ -103,10 +103,10 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
     """Print the summary, and compute the features or find them in the cache.
 
     Args:
-        trainer: names the device that computes them.
-        model: its frontend computes them.
-        data: after `setup`.
-        fit_frontend: compute the mean and standard deviation for a standardizing frontend.
+        trainer: its device computes the features.
+        model: its frontend computes the features.
+        data: the data, after `setup`.
+        fit_frontend: compute mean and standard deviation if the frontend standardizes.
     """
     lines = [summary(data, model)]
     frontend, device = model.frontend, trainer.strategy.root_device

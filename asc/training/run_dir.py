@@ -16,14 +16,14 @@ from asc.files import atomic_write
 
 def is_main_process() -> bool:
     """Whether this is the only process of a run, or the first of several."""
-    from pytorch_lightning.utilities import rank_zero_only  # after --help, since torch takes seconds
+    from pytorch_lightning.utilities import rank_zero_only  # imported after --help, since torch takes seconds
 
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 @contextmanager
 def lock_run_dir(directory: Path) -> Iterator[None]:
-    """Lock the directory for this process. The system releases the lock when the process ends, however it does.
+    """Lock the directory for this process. The system releases the lock when the process ends, even if killed.
 
     Raises:
         InputError: another process has locked it.
@@ -46,7 +46,7 @@ def lock_run_dir(directory: Path) -> Iterator[None]:
 
 
 def resume_setting(cfg: DictConfig) -> str:
-    """Name of the setting that resumes a run: compress.py's `checkpoint` is the one to compress."""
+    """Name of the setting that resumes a run: in compress.py, `checkpoint` is the classifier to compress."""
     return "resume" if "resume" in cfg else "checkpoint"
 
 
@@ -62,13 +62,13 @@ def check_other_run(cfg: DictConfig) -> None:
     is_finished = (directory / "results.json").exists()
     for last in (directory / "qat.ckpt", directory / "checkpoints/last.ckpt"):
         if last.exists() and not is_finished:
-            raise InputError(f"{directory} contains a run: resume it by {setting}={last}, or set another hydra.run.dir")
+            raise InputError(f"{directory} contains a run: resume with {setting}={last}, or set another hydra.run.dir")
     if is_finished or any(next(directory.glob(name), None) for name in ("*.ckpt", "checkpoints/*.ckpt")):
         raise InputError(f"{directory} contains a run: set another hydra.run.dir")
 
 
 def save_settings(cfg: DictConfig) -> None:
-    """Write .hydra/config.yaml, hydra.yaml and overrides.yaml, as Hydra would, but not over those of another run.
+    """Write .hydra/config.yaml, hydra.yaml and overrides.yaml, as Hydra does, without overwriting those of another run.
 
     Raises:
         WriteError: a file cannot be written.
@@ -84,13 +84,13 @@ def save_settings(cfg: DictConfig) -> None:
 
 @contextmanager
 def explain_interruption(cfg: DictConfig, last: Path, batch_size: int) -> Iterator[None]:
-    """On Ctrl-C in this block, exit with the command that resumes from `last`; name the batch size if memory ran out.
+    """On Ctrl-C in this block, exit with the command that resumes from `last`; name the batch size if memory runs out.
 
     Raises:
         InputError: a batch does not fit into memory.
         SystemExit: after Ctrl-C.
     """
-    import torch  # after --help, since it takes seconds
+    import torch  # imported after --help, since it takes seconds
 
     try:
         yield

@@ -1,4 +1,4 @@
-"""The schema of the settings that no class of ours checks: the command's own, Lightning's and the optimizer's."""
+"""Schema of the settings that our classes do not check: the command's, Lightning's and the optimizer's."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,19 +19,19 @@ from asc.settings import STRICT, SampleRate, Seed, sentence
 
 
 def with_checkpoint(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Reject training without best.ckpt, which is tested in the end."""
+    """Reject training without best.ckpt, which is tested at the end."""
     if "checkpoint" not in callbacks:
         raise ValueError("callbacks.checkpoint, which writes best.ckpt")
     return callbacks
 
 
 Name = Annotated[str, Field(min_length=1)]
-LearningRate = Annotated[float, Field(gt=0, le=100)]  # more is a typing error
+LearningRate = Annotated[float, Field(gt=0, le=100)]  # anything larger is a typo
 Batches = PositiveInt | Annotated[float, Field(gt=0, le=1)]  # a number, or a fraction of all
 
 
 class Settings(BaseModel):
-    """Settings of a group; the class that takes the others checks them."""
+    """Settings of a group; the instantiated class checks any others."""
 
     model_config = ConfigDict(**STRICT, extra="allow", protected_namespaces=())
 
@@ -69,7 +69,7 @@ class Trainer(Settings):
     max_epochs: PositiveInt
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16]
     devices: PositiveInt | Literal["auto"] | list[NonNegativeInt] = 1
-    strategy: Literal["auto", "ddp"] = "auto"  # results of processes that are spawned or forked do not come back
+    strategy: Literal["auto", "ddp"] = "auto"  # spawned or forked processes do not return results
     fast_dev_run: Literal[False] = False  # it writes no checkpoint to test
     overfit_batches: Literal[0] = 0  # it replaces our sampler: use limit_train_batches
     accumulate_grad_batches: PositiveInt = 1

@@ -1,4 +1,4 @@
-"""A sweep of runs: if one fails the others go on, and the sweep ends with a table and a plot.
+"""A sweep of runs: if one fails the others continue, and the sweep ends with a table and a plot.
 
 Hydra's sweepers end at the first SystemExit of a job, and do not call their callbacks on Ctrl-C. So each job, perhaps
 on another machine, records in its directory how it ended, and the command reads these records before it exits.
@@ -28,7 +28,7 @@ from asc.settings import literal
 from asc.training.run_dir import check_other_run, is_main_process, lock_run_dir, save_settings
 from asc.training.settings import check_settings
 
-WORST = float("-inf")  # a failed run's objective, from which Optuna learns to avoid its settings
+WORST = float("-inf")  # objective of a failed run, so that Optuna avoids its settings
 
 Job = Callable[[DictConfig], float | None]
 
@@ -37,7 +37,7 @@ class Sweep(Callback):
     """Called by Hydra when a sweep starts.
 
     Attributes:
-        directory: of the sweep in this process; None outside a sweep.
+        directory: the directory of this process's sweep; None outside a sweep.
     """
 
     directory: ClassVar[Path | None] = None
@@ -49,14 +49,14 @@ class Sweep(Callback):
 
 @contextmanager
 def sweep_summary() -> Iterator[None]:
-    """Run a command in this block: a sweep ends with table and plot, even after Ctrl-C, and with 1 if a run failed.
+    """Run a command in this block. A sweep ends with table and plot, even after Ctrl-C, and status 1 if a run failed.
 
     Raises:
         InputError: a search needs an extra that is missing.
         SystemExit: see `exit_on_input_error`, or a run failed.
     """
     Sweep.directory = None
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints errors itself, in many lines
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints long errors itself
     with exit_on_input_error():
         is_search = any(argument.startswith(("search=", "+search=")) for argument in sys.argv[1:])
         if is_search and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
@@ -72,7 +72,7 @@ def sweep_summary() -> Iterator[None]:
 
 def report_sweep(directory: Path) -> bool:
     """Print the table of the runs so far, if any has ended, and write its files; return whether a run failed."""
-    from asc.training.sweep_report import read_runs, sweep_report  # pandas takes time to import
+    from asc.training.sweep_report import read_runs, sweep_report  # pandas is slow to import
 
     runs = read_runs(directory)
     if any(run.status != "stopped" for run in runs):
@@ -81,7 +81,7 @@ def report_sweep(directory: Path) -> bool:
 
 
 def run_job(cfg: DictConfig, job: Job) -> float | None:
-    """Run `job` on its settings in its own directory, and return its objective; in a sweep, record how it ended."""
+    """Run `job` with its settings in its own directory, and return its objective; in a sweep, record its status."""
     keep_freed_memory()
     with exit_on_input_error():
         is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -89,7 +89,7 @@ def run_job(cfg: DictConfig, job: Job) -> float | None:
 
 
 def run_locked(cfg: DictConfig, job: Job) -> float | None:
-    """Run `job`; reject wrong settings, and a directory that contains another run or in which another process works."""
+    """Run `job`; reject invalid settings, and a directory that contains another run or is used by another process."""
     check_settings(cfg)
     is_main = is_main_process()
     silence_libraries()  # once Lightning is imported, which sets the level of its log
@@ -113,7 +113,7 @@ def run_and_record(cfg: DictConfig, job: Job) -> float | None:
     file, overrides = Path(cfg.run_dir) / JOB_FILE, list(HydraConfig.get().overrides.task)
     earlier = read_record(file)
     if earlier and earlier["overrides"] == overrides and earlier["status"] == "finished":
-        print(f"{cfg.run_dir} is finished already")
+        print(f"{cfg.run_dir} is already finished")
         return earlier["objective"]
     record: dict[str, Any] = {"overrides": overrides, "status": "finished", "objective": None, "reason": ""}
     try:
@@ -134,7 +134,7 @@ def run_and_record(cfg: DictConfig, job: Job) -> float | None:
 
 
 def check_search(held_out: Sequence[Any]) -> None:
-    """Reject a search without validation clips: it would choose by the test.
+    """Reject a search without validation clips: it would select on the test clips.
 
     Args:
         held_out: the validation clips.
@@ -147,12 +147,12 @@ def check_search(held_out: Sequence[Any]) -> None:
     if is_search and not held_out:
         raise SweepError(
             "a search chooses by validation accuracy, but no clips are held out: set data.val_fraction=0.25, "
-            "and for compress.py train its checkpoint so"
+            "and for compress.py, train its checkpoint with it"
         )
 
 
 def check_size(size_kb: float, max_size_kb: float | None) -> None:
-    """Reject a network whose non-zero parameters take more KB than the setting allows.
+    """Reject a network whose non-zero parameters exceed `max_size_kb`.
 
     Raises:
         TooLargeError: contains an objective below 0, for a search.

@@ -15,7 +15,7 @@ from asc.files import atomic_write
 from asc.table import text_table
 
 JOB_FILE = "job.json"
-REPEATS = ("seed", "data.fold")  # runs that differ in these alone are repetitions, to be averaged
+REPEATS = ("seed", "data.fold")  # runs that differ only in these are repetitions, to be averaged
 MAX_ROWS, MAX_PANELS, MAX_CELL = 30, 5, 24
 
 
@@ -24,11 +24,11 @@ class SweepRun:
     """A run of a sweep.
 
     Attributes:
-        name: its directory below the sweep's.
-        settings: its overrides.
+        name: directory of the run below the sweep's.
+        settings: overrides of the run.
         status: finished, failed, "too large" for max_size_kb, or stopped.
         objective: macro-average accuracy on validation clips, below 0 if too large; None without validation.
-        reason: why it failed.
+        reason: cause of the failure.
         results: content of results.json; empty if there is none.
     """
 
@@ -115,12 +115,12 @@ def swept(runs: Sequence[SweepRun]) -> list[str]:
 
 
 def shown(runs: Sequence[SweepRun]) -> list[str]:
-    """Names of the columns that tell the table's rows apart: without repetitions, unless all runs are repetitions."""
+    """Names of the columns that distinguish the table's rows: no repetitions, unless all runs are repetitions."""
     return [name for name in swept(runs) if name not in REPEATS] or swept(runs) or ["job"]
 
 
 def frame(runs: Sequence[SweepRun]) -> pd.DataFrame:
-    """The content of sweep.csv: a row for each run, with the settings that differ; accuracies are fractions."""
+    """The content of sweep.csv: a row for each run, with the differing settings; accuracies are fractions."""
     rows, names = [], swept(runs)
     for run in runs:
         test, cost = run.results.get("test", {}), run.results.get("complexity", {})
@@ -185,8 +185,8 @@ def cell(value: str) -> str:
 
 
 def plot_sweep(path: Path, tested: pd.DataFrame, names: Sequence[str]) -> None:
-    """Plot each run's accuracy (validation, or else test) against each setting that differs and against size."""
-    from matplotlib.figure import Figure  # pyplot would look for a display
+    """Plot each run's accuracy (validation, or else test) against each differing setting and against size."""
+    from matplotlib.figure import Figure  # pyplot would need a display
 
     metric = "test" if tested.val_macro_accuracy.isna().any() else "validation"
     accuracy = 100 * tested["test_macro_accuracy" if metric == "test" else "val_macro_accuracy"]

@@ -17,10 +17,10 @@ from asc.training.checkpoints import AtomicCheckpointIO
 
 
 def make_tester(settings: DictConfig, **changes: Any) -> pl.Trainer:
-    """A trainer for this process only, which tests each clip once.
+    """A trainer for this process only, to test each clip once.
 
     Args:
-        settings: of the trainer that trained.
+        settings: settings of the trainer used for training.
         changes: settings to replace.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -37,7 +37,7 @@ def make_tester(settings: DictConfig, **changes: Any) -> pl.Trainer:
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: SceneClassifier, data: SceneData) -> None:
-    """Set the running statistics to those of whole training clips without augmentation, as inference gets them.
+    """Set the running statistics to those of whole, unaugmented training clips, as in inference.
 
     Training leaves the statistics of its last batches of mixed and masked excerpts. `torch.optim.swa_utils.update_bn`
     would do the same, but with dropout active.
@@ -45,7 +45,7 @@ def recalibrate_batch_norm(model: SceneClassifier, data: SceneData) -> None:
     norms = [
         layer
         for layer in model.net.eval().modules()
-        if isinstance(layer, _BatchNorm) and not isinstance(layer, nnq.BatchNorm2d)  # 8-bit ones measure nothing
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, nnq.BatchNorm2d)  # 8-bit layers are fixed
     ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
