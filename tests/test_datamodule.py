@@ -62,7 +62,7 @@ def test_a_resumed_run_must_have_the_same_clips_and_batches(root):
     scenes(root, val_fraction=0.25, num_workers=1).load_state_dict(state)
     with pytest.raises(InputError, match="different training clips, validation clips"):
         scenes(root).load_state_dict(state)
-    with pytest.raises(InputError, match="other data.batch_size"):
+    with pytest.raises(InputError, match="different data.batch_size"):
         scenes(root, val_fraction=0.25, batch_size=7).load_state_dict(state)
 
 

@@ -211,7 +211,7 @@ def test_features_need_the_frontend_of_the_same_run(folder, tmp_path):
     with pytest.raises(InputError, match=r"frontend\.onnx is missing"):
         load_classifier(tmp_path / "model.onnx")
     export_frontend(classifier(frontend={"n_bins": 48}), tmp_path / "frontend.onnx")
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="unlike its metadata"):
         load_classifier(tmp_path / "model.onnx")
 
 
