@@ -8,8 +8,9 @@ from pathlib import Path
 
 from asc.bundle.measure import Measurement
 from asc.bundle.page import find_runtime
-from asc.cli import exit_on_input_error, silence_libraries
+from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, printable
+from asc.table import text_table
 
 CHECKPOINTS = ("int8.ckpt", "pruned.ckpt", "checkpoints/best.ckpt")  # of a run, the best for a device first
 FETCH = "FETCH"  # --web without a place
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="write index.html too, with npm's onnxruntime-web: its folder or .tgz, else that in node_modules, else "
         "npm fetches it",
     )
-    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
-    parser.add_argument("--trusted", nargs="*", default=(), help="modules whose classes the checkpoint may name")
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle")
+    add_trusted_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     with exit_on_input_error():
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def bundle(arguments: argparse.Namespace) -> None:
-    """Write the folder and print what it holds."""
+    """Write the folder and print its summary."""
     from asc.bundle.folder import check_destination, results_of, write_bundle  # after --help, since torch takes seconds
     from asc.classifier import SceneClassifier
 
@@ -57,43 +58,40 @@ def bundle(arguments: argparse.Namespace) -> None:
     measurement = write_bundle(model, folder, results_of(home, model), runtime, arguments.force)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if arguments.json:
-        figures = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
-        print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **figures}))
+        measured = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
+        print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **measured}))
     else:
         print(summary(folder, sizes, measurement))
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint itself, or that of a run's directory which is the best for a device: 8 bits where there is one.
+    """The checkpoint itself, or the best one for a device in a run's directory: in 8 bits if there is one.
 
     Raises:
-        InputError: the directory holds none.
+        InputError: the directory has none.
     """
     if not run.is_dir():
         return run
     for name in CHECKPOINTS:
         if (run / name).is_file():
             return run / name
-    raise InputError(f"{run} holds none of {', '.join(CHECKPOINTS)}: give the directory of one finished run")
+    raise InputError(f"invalid RUN={run}: expected a directory with {' or '.join(CHECKPOINTS)}")
 
 
 def summary(folder: Path, sizes: dict[str, int], measurement: Measurement) -> str:
-    """The folder's files, what was measured, and how to go on."""
+    """The folder's files, time and memory, and what to do next."""
     place = printable(str(folder))
+    time = f"{1000 * measurement.seconds:.0f} ms for {measurement.clip_seconds:g} s of sound"
     memory = f", {measurement.memory / 1e6:.0f} MB of memory" if measurement.memory else ""
-    page = "index.html" in sizes
-    return "\n".join(
-        [
-            place,
-            *(f"  {name:18}{size:>11,} bytes" for name, size in sizes.items()),
-            "",
-            f"time   {1000 * measurement.seconds:.0f} ms for {measurement.clip_seconds:g} s of sound (real-time factor "
-            f"{measurement.real_time_factor:.4f}){memory}",
-            f"       on one thread of {measurement.processor}",
-            f"try    python {place}/example.py clip.wav",
-            f"look   open {place}/index.html in a browser" if page else "look   add --web for a page in the browser",
-        ]
-    )
+    look = f"open {place}/index.html in a browser" if "index.html" in sizes else "add --web for a page in the browser"
+    facts = [
+        ("time", f"{time} (real-time factor {measurement.real_time_factor:.4f}){memory}"),
+        ("", f"on one thread of {measurement.processor}"),
+        ("try", f"python {place}/example.py clip.wav"),
+        ("look", look),
+    ]
+    files = text_table([(f"  {name}", f"{size:,}", "bytes") for name, size in sizes.items()], left=(0, 2))
+    return "\n".join([place, files, "", text_table(facts, left=(0, 1))])
 
 
 if __name__ == "__main__":

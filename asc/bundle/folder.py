@@ -19,12 +19,12 @@ from asc.export import export, export_frontend
 from asc.inference import FRONTEND
 from asc.results import Results, read_results
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.18\nsoundfile>=0.12\n"
 FILES = {
     "model.onnx": "the network, features to probabilities",
     FRONTEND: "waveform to features",
-    "frontend.json": "settings of the frontend, and how to cut a recording",
+    "frontend.json": "settings of the frontend, and the length of a window",
     "labels.txt": "the labels, one a line",
     "example.py": "recordings to probabilities",
     "requirements.txt": "what the example needs",
@@ -39,7 +39,7 @@ over https they allow the microphone too.
 
 
 def results_of(run: Path, model: SceneClassifier) -> Results | None:
-    """What the run's results.json says; None where there is none of this model."""
+    """The run's results; None if there are none of this model."""
     if not (run / "results.json").exists():
         return None
     results = read_results(run)
@@ -49,83 +49,82 @@ def results_of(run: Path, model: SceneClassifier) -> Results | None:
 def write_bundle(
     model: SceneClassifier, path: Path, results: Results | None, runtime: Runtime | None, force: bool = False
 ) -> Measurement:
-    """Write a bundle, whole or not at all, and tell what was measured.
+    """Write a bundle, whole or not at all, and measure it.
 
     Args:
         model: of stage float, pruned or int8.
         path: of the folder.
-        results: of the model's test; None where they are not known.
+        results: of the model's test; None if unknown.
         runtime: for index.html; None: no such page.
-        force: replace a bundle that is there.
+        force: replace an existing bundle.
 
     Raises:
-        InputError: the model has no ONNX form, the folder is there already, or cannot be written.
+        InputError: the model cannot be exported, or the folder exists or cannot be written.
     """
-    seconds = model.clip_samples / model.sample_rate
-    with folder_written_whole(path, force) as folder:
+    with atomic_folder(path, force) as folder:
         export(model, folder / "model.onnx")
         export_frontend(model, folder / FRONTEND)
         settings = frontend_settings(model)
         write(folder / "frontend.json", json.dumps(settings, indent=2, allow_nan=False) + "\n")
         labels = [printable(label) for label in model.labels]
         write(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
-        shutil.copyfile(HERE / "example.py", folder / "example.py")
+        shutil.copyfile(TEMPLATES / "example.py", folder / "example.py")
         write(folder / "requirements.txt", REQUIREMENTS)
         if runtime:
             write(folder / "index.html", page(folder, settings, labels, runtime))
-        measurement = measure(folder, seconds)
+        measurement = measure(folder, model.clip_samples / model.sample_rate)
         write(folder / "README.md", readme(folder, model, labels, results, runtime, measurement))
     return measurement
 
 
 def write(path: Path, text: str) -> None:
-    """Write UTF-8 with plain line ends, on any system."""
-    path.write_bytes(text.encode())
+    """Write UTF-8 with the same line ends on any system."""
+    path.write_text(text, "utf-8", newline="\n")
 
 
 def check_destination(path: Path, force: bool) -> None:
-    """Refuse a folder that is there, unless it is a bundle and `force` replaces it.
+    """Reject an existing path, unless it is a bundle and `force` replaces it.
 
     Raises:
-        InputError: says so.
+        InputError: it exists, or is not a bundle.
     """
     if not os.path.lexists(path):
         return
     if not force:
-        raise InputError(f"{path} is there already: give another folder, or --force to replace it")
+        raise InputError(f"invalid DIR={path}: expected a new folder, or --force to replace a bundle")
     names = set(FILES) - {"index.html"}
     if path.is_symlink() or not path.is_dir() or not all((path / name).is_file() for name in names):
-        raise InputError(f"{path} is not a bundle, which --force would replace: give another folder")
+        raise InputError(f"invalid DIR={path}: expected a bundle, which --force replaces")
 
 
 @contextmanager
-def folder_written_whole(path: Path, force: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, which is moved there when the block ends and removed if it fails.
 
     Raises:
-        InputError: `path` is there, and not a bundle that `force` replaces; or it cannot be written.
+        InputError: as in `check_destination`, or the folder cannot be written.
     """
     path = Path(os.path.abspath(path))
     check_destination(path, force)
-    temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    temporary, old = leftovers = [path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old")]
     try:
-        for rest in (temporary, old):  # of a process that was killed
-            shutil.rmtree(rest, ignore_errors=True)
+        for folder in leftovers:  # of a killed process
+            shutil.rmtree(folder, ignore_errors=True)
         temporary.mkdir()
         yield temporary
         if path.exists():
             path.rename(old)
         temporary.rename(path)
     except (OSError, WriteError) as error:
-        why = getattr(error.__cause__ or error, "strerror", None) or error
-        raise WriteError(f"{path} cannot be written ({why}): free space or choose another place") from error
+        reason = getattr(error.__cause__ or error, "strerror", None) or error
+        raise WriteError(f"{path} cannot be written: {reason}; free space or choose another place") from error
     finally:
-        for rest in (temporary, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        for folder in leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def frontend_settings(model: SceneClassifier) -> dict[str, Any]:
-    """What another program needs to know: rate, lengths, channel, and all settings of the frontend."""
+    """The settings that another program needs: rate, lengths, channel, and all settings of the frontend."""
     given = {name: value for name, value in model.hparams["frontend"].items() if not name.startswith("_")}
     known = inspect.signature(type(model.frontend)).parameters
     frontend = {name: parameter.default for name, parameter in known.items()} | given
@@ -144,15 +143,14 @@ def readme(
     runtime: Runtime | None,
     measurement: Measurement,
 ) -> str:
-    """The folder's README.md: how to use it, its files' sizes, and what was measured."""
+    """The folder's README.md: its use, its files' sizes, time, memory and accuracy."""
     sizes = [(name, (folder / name).stat().st_size, what) for name, what in FILES.items() if (folder / name).is_file()]
     labels = [html.escape(label).replace("|", "&#124;") for label in labels]
-    memory = "not told by this system"
+    memory = "not reported by this system"
     if measurement.memory and measurement.libraries:
-        memory = (
-            f"{measurement.memory / 1e6:.0f} MB, of which Python and its packages {measurement.libraries / 1e6:.0f}"
-        )
-    return Template((HERE / "device.md").read_text("utf-8")).substitute(
+        total, libraries = measurement.memory / 1e6, measurement.libraries / 1e6
+        memory = f"{total:.0f} MB, of which Python and its packages {libraries:.0f}"
+    return Template((TEMPLATES / "device.md").read_text("utf-8")).substitute(
         precision=PRECISIONS[model.stage],
         count=len(labels),
         labels=", ".join(labels),
@@ -171,15 +169,16 @@ def readme(
 
 
 def accuracy(labels: list[str], results: Results | None) -> str:
-    """The test's figures as Markdown."""
+    """The test's metrics as Markdown."""
     if results is None:
-        return "Not known: there was no results.json of this network."
-    clips = sum(map(sum, results.test.confusion_matrix))
+        return "Unknown: the run had no results.json of this network."
+    test = results.test
+    clips = sum(map(sum, test.confusion_matrix))
     values = [
-        ("macro-average accuracy", results.test.macro_accuracy),
-        ("accuracy", results.test.accuracy),
-        ("log loss", results.test.log_loss),
-        *zip((f"accuracy, {label}" for label in labels), results.test.class_accuracy.values(), strict=True),
+        ("macro-average accuracy", test.macro_accuracy),
+        ("accuracy", test.accuracy),
+        ("log loss", test.log_loss),
+        *zip((f"accuracy, {label}" for label in labels), test.class_accuracy.values(), strict=True),
     ]
     rows = [f"| {name} | {'-' if value is None else f'{value:.3f}'} |" for name, value in values]
     return "\n".join([f"Of PyTorch's network on {clips:,} test clips:", "", "| | |", "|---|---|", *rows])

@@ -1,1 +1,1 @@
-"""What a dataset holds, and what is wrong with it before a run finds out."""
+"""The contents of a dataset and its faults, before a run meets them."""

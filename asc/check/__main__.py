@@ -14,8 +14,8 @@ from asc.cli import exit_on_input_error
 from asc.files import expand_home
 
 DESCRIPTION = """\
-Tell what a dataset holds and what is wrong with it before a run does. DIR holds lists in the layout of TAU Urban
-Acoustic Scenes (data=dcase), or a folder for each class (data=folder). Every file is decoded from beginning to end.
+Count the contents of a dataset and report its faults before a run meets them. DIR contains lists in the layout of TAU
+Urban Acoustic Scenes (data=dcase), or a folder for each class (data=folder). Every file is decoded completely.
 
 The exit status is 1 if there are faults, which stop or spoil a run; warnings leave it 0."""
 
@@ -25,15 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m asc.check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("root", metavar="DIR", type=Path, help="the folder of the dataset")
-    parser.add_argument("--fold", default="1", help="replaces {fold} in the names of the lists, default: 1")
-    parser.add_argument(
-        "--train-list", metavar="LIST", default="evaluation_setup/fold{fold}_train.csv", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--test-list", metavar="LIST", default="evaluation_setup/fold{fold}_evaluate.csv", help="default: %(default)s"
-    )
-    parser.add_argument("--json", action="store_true", help="for programs: one JSON object, with all files")
+    add = parser.add_argument
+    add("root", metavar="DIR", type=Path, help="the folder of the dataset")
+    add("--fold", default="1", help="replaces {fold} in the names of the lists, default: 1")
+    for split, name in (("train", "train"), ("test", "evaluate")):
+        default = f"evaluation_setup/fold{{fold}}_{name}.csv"
+        add(f"--{split}-list", metavar="LIST", default=default, help="default: %(default)s")
+    add("--json", action="store_true", help="for programs: one JSON object, with all files")
     arguments = parser.parse_args(argv)
     with exit_on_input_error():
         names = [name.replace("{fold}", arguments.fold) for name in (arguments.train_list, arguments.test_list)]

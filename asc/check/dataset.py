@@ -1,4 +1,4 @@
-"""The files, classes and splits of a dataset in either layout, read past its faults."""
+"""The files, classes and splits of a dataset in either layout, despite its faults."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ class Dataset:
 
     Attributes:
         root: the folder.
-        layout: "TAU" for lists, "folder" for a folder a class.
+        layout: "TAU" for lists, "folder" for a folder for each class.
         recordings: by split, a clip for each file: "train", "test", "unused"; or "" for folders that are not divided.
-        splits: the clips of each split; those of the folder layout are known once their lengths are.
-        faults: what stops or spoils a run, a sentence each.
-        warnings: what may be intended.
+        splits: the clips of each split; `split` adds those of the folder layout, once the files' lengths are known.
+        faults: a sentence for each fault that stops or spoils a run.
+        warnings: a sentence for each property that may be intended.
     """
 
     root: Path
@@ -35,8 +35,8 @@ class Dataset:
     warnings: list[str] = field(default_factory=list)
 
     def files(self) -> list[Path]:
-        """All files that exist, each once."""
-        paths = {clip.path: None for clips in self.recordings.values() for clip in clips}
+        """All existing files, each once."""
+        paths = dict.fromkeys(clip.path for clips in self.recordings.values() for clip in clips)
         return [path for path in paths if path.is_file()]
 
     def split(self, sounds: dict[Path, Sound]) -> None:
@@ -71,13 +71,13 @@ class Dataset:
 
 
 def read_dataset(root: Path, train_list: str, test_list: str) -> Dataset:
-    """The dataset in this folder: with a meta.csv in the TAU layout, else a folder a class.
+    """The dataset in this folder: with a meta.csv in the TAU layout, else with a folder for each class.
 
     Raises:
-        InputError: the folder does not exist or holds neither.
+        InputError: the folder does not exist or has neither.
     """
     if not root.is_dir():
-        raise InputError(f"{root} is not a directory: give the folder of a dataset")
+        raise InputError(f"invalid DIR={root}: expected the folder of a dataset")
     if (root / "meta.csv").exists():
         return read_tau(root, train_list, test_list)
     found = read_folder(root)
@@ -107,17 +107,9 @@ def read_tau(root: Path, train_list: str, test_list: str) -> Dataset:
     dataset.recordings = dict(dataset.splits)
     for split, clips in dataset.splits.items():
         missing = [str(clip.path.relative_to(root)) for clip in clips if not clip.path.is_file()]
-        found = list(fault(root, f"missing audio files ({split})", missing, "complete the dataset"))
-        if split == "unused":
-            dataset.warnings += found
-        else:
-            dataset.faults += found
-    dataset.warnings += fault(root, "sound files without a row in meta.csv", unknown_files(root, meta), "add them")
+        found = dataset.warnings if split == "unused" else dataset.faults
+        found += fault(root, f"missing audio files ({split})", missing, "complete the dataset")
+    names = {str(path.relative_to(root)) for path in files_below(root) if path.suffix.lower() in SUFFIXES}
+    unknown = sorted(names - {str(Path(name)) for name in meta})
+    dataset.warnings += fault(root, "sound files without a row in meta.csv", unknown, "add them")
     return dataset
-
-
-def unknown_files(root: Path, meta: dict[str, dict[str, str]]) -> list[str]:
-    """Names of sound files below `root` that meta.csv lacks."""
-    known = {root / name for name in meta}
-    sounds = [path for path in files_below(root) if path.suffix.lower() in SUFFIXES]
-    return [str(path.relative_to(root)) for path in sounds if path not in known]

@@ -2,27 +2,26 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import numpy as np
-from soundfile import SoundFile
 from tqdm import tqdm
 
 from asc.audio import decode, open_sound
 from asc.errors import InputError
+from asc.inference import closing_pool
 
-BLOCK = 2**20  # values decoded at a time
+BLOCK_VALUES = 2**20  # decoded at a time, so that memory does not grow with a file's length
 FULL_SCALE = 1 - 2**-15  # the largest 16-bit sample
-RUN = 3  # samples in a row at full scale: a single one may be the peak of an undistorted wave
+MIN_RUN = 3  # samples in a row at full scale: a single one may be the peak of an undistorted wave
 
 
 @dataclass(frozen=True)
 class Sound:
-    """The format of a sound file, and what its samples show.
+    """The format of a sound file, and statistics of its samples.
 
     Attributes:
         seconds: its length.
@@ -51,24 +50,21 @@ class Sound:
     digest: str
 
 
-def analyze(path: Path, stop: Event | None = None) -> Sound:
-    """Decode a file, and measure its samples.
-
-    Args:
-        path: the file.
-        stop: ends a thread within a long file.
+def analyze(path: Path) -> Sound:
+    """Decode a file and compute the statistics of its samples.
 
     Raises:
-        InputError: the file is not readable, cut off or damaged, or holds NaN or infinity.
-        KeyboardInterrupt: `stop` is set.
+        InputError: the file is not readable, cut off or damaged, or has NaN or infinity.
     """
     with open_sound(path) as sound:
-        channels, frames = sound.channels, sound.frames
-        digest = hashlib.blake2b(f"{sound.samplerate} {channels}".encode(), digest_size=16)
+        rate, channels, frames = sound.samplerate, sound.channels, sound.frames
+        digest = hashlib.blake2b(f"{rate} {channels}".encode(), digest_size=16)
         peaks, sums, energy = np.zeros(channels), np.zeros(channels), 0.0
         clipped = runs = 0
-        before = np.zeros((channels, RUN), bool)  # whether the last samples of the block before were at full scale
-        for decoded in blocks(sound, path, stop):
+        before = np.zeros((channels, MIN_RUN), bool)  # whether the last samples before the block were at full scale
+        size = max(1, BLOCK_VALUES // channels)
+        for start in range(0, frames, size):
+            decoded = decode(sound, min(size, frames - start), path)
             digest.update(decoded.data)
             wave = np.ascontiguousarray(decoded.T)  # (channels, samples), which NumPy reduces ten times as fast
             peak = np.maximum(wave.max(1), -wave.min(1))
@@ -77,10 +73,10 @@ def analyze(path: Path, stop: Event | None = None) -> Sound:
             energy += float(np.vdot(wave, wave))
             if peak.max() >= FULL_SCALE or before.any():
                 full = np.concatenate([before, np.abs(wave) >= FULL_SCALE], axis=1)
-                clipped += int(full[:, RUN:].sum())
+                clipped += int(full[:, MIN_RUN:].sum())
                 runs += count_runs(full)
-                before = full[:, -RUN:]
-        rate, kind = sound.samplerate, f"{sound.format} {sound.subtype}"
+                before = full[:, -MIN_RUN:]
+        kind = f"{sound.format} {sound.subtype}"
     power = energy / (frames * channels)
     return Sound(
         seconds=frames / rate,
@@ -97,38 +93,21 @@ def analyze(path: Path, stop: Event | None = None) -> Sound:
     )
 
 
-def blocks(sound: SoundFile, path: Path, stop: Event | None) -> Iterator[np.ndarray]:
-    """Blocks (samples, channels) of a file, decoded one at a time so that memory does not grow with its length."""
-    size = max(1, BLOCK // sound.channels)
-    for start in range(0, sound.frames, size):
-        if stop and stop.is_set():
-            raise KeyboardInterrupt
-        yield decode(sound, min(size, sound.frames - start), path)
-
-
 def count_runs(full: np.ndarray) -> int:
-    """Number of runs of at least RUN true values in full (channels, samples), which begin after the first sample."""
-    starts = full.shape[1] - RUN + 1
-    inside = np.logical_and.reduce([full[:, start : start + starts] for start in range(RUN)])
+    """Number of runs of at least MIN_RUN true values in full (channels, samples) that begin after the first sample."""
+    inside = np.logical_and.reduce(np.lib.stride_tricks.sliding_window_view(full, MIN_RUN, axis=1), axis=2)
     return int((inside[:, 1:] & ~inside[:, :-1]).sum())
 
 
 def analyze_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, str]]:
-    """The files' contents, and what is wrong with those that cannot be read; decoded by a thread for each core."""
+    """The statistics of the readable files and the errors of the others; a thread for each core decodes."""
     sounds: dict[Path, Sound] = {}
-    faults: dict[Path, str] = {}
-    stop = Event()
-    # libsndfile, NumPy and hashlib work outside the interpreter's lock
-    with ThreadPoolExecutor() as pool:
-        jobs = [(path, pool.submit(analyze, path, stop)) for path in paths]
-        try:
-            for path, job in tqdm(jobs, "listening", unit="file", leave=False, disable=None, delay=1):
-                try:
-                    sounds[path] = job.result()
-                except InputError as error:
-                    faults[path] = str(error)
-        except BaseException:  # Ctrl-C
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return sounds, faults
+    errors: dict[Path, str] = {}
+    with closing_pool(os.cpu_count() or 1) as pool:  # libsndfile, NumPy and hashlib release the interpreter's lock
+        jobs = [(path, pool.submit(analyze, path)) for path in paths]
+        for path, job in tqdm(jobs, "analyzing", unit="file", leave=False, disable=None, delay=1):
+            try:
+                sounds[path] = job.result()
+            except InputError as error:
+                errors[path] = str(error)
+    return sounds, errors

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from textwrap import fill, shorten
+from textwrap import fill
 from typing import Any
 
 from asc.check.dataset import Dataset
@@ -17,11 +17,12 @@ from asc.table import text_table
 
 WIDTH = 100  # columns
 MAX_VALUES = 12  # in a row
+MAX_LABEL = 40  # columns
 MAX_MESSAGES = 20
 
 
 def summarize(dataset: Dataset, sounds: dict[Path, Sound], faults: list[str], warnings: list[str]) -> dict[str, Any]:
-    """Plain values of all that is known of a dataset."""
+    """The contents of a dataset and its faults, as plain values."""
     everything = [clip for clips in dataset.splits.values() for clip in clips]
     labels = sorted({clip.label for clip in everything})
     levels = sorted(sound.level for sound in sounds.values() if sound.level > -math.inf)
@@ -32,7 +33,7 @@ def summarize(dataset: Dataset, sounds: dict[Path, Sound], faults: list[str], wa
         "clips": len(everything),
         "hours": sum(sound.seconds for sound in sounds.values()) / 3600,
         "classes": {label: class_counts(dataset, label) for label in labels},
-        "locations": {split: len(locations(clips)) for split, clips in dataset.splits.items() if clips},
+        "locations": {split: count_locations(clips) for split, clips in dataset.splits.items() if clips},
         **counts_by_file_name(dataset),
         "sample_rates": counts(sound.rate for sound in sounds.values()),
         "channels": counts(sound.channels for sound in sounds.values()),
@@ -50,13 +51,13 @@ def summarize(dataset: Dataset, sounds: dict[Path, Sound], faults: list[str], wa
 def class_counts(dataset: Dataset, label: str) -> dict[str, int]:
     """Numbers of clips of a class by split, and of its locations."""
     own = {split: [clip for clip in clips if clip.label == label] for split, clips in dataset.splits.items()}
-    all_splits = [clip for clips in own.values() for clip in clips]
-    return {**{split: len(clips) for split, clips in own.items()}, "locations": len(locations(all_splits))}
+    numbers = {split: len(clips) for split, clips in own.items()}
+    return {**numbers, "locations": count_locations(clip for clips in own.values() for clip in clips)}
 
 
-def locations(clips: Iterable[Clip]) -> set[str]:
-    """The locations of the clips."""
-    return {clip.location for clip in clips}
+def count_locations(clips: Iterable[Clip]) -> int:
+    """Number of locations of the clips."""
+    return len({clip.location for clip in clips})
 
 
 def counts_by_file_name(dataset: Dataset) -> dict[str, dict[str, dict[str, int]]]:
@@ -119,7 +120,7 @@ def class_table(classes: dict[str, dict[str, int]]) -> str:
     columns = [name for name in next(iter(classes.values())) if any(row[name] for row in classes.values())]
     total = {name: sum(row[name] for row in classes.values()) for name in columns}
     rows = [
-        [shorten(label, 40, placeholder="...") or "...", *(f"{numbers[name]:,}" for name in columns)]
+        [printable(label)[:MAX_LABEL], *(f"{numbers[name]:,}" for name in columns)]
         for label, numbers in [*classes.items(), ("all", total)]
     ]
     return text_table(rows, ["clips of class", *columns])
