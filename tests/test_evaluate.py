@@ -160,7 +160,7 @@ def test_predictions_survive_their_file(tmp_path):
     np.testing.assert_allclose(again[LABELS], probabilities, atol=1e-6)
     for text in ("filename,scene_label,a\nx,b,1\n", "filename,scene_label,a\nx,a,nan\n", "filename,a\nx,1\n", ""):
         path.write_text(text)
-        with pytest.raises(ValueError, match="predictions.csv cannot be read: .*; repeat the run"):
+        with pytest.raises(ValueError, match="predictions.csv cannot be read: .*; repeat or exclude the run"):
             read_predictions(path, ["a"])
 
 

@@ -112,11 +112,11 @@ def test_torch_and_torchaudio_are_pinned_exactly():
     ("script", "words", "fault"),
     [
         ("train.py", ["hydra.run.dir={}/run"], "older torch"),
-        ("asc.evaluate", ["{}/best.ckpt"], "missing"),
         *(
             pytest.param(*case, marks=pytest.mark.nightly)
             for case in (
                 ("compress.py", ["checkpoint={}/best.ckpt", "phase=qat", "hydra.run.dir={}/run"], "other CUDA"),
+                ("asc.evaluate", ["{}/best.ckpt"], "missing"),
                 ("asc.export", ["{}/best.ckpt"], "older torch"),
                 ("asc.report", ["{}/run"], "other CUDA"),
                 ("asc.logistic_regression", ["data=synthetic"], "missing"),

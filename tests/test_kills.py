@@ -111,6 +111,7 @@ def check_runs(run: Callable[..., object], last: str, setting: str, kills: list[
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
+@pytest.mark.nightly
 def test_a_killed_training_is_resumed(job, tmp_path, kills):
     words = [*job, *PLAIN, "augmentation=[mixup]", "trainer.max_epochs=3", "data.val_fraction=0.25"]
     check_runs(lambda *more: call(*words, *more), "checkpoints/last.ckpt", "checkpoint", kills, tmp_path)

@@ -245,7 +245,7 @@ def test_impossible_results_are_rejected(change, tmp_path):
     for part in (results, results["test"], results["complexity"]):
         part.update({key: value for key, value in change.items() if key in part})
     (directory / "results.json").write_text(json.dumps(results))
-    with pytest.raises(InputError, match=r"run/results.json cannot be read: .*; repeat the run"):
+    with pytest.raises(InputError, match=r"run/results.json cannot be read: .*; repeat or exclude the run"):
         read_run(directory)
 
 

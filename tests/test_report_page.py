@@ -196,7 +196,7 @@ def test_damaged_files_of_a_run_are_rejected_and_missing_ones_left_out(runs, tmp
     (run / "predictions.csv").write_text("filename,scene_label,indoor\n")
     (run / "metrics.csv").write_text("epoch,train/loss\n1,many\n")
     for read in (lambda: worst_mistakes(*group([read_run(run)]), 3), lambda: read_history(run)):
-        with pytest.raises(InputError, match=r"\.csv cannot be read: .*; repeat the run"):
+        with pytest.raises(InputError, match=r"\.csv cannot be read: .*; repeat or exclude the run"):
             read()
     (run / "predictions.csv").unlink()
     (run / "metrics.csv").unlink()

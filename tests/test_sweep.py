@@ -101,6 +101,7 @@ def search(job, tmp_path_factory):
     return directory
 
 
+@pytest.mark.nightly
 def test_a_search_under_a_size_budget_trains_only_what_is_within_it(search):
     runs = read_runs(search)
     assert {run.status for run in runs} == {"finished", "too large"}
@@ -116,6 +117,7 @@ def test_a_search_under_a_size_budget_trains_only_what_is_within_it(search):
     assert len({run.settings["optimizer.lr"] for run in runs}) == 3
 
 
+@pytest.mark.nightly
 def test_a_search_prunes_each_layer_by_an_amount_of_its_own(search, tmp_path):
     checkpoint = next(search.glob("*/checkpoints/best.ckpt"))
     words = ["search=prune_layers", "hydra.sweeper.n_trials=1", "trainer.max_epochs=1", f"checkpoint={checkpoint}"]

@@ -158,9 +158,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_named(job, tmp_path, monkeypat
     [
         ("trainer.max_epochs=30", "scheduled for 100 steps, not 150"),  # 18 clips in batches of 4: 5 steps an epoch
         ("trainer.max_epochs=10", "has completed 20 epochs"),
-        ("data.batch_size=9", "other data.batch_size"),
+        ("data.batch_size=9", "different data.batch_size"),
         ("+trainer.accumulate_grad_batches=5", "scheduled for 100 steps, not 20"),
-        ("seed=5", "other data.seed"),
+        ("seed=5", "different data.seed"),
         ("frontend.n_bins=64", "a different frontend"),
         ("net=dcase2020_baseline", "a different net"),
     ],
