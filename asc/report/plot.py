@@ -171,7 +171,8 @@ def label_systems(axes: "Axes", systems: Sequence[System], cost: Callable[[Syste
     labelled = range(len(systems)) if len(systems) <= MAX_LABELS else pareto_front(points)[-MAX_LABELS:]
     texts = [axes.text(*points[k], systems[k].name, fontsize=8, color=INK, parse_math=False) for k in labelled]
     x, y = zip(*points, strict=True)
-    adjust_text(texts, x, y, ax=axes, iter_lim=200, arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5})
+    arrow = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
+    adjust_text(texts, x, y, ax=axes, expand=(1.2, 2), iter_lim=200, arrowprops=arrow)  # clear of the markers
 
 
 def read_history(directory: Path) -> pd.DataFrame:
