@@ -110,8 +110,9 @@ def settings_fault(error: Exception) -> str | None:
         return f"invalid setting {error.override}: expected NAME=VALUE, with quotes around special characters"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set: give it on the command line, as {error.full_key}=..."
-    is_null_group = isinstance(error, ValueError) and str(error).startswith("Config group override must be")
-    if is_null_group or isinstance(error, HydraException | OmegaConfBaseException) or is_misconfiguration(error):
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "invalid GROUP=null: expected one of its files; to leave a group out, give '~GROUP', as '~experiment'"
+    if isinstance(error, HydraException | OmegaConfBaseException) or is_misconfiguration(error):
         return one_line(error).partition(" Config search path:")[0].partition(" See https:")[0]
     return None
 

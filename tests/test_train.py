@@ -116,6 +116,7 @@ FAULTS = {  # words of the command line, and of its message
     "frontend.sample_rate=8000": ["data.sample_rate=16000", "frontend.sample_rate=8000", "sample_rate"],
     "~callbacks.checkpoint": ["callbacks.checkpoint", "best.ckpt"],
     "checkpoint=nowhere.ckpt": ["checkpoint=nowhere.ckpt", "No such file"],
+    "experiment=null": ["~experiment"],
     "max_size_kb=200": ["the network has 249.0 KB, more than max_size_kb=200"],
 }
 
