@@ -1,8 +1,8 @@
 """Sweeps: failing runs, Ctrl-C, searches, launchers, and the report in the end."""
 
 import json
-from pathlib import Path
 
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tiny import PLAIN, ctrl_c
 
 from asc import InputError
-from asc.training.sweep_report import SweepRun, read_runs, sweep_report, sweep_table
+from asc.training.sweep_report import FIXED, read_runs, sweep_report, sweep_table
 
 VALIDATED = ["data.val_fraction=0.25", "trainer.max_epochs=1"]
 
@@ -85,9 +85,9 @@ def test_an_error_in_the_program_is_traced_and_the_other_runs_go_on(job, tmp_pat
     assert call("-m", *job, *PLAIN, *VALIDATED, broken, f"hydra.sweep.dir={tmp_path}") == 1
     captured = capsys.readouterr()
     assert 'raise RuntimeError("no\\nsuch thing")' in captured.err
-    first, second = read_runs(tmp_path)
-    assert (first.status, first.reason) == ("failed", "no such thing")
-    assert second.reason.startswith("invalid setting: ")
+    first, second = read_runs(tmp_path).reason
+    assert first == "no such thing"
+    assert second.startswith("invalid setting: ")
     assert "failed  0: no such thing" in captured.out.splitlines()
 
 
@@ -104,17 +104,16 @@ def search(job, tmp_path_factory):
 @pytest.mark.nightly
 def test_a_search_under_a_size_budget_trains_only_what_is_within_it(search):
     runs = read_runs(search)
-    assert {run.status for run in runs} == {"finished", "too large"}
-    for found in runs:
-        if found.status == "finished":
-            assert found.results["complexity"]["size_kb"] <= 100
-            assert 0 <= found.objective <= 1
-        else:
-            assert found.objective < 0
-            assert not list((search / found.name).rglob("*.ckpt"))
+    assert set(runs.status) == {"finished", "too large"}
+    trained, large = runs[runs.status == "finished"], runs[runs.status == "too large"]
+    assert trained.size_kb.max() <= 100
+    assert trained.val_macro_accuracy.between(0, 1).all()
+    for job in large.job:
+        assert json.loads((search / job / "job.json").read_text())["objective"] < 0
+        assert not list((search / job).rglob("*.ckpt"))
     best = OmegaConf.load(search / "optimization_results.yaml")
-    assert best.best_value == max(run.objective for run in runs)
-    assert len({run.settings["optimizer.lr"] for run in runs}) == 3
+    assert best.best_value == trained.val_macro_accuracy.max()
+    assert runs["optimizer.lr"].nunique() == 3
 
 
 @pytest.mark.nightly
@@ -122,10 +121,11 @@ def test_a_search_prunes_each_layer_by_an_amount_of_its_own(search, tmp_path):
     checkpoint = next(search.glob("*/checkpoints/best.ckpt"))
     words = ["search=prune_layers", "hydra.sweeper.n_trials=1", "trainer.max_epochs=1", f"checkpoint={checkpoint}"]
     assert call(*words, f"hydra.sweep.dir={tmp_path}", script="compress.py") is None
-    (found,) = read_runs(tmp_path)
-    assert found.results["stage"] == "pruned"
-    assert len({float(found.settings[f"phase.amount.{number}"]) for number in range(5)}) == 5
-    parameters = found.results["complexity"]
+    (job,) = read_runs(tmp_path).job
+    assert results(tmp_path / job)["stage"] == "pruned"
+    overrides = json.loads((tmp_path / job / "job.json").read_text())["overrides"]
+    assert len({word.partition("=")[2] for word in overrides if word.startswith("phase.amount.")}) == 5
+    parameters = results(tmp_path / job)["complexity"]
     assert parameters["nonzero_parameters"] < parameters["parameters"]
 
 
@@ -148,24 +148,25 @@ def test_submitit_runs_a_job_in_a_process_of_its_own(job, tmp_path):
     words = ["hydra/launcher=submitit_local", "seed=1", *VALIDATED, f"hydra.sweep.dir={tmp_path}"]
     done = run("-m", *job, *words)
     assert done.returncode == 0, done.stderr
-    assert [found.status for found in read_runs(tmp_path)] == ["finished"]
+    assert list(read_runs(tmp_path).status) == ["finished"]
     assert "runs    1 finished" in done.stdout.splitlines()
 
 
-def made(name: str, validation: float | None, test: float, **settings: str) -> SweepRun:
-    settings = {key.replace("__", "."): value for key, value in settings.items()}
-    found = {"test": {"macro_accuracy": test, "log_loss": 1.0}, "complexity": {"size_kb": 10.0}}
-    return SweepRun(name, settings, "finished", validation, "", found)
+def runs_of(*rows: tuple, **settings: list[str]) -> pd.DataFrame:
+    """Runs with these settings, by name with __ for a dot, and these validation and test accuracies."""
+    table = pd.DataFrame({name.replace("__", "."): values for name, values in settings.items()}).reindex(
+        columns=[*[name.replace("__", ".") for name in settings], *FIXED]
+    )
+    table["job"], table["status"], table["size_kb"], table["reason"] = table.index.astype(str), "finished", 10.0, ""
+    table[["val_macro_accuracy", "test_macro_accuracy"]] = pd.DataFrame(rows, dtype=float)
+    return table
 
 
 def test_repetitions_are_averaged_and_the_best_comes_first(tmp_path):
-    runs = [
-        made("0", 0.5, 0.6, optimizer__lr="0.00100001", seed="0"),
-        made("1", 0.7, 0.8, optimizer__lr="0.00100001", seed="1"),
-        made("2", 0.8, 0.5, optimizer__lr="0.01", seed="0"),
-        made("3", 0.8, 0.5, optimizer__lr="0.01", seed="1"),
-        SweepRun("4", {"optimizer.lr": "1", "seed": "0"}, "failed", None, "diverged"),
-    ]
+    rows = [(0.5, 0.6), (0.7, 0.8), (0.8, 0.5), (0.8, 0.5), (None, None)]
+    rates = ["0.00100001", "0.00100001", "0.01", "0.01", "1"]
+    runs = runs_of(*rows, optimizer__lr=rates, seed=["0", "1", "0", "1", "0"])
+    runs.loc[4, ["status", "reason", "size_kb"]] = ["failed", "diverged", None]
     head, _, first, second, third = sweep_table(runs).splitlines()
     assert head.split() == ["lr", "runs", "validation", "%", "test", "%", "KB"]
     assert first.split() == ["0.01", "2", "80.0", "+-", "0.0", "50.0", "+-", "0.0", "10.0"]
@@ -177,7 +178,7 @@ def test_repetitions_are_averaged_and_the_best_comes_first(tmp_path):
 
 
 def test_a_sweep_of_seeds_alone_shows_each_run_and_their_mean():
-    table = sweep_table([made(str(seed), None, 0.5 + seed / 10, seed=str(seed)) for seed in range(3)])
+    table = sweep_table(runs_of((None, 0.5), (None, 0.6), (None, 0.7), seed=["0", "1", "2"]))
     head, _, *lines = table.splitlines()
     assert head.split()[:2] == ["seed", "runs"]
     expected = [[str(seed), "1", "-", f"{50 + 10 * seed}.0"] for seed in range(3)]
@@ -187,7 +188,7 @@ def test_a_sweep_of_seeds_alone_shows_each_run_and_their_mean():
 
 def test_a_long_table_is_cut_and_escapes_control_characters():
     values = ["\x1b[31m" + 50 * "x", *map(str, range(39))]
-    lines = sweep_table([made(str(number), 0.5, 0.5, net__width=value) for number, value in enumerate(values)])
+    lines = sweep_table(runs_of(*[(0.5, 0.5)] * 40, net__width=values))
     assert "\x1b" not in lines
     assert "\\x1b[31mxxxxxxxxxxxxx..." in lines
     assert lines.splitlines()[-1] == "... and 10 more rows: see sweep.csv"
@@ -195,5 +196,5 @@ def test_a_long_table_is_cut_and_escapes_control_characters():
 
 
 def test_a_sweep_of_one_run_is_reported(tmp_path):
-    sweep_report(tmp_path, [made("0", None, 0.5, seed="1")])
-    assert Path(tmp_path / "sweep.png").exists()
+    sweep_report(tmp_path, runs_of((None, 0.5), seed=["1"]))
+    assert (tmp_path / "sweep.png").exists()

@@ -75,9 +75,9 @@ def report_sweep(directory: Path) -> bool:
     from asc.training.sweep_report import read_runs, sweep_report  # pandas is slow to import
 
     runs = read_runs(directory)
-    if any(run.status != "stopped" for run in runs):
+    if (runs.status != "stopped").any():
         print(sweep_report(directory, runs), flush=True)
-    return any(run.status == "failed" for run in runs)
+    return bool((runs.status == "failed").any())
 
 
 def run_job(cfg: DictConfig, job: Job) -> float | None:

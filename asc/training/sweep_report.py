@@ -1,9 +1,6 @@
 """The runs of a sweep as a table, sweep.csv and sweep.png."""
 
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +13,9 @@ from asc.table import text_table
 
 JOB_FILE = "job.json"
 REPEATS = ("seed", "data.fold")  # runs that differ only in these are repetitions, to be averaged
+MEASURED = ["val_macro_accuracy", "test_macro_accuracy", "test_log_loss", "size_kb"]
+FIXED = ["job", "status", *MEASURED, "macs", "file_bytes", "reason"]  # columns besides the settings
 MAX_ROWS, MAX_PANELS, MAX_CELL = 30, 5, 24
-
-
-@dataclass(frozen=True)
-class SweepRun:
-    """A run of a sweep.
-
-    Attributes:
-        name: directory of the run below the sweep's.
-        settings: overrides of the run.
-        status: finished, failed, "too large" for max_size_kb, or stopped.
-        objective: macro-average accuracy on validation clips, below 0 if too large; None without validation.
-        reason: cause of the failure.
-        results: content of results.json; empty if there is none.
-    """
-
-    name: str
-    settings: dict[str, str]
-    status: str
-    objective: float | None = None
-    reason: str = ""
-    results: dict[str, Any] = field(default_factory=dict)
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
@@ -55,46 +33,59 @@ def read_record(file: Path) -> dict[str, Any] | None:
         raise InputError(f"{file} cannot be read: {one_line(error)}; delete {file.parent} to repeat the run") from error
 
 
-def read_runs(directory: Path) -> list[SweepRun]:
-    """The runs below a sweep's directory, in the order of their numbers.
+def read_runs(directory: Path) -> pd.DataFrame:
+    """The content of sweep.csv: a row for each run below a sweep's directory, in the order of their numbers.
+
+    The columns are job (the run's directory), the settings that differ, status (finished, failed, "too large" for
+    max_size_kb, or stopped), metrics and sizes, accuracies as fractions, and the reason of a failure.
 
     Raises:
         InputError: a record is not what a sweep writes.
     """
-    runs = []
-    for folder in {file.parent for file in directory.rglob(JOB_FILE)} | {
-        file.parent.parent for file in directory.rglob(".hydra/overrides.yaml")
-    }:
-        record = read_record(folder / JOB_FILE)
-        if record is None:
-            overrides = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text()) or []
-            record = {"overrides": overrides, "status": "stopped", "objective": None, "reason": ""}
-        results = folder / "results.json"
-        is_tested = record["status"] != "failed" and results.exists()
-        record["settings"] = dict(override.partition("=")[::2] for override in record.pop("overrides"))
-        name = str(folder.relative_to(directory))
-        runs.append(SweepRun(name, **record, results=json.loads(results.read_bytes()) if is_tested else {}))
-    return sorted(runs, key=lambda run: (len(run.name), run.name))
+    folders = {file.parent for file in directory.rglob(JOB_FILE)}
+    folders |= {file.parent.parent for file in directory.rglob(".hydra/overrides.yaml")}
+    rows = [read_run(folder, directory) for folder in sorted(folders, key=lambda folder: (len(str(folder)), folder))]
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(FIXED[:1] + [name for row in rows for name in row])))
+    settings = [name for name in table if name not in FIXED]
+    table[settings] = table[settings].fillna("")
+    same = [name for name in settings if table[name].nunique() == 1]
+    return table.drop(columns=same).astype(dict.fromkeys(MEASURED, float) | dict.fromkeys(FIXED[-3:-1], "Int64"))
 
 
-def sweep_report(directory: Path, runs: Sequence[SweepRun]) -> str:
+def read_run(folder: Path, directory: Path) -> dict[str, Any]:
+    """A row of `read_runs`, with all overrides of the run."""
+    record = read_record(folder / JOB_FILE)
+    if record is None:
+        overrides = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text()) or []
+        record = {"overrides": overrides, "status": "stopped", "objective": None, "reason": ""}
+    file, objective = folder / "results.json", record["objective"]
+    is_tested = record["status"] != "failed" and file.exists()
+    results = json.loads(file.read_bytes()) if is_tested else {"test": {}, "complexity": {}}
+    return {
+        "job": str(folder.relative_to(directory)),
+        **dict(override.partition("=")[::2] for override in record["overrides"]),
+        "status": record["status"],
+        "val_macro_accuracy": None if objective is None or objective < 0 else objective,  # below 0 if too large
+        "test_macro_accuracy": results["test"].get("macro_accuracy"),
+        "test_log_loss": results["test"].get("log_loss"),
+        **{name: results["complexity"].get(name) for name in ("size_kb", "macs", "file_bytes")},
+        "reason": record["reason"],
+    }
+
+
+def sweep_report(directory: Path, runs: pd.DataFrame) -> str:
     """Write sweep.csv and sweep.png; return the table, the reasons of failures, and the paths of the files.
 
     Raises:
         WriteError: a file cannot be written.
     """
-    table = frame(runs)
     with atomic_write(directory / "sweep.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    lines = [
-        "",
-        sweep_table(runs),
-        "",
-        "runs    " + ", ".join(f"{n} {s}" for s, n in table.status.value_counts(sort=False).items()),
-    ]
-    for reason, failed in table[table.status == "failed"].groupby("reason", sort=False):
+        runs.to_csv(temporary, index=False)
+    counts = runs.status.value_counts(sort=False)
+    lines = ["", sweep_table(runs), "", "runs    " + ", ".join(f"{n} {status}" for status, n in counts.items())]
+    for reason, failed in runs[runs.status == "failed"].groupby("reason", sort=False):
         lines.append(f"failed  {', '.join(failed.job)}: {printable(str(reason))}")
-    tested, names = table[table.test_macro_accuracy.notna()], shown(runs)
+    tested, names = runs[runs.test_macro_accuracy.notna()], row_settings(runs)
     if len(tested) and set(names) - {*REPEATS, "job"}:
         group = groups(runs)[0]
         settings = printable(" ".join(f"{name}={group[name].iloc[0]}" for name in names))
@@ -108,56 +99,24 @@ def sweep_report(directory: Path, runs: Sequence[SweepRun]) -> str:
     return "\n".join(lines)
 
 
-def swept(runs: Sequence[SweepRun]) -> list[str]:
-    """Names of the settings that differ between the runs."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+def row_settings(runs: pd.DataFrame) -> list[str]:
+    """The settings that distinguish the table's rows: no repetitions, unless all runs are repetitions."""
+    settings = [name for name in runs if name not in FIXED]
+    return [name for name in settings if name not in REPEATS] or settings or ["job"]
 
 
-def shown(runs: Sequence[SweepRun]) -> list[str]:
-    """Names of the columns that distinguish the table's rows: no repetitions, unless all runs are repetitions."""
-    return [name for name in swept(runs) if name not in REPEATS] or swept(runs) or ["job"]
-
-
-def frame(runs: Sequence[SweepRun]) -> pd.DataFrame:
-    """The content of sweep.csv: a row for each run, with the differing settings; accuracies are fractions."""
-    rows, names = [], swept(runs)
-    for run in runs:
-        test, cost = run.results.get("test", {}), run.results.get("complexity", {})
-        is_accuracy = run.objective is not None and run.objective >= 0
-        rows.append(
-            {
-                "job": run.name,
-                **{name: run.settings.get(name, "") for name in names},
-                "status": run.status,
-                "val_macro_accuracy": run.objective if is_accuracy else None,
-                "test_macro_accuracy": test.get("macro_accuracy"),
-                "test_log_loss": test.get("log_loss"),
-                **{name: cost.get(name) for name in ("size_kb", "macs", "file_bytes")},
-                "reason": run.reason,
-            }
-        )
-    measured = ["val_macro_accuracy", "test_macro_accuracy", "test_log_loss", "size_kb"]
-    return pd.DataFrame(rows).astype(dict.fromkeys(measured, float) | dict.fromkeys(("macs", "file_bytes"), "Int64"))
-
-
-def groups(runs: Sequence[SweepRun]) -> list[pd.DataFrame]:
+def groups(runs: pd.DataFrame) -> list[pd.DataFrame]:
     """The runs of each row of the table, the best on validation first."""
-    found = [group for _, group in frame(runs).groupby(shown(runs), sort=False)]
-
-    def loss(group: pd.DataFrame) -> float:
-        mean = group.val_macro_accuracy.mean()
-        return 1 if pd.isna(mean) else -mean
-
-    return sorted(found, key=loss)
+    found = [group for _, group in runs.groupby(row_settings(runs), sort=False)]
+    return sorted(found, key=lambda group: -group.val_macro_accuracy.fillna(-1).mean())
 
 
-def sweep_table(runs: Sequence[SweepRun]) -> str:
+def sweep_table(runs: pd.DataFrame) -> str:
     """A table with a row for each combination of settings, at most MAX_ROWS; accuracies in %."""
-    names = shown(runs)
+    names = row_settings(runs)
     rows = [[*(cell(group[name].iloc[0]) for name in names), *averages(group)] for group in groups(runs)]
     if set(names) <= set(REPEATS):
-        rows.append(["mean", *[""] * (len(names) - 1), *averages(frame(runs))])
+        rows.append(["mean", *[""] * (len(names) - 1), *averages(runs)])
     short = [name.partition(".")[2] or name for name in names]
     heads = [last if short.count(last) == 1 else name for last, name in zip(short, names, strict=True)]
     table = text_table(rows[:MAX_ROWS], [*heads, "runs", "validation %", "test %", "KB", ""])
@@ -170,7 +129,7 @@ def averages(group: pd.DataFrame) -> list[str]:
     accuracies = [100 * group.val_macro_accuracy.dropna(), 100 * group.test_macro_accuracy.dropna()]
     cells = [f"{x.mean():.1f}" + (f" +- {x.std():.1f}" if len(x) > 1 else "") if len(x) else "-" for x in accuracies]
     size = group.size_kb.mean()
-    counts = Counter(group.status[group.status != "finished"])
+    counts = group.status[group.status != "finished"].value_counts(sort=False)
     others = ", ".join(status if len(group) == 1 else f"{n} {status}" for status, n in counts.items())
     return [str(group.size_kb.count()), *cells, "-" if pd.isna(size) else f"{size:.1f}", others]
 
@@ -184,7 +143,7 @@ def cell(value: str) -> str:
         return text if len(text) <= MAX_CELL else text[: MAX_CELL - 3] + "..."
 
 
-def plot_sweep(path: Path, tested: pd.DataFrame, names: Sequence[str]) -> None:
+def plot_sweep(path: Path, tested: pd.DataFrame, names: list[str]) -> None:
     """Plot each run's accuracy (validation, or else test) against each differing setting and against size."""
     from matplotlib.figure import Figure  # pyplot would need a display
 
