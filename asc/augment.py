@@ -89,19 +89,6 @@ def filter_augment(x: Tensor, knots: Tensor) -> Tensor:
     return x + gain.unsqueeze(-1)
 
 
-def time_stretch(x: Tensor, rate: Tensor) -> Tensor:
-    """Read each example of x (batch, 1, n_bins, frames) `rate` (batch,) times as fast, with linear interpolation.
-
-    The number of frames stays the same; reading wraps around at the end.
-    """
-    frames = x.shape[-1]
-    position = torch.arange(frames, device=x.device) * rate.view(-1, 1)  # (batch, frames)
-    before = position.floor().long()
-    weight = (position - before).to(x)[:, None, None, :]
-    index = [(before + step).remainder(frames)[:, None, None, :].expand_as(x) for step in (0, 1)]
-    return torch.lerp(x.gather(-1, index[0]), x.gather(-1, index[1]), weight)
-
-
 def draw_beta(alpha: float, x: Tensor) -> Tensor:
     """A number from Beta(alpha, alpha) for each example of x (batch, ...), drawn on the device of x."""
     concentration = torch.full((len(x),), alpha, device=x.device)
@@ -184,38 +171,6 @@ class FilterAugment(pl.Callback):
         x = batch[0]
         knots = torch.empty(len(x), self.knots, device=x.device, dtype=x.dtype).uniform_(-self.db, self.db)
         batch[0] = filter_augment(x, knots * nats_per_db(model))
-
-
-class Gain(pl.Callback):
-    """Apply a random gain to each training clip, for a frontend without normalization.
-
-    Args:
-        db: the gain is drawn from [-db, db].
-    """
-
-    @checked("augmentation.gain")
-    def __init__(self, db: Decibels = 10.0):
-        self.db = db
-
-    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        x = batch[0]
-        batch[0] = x + nats_per_db(model) * torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(-self.db, self.db)
-
-
-class TimeStretch(pl.Callback):
-    """Play each training clip faster or slower, at the same pitch.
-
-    Args:
-        factor: rates are drawn log-uniformly from [1 / factor, factor].
-    """
-
-    @checked("augmentation.time_stretch")
-    def __init__(self, factor: Annotated[float, Field(ge=1, le=4)] = 1.2):
-        self.factor = factor
-
-    def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        x = batch[0]
-        batch[0] = time_stretch(x, self.factor ** torch.empty(len(x), device=x.device).uniform_(-1, 1))
 
 
 class RandomCrop(pl.Callback):

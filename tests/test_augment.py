@@ -11,10 +11,8 @@ from asc import InputError
 from asc.augment import (
     FilterAugment,
     FreqMixStyle,
-    Gain,
     Mixup,
     RandomCrop,
-    TimeStretch,
     between_class,
     filter_augment,
     freq_mixstyle,
@@ -22,7 +20,6 @@ from asc.augment import (
     mixup,
     nats_per_db,
     roll,
-    time_stretch,
 )
 from asc.frontend import Spectrogram
 
@@ -236,15 +233,12 @@ def test_filter_augment_is_linear_between_knots():
     assert torch.equal(gained[..., 0], gained[..., 1])
 
 
-def test_random_gains_differ_between_clips_and_stay_within_their_range():
-    for callback, most in ((FilterAugment(db=6, knots=5), 6), (Gain(db=10), 10)):
-        batch = [torch.zeros(500, 1, 32, 4), None]
-        callback.on_train_batch_start(None, MODEL, batch, 0)
-        gains = batch[0][..., 0].squeeze(1) / DB
-        assert gains.abs().max() <= most + 1e-4
-        assert gains.max() > 0.9 * most
-        assert len(gains[:, 0].unique()) > 400
-    assert torch.equal(gains, gains[:, :1].expand_as(gains))  # a level is that of all bands
+def test_filter_augment_draws_gains_for_each_clip_within_their_range():
+    batch = [torch.zeros(500, 1, 32, 4), None]
+    FilterAugment(db=6, knots=5).on_train_batch_start(None, MODEL, batch, 0)
+    gains = batch[0][..., 0].squeeze(1) / DB
+    assert 0.9 * 6 < gains.abs().max() <= 6 + 1e-4
+    assert len(gains[:, 0].unique()) > 400
 
 
 def test_a_gain_of_features_equals_a_gain_of_the_waveform():
@@ -256,24 +250,12 @@ def test_a_gain_of_features_equals_a_gain_of_the_waveform():
         assert 6 * nats_per_db(SimpleNamespace(frontend=frontend)) == pytest.approx(nats, abs=1e-3)
 
 
-# Time stretch
-
-
-def test_time_stretch_by_2_reads_every_other_frame_and_by_half_interpolates():
-    x = torch.arange(6.0).expand(2, 1, 1, 6)
-    fast, slow = time_stretch(x, torch.tensor([2.0, 0.5])).flatten(1).tolist()
-    assert fast == [0, 2, 4, 0, 2, 4]  # and from the beginning again
-    assert slow == [0, 0.5, 1, 1.5, 2, 2.5]
-
-
 def test_settings_out_of_range_are_rejected():
     for make, name in (
         (lambda: RandomCrop(fraction=0), "random_crop.fraction"),
         (lambda: FilterAugment(db=-1), "filter_augment.db"),
         (lambda: FilterAugment(knots=1), "filter_augment.knots"),
         (lambda: FreqMixStyle(p=1.5), "freq_mixstyle.p"),
-        (lambda: Gain(db="loud"), "gain.db"),
-        (lambda: TimeStretch(0.5), "time_stretch.factor"),
     ):
         with pytest.raises(InputError, match=f"invalid augmentation.{name}"):
             make()
