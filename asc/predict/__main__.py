@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,10 +15,10 @@ from tqdm import tqdm
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number, printable
 from asc.inference import Classifier, load_classifier, predict_files, predict_stream
-from asc.predict.output import Csv, JsonLines, Output, Table
+from asc.predict.output import check_picture, clock, head, lines, plot_timeline
 from asc.predict.sources import find_sound_files, microphone, spooled
-from asc.predict.timeline import check_picture, clock, plot_timeline
 
+show = partial(print, end="", flush=True)  # at once, for programs that read line by line
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
 EPILOG = """\
 A PATH is a sound file (WAV, FLAC, OGG, MP3...) of any rate, channels and length; a folder, which is searched
@@ -28,8 +29,8 @@ Exit status: 0 if all files were classified, 1 if not, 2 for wrong arguments, 13
 which Ctrl-C ends as intended."""
 
 
-def command_line() -> argparse.ArgumentParser:
-    """The arguments."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m asc.predict",
         usage="%(prog)s CHECKPOINT PATH... [options]\n       %(prog)s CHECKPOINT --microphone [options]",
@@ -40,20 +41,15 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt or model.onnx of a run")
     parser.add_argument("path", nargs="*", metavar="PATH", help="files, folders, patterns, or -")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="form", action="store_const", const=JsonLines, help="print a line of JSON a file")
-    form.add_argument("--csv", dest="form", action="store_const", const=Csv, help="print a row of CSV a window")
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="print a line of JSON a file")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a row of CSV a window")
     parser.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next; default: no overlap")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="plot the timeline of one recording")
     parser.add_argument("--microphone", action="store_true", help="listen until Ctrl-C; --hop is 1 s by default")
     parser.add_argument("--channel", metavar="N", help="index from 0, or mean; default: as in training")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one for each processor core")
     add_trusted_option(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = command_line()
+    parser.set_defaults(form="table")
     arguments = parser.parse_intermixed_args(argv)
     if bool(arguments.path) == arguments.microphone:
         parser.error("give at least one PATH, or --microphone")
@@ -71,16 +67,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         classifier = load_classifier(arguments.checkpoint, arguments.trusted, threads=1)
         if channel is not None:
             classifier.channel = channel if channel == "mean" else int(channel)
-        output: Output = (arguments.form or Table)(classifier.labels)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(**output.encoding)
+        if arguments.form == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names keep their bytes
         if arguments.microphone:
-            follow_microphone(classifier, output, arguments.hop or 1.0)
-        elif not predict(classifier, output, arguments):
+            follow_microphone(classifier, arguments.form, arguments.hop or 1.0)
+        elif not predict(classifier, arguments):
             sys.exit(1)
 
 
-def predict(classifier: Classifier, output: Output, arguments: argparse.Namespace) -> bool:
+def predict(classifier: Classifier, arguments: argparse.Namespace) -> bool:
     """Print the prediction for each file, in the order of the paths; return whether all files were classified."""
     with ExitStack() as stack:
         files, all_found = find(arguments.path, stack)
@@ -88,20 +83,20 @@ def predict(classifier: Classifier, output: Output, arguments: argparse.Namespac
             raise InputError(f"invalid --picture={arguments.picture} for {len(files)} recordings: expected one")
         if arguments.picture:
             check_picture(arguments.picture)
-        if not files:
-            return False
         bar = stack.enter_context(tqdm(total=len(files), bar_format=BAR, disable=None, delay=2, leave=False))
-        start, seconds = time.perf_counter(), []
+        start = time.perf_counter()
+        seconds: list[float] = []
         threads = arguments.threads or os.cpu_count() or 1
         predictions = predict_files(classifier, list(files), arguments.hop, threads, lambda _, part: bar.update(part))
         stack.enter_context(closing(predictions))  # stops the threads on Ctrl-C
-        show(output.head)
         for path, windows in predictions:
             with bar.external_write_mode(sys.stdout):
                 if isinstance(windows, InputError):
-                    print_error(str(windows).replace(str(path), files[path]))
+                    print("error:", printable(str(windows).replace(str(path), files[path])), file=sys.stderr)
                     continue
-                show(output.recording(files[path], windows))
+                if not seconds:
+                    show(head(arguments.form, classifier.labels))
+                show(lines(arguments.form, classifier.labels, files[path], windows))
             seconds.append(windows[-1].end)
             if arguments.picture:
                 plot_timeline(files[path], windows, classifier.labels, arguments.picture)
@@ -126,31 +121,20 @@ def find(words: Sequence[str], stack: ExitStack) -> tuple[dict[Path, str], bool]
             else:
                 files.update({path: str(path) for path in find_sound_files(word)})
         except InputError as error:
-            print_error(str(error))
+            print("error:", printable(str(error)), file=sys.stderr)
             all_found = False
     return files, all_found
 
 
-def follow_microphone(classifier: Classifier, output: Output, hop: float) -> None:
+def follow_microphone(classifier: Classifier, form: str, hop: float) -> None:
     """Print the prediction for the newest window every `hop` seconds, until Ctrl-C."""
     name, rate, pieces = microphone(classifier.channel)
     wait = classifier.clip_samples / classifier.sample_rate
     print(f"listening to {printable(name)}; first prediction after {wait:g} s, Ctrl-C stops", file=sys.stderr)
     with closing(pieces), suppress(KeyboardInterrupt):
-        show(output.head)
+        show(head(form, classifier.labels))
         for window in predict_stream(classifier, pieces, rate, hop):
-            show(output.live(window))
-
-
-def show(text: str) -> None:
-    """Print at once, for programs that read line by line; nothing for an empty string."""
-    if text:
-        print(text, flush=True)
-
-
-def print_error(message: str) -> None:
-    """Print an error that does not stop the command."""
-    print(f"error: {printable(message)}", file=sys.stderr)
+            show(lines(form, classifier.labels, None, [window]))
 
 
 if __name__ == "__main__":

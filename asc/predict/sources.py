@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from asc.audio import SUFFIXES
-from asc.errors import InputError, WriteError, one_line
+from asc.errors import InputError, one_line
 
 PIECE_SECONDS = 0.1  # of a piece from the microphone
 MAX_SILENCE_SECONDS = 10.0  # without a piece
@@ -57,19 +57,10 @@ def sound_files_below(folder: Path) -> list[Path]:
 
 @contextmanager
 def spooled(stream: BinaryIO) -> Iterator[Path]:
-    """A temporary file with the content of a stream, in which libsndfile can seek.
-
-    Raises:
-        WriteError: there is not enough space.
-    """
+    """A temporary file with the content of a stream, in which libsndfile can seek."""
     with tempfile.NamedTemporaryFile(prefix="asc-") as file:
-        try:
-            shutil.copyfileobj(stream, file)
-            file.flush()
-        except OSError as error:
-            raise WriteError(
-                f"standard input cannot be stored in {file.name}: {error.strerror}; set TMPDIR to a larger folder"
-            ) from error
+        shutil.copyfileobj(stream, file)
+        file.flush()
         yield Path(file.name)
 
 
@@ -80,44 +71,39 @@ def microphone(channel: int | str) -> tuple[str, int, Generator[np.ndarray, None
         channel: index from 0, or "mean" for the mean of all channels; ignored for a device with one channel.
 
     Raises:
-        InputError: sounddevice, PortAudio or a device is missing, or the device has no such channel.
+        InputError: sounddevice, PortAudio or a device is missing, or the device has no such channel. The pieces raise
+            it if the device does not record, or stops.
     """
     try:
         import sounddevice
-    except (ImportError, OSError) as error:  # OSError: the C library is missing
-        raise InputError(
-            f"--microphone needs sounddevice and PortAudio: {one_line(error)}; pip install sounddevice, "
-            "and on Debian apt install libportaudio2"
-        ) from error
-    try:
+
         device = sounddevice.query_devices(kind="input")
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise InputError(f"--microphone has no input device: {one_line(error)}; connect one, or give files") from error
+    except Exception as error:  # PortAudio's has no other base, and cannot be named before the import
+        raise InputError(
+            f"--microphone needs sounddevice, PortAudio and an input device: {one_line(error)}; connect one, "
+            "pip install sounddevice, and on Debian apt install libportaudio2"
+        ) from error
     channels, rate = int(device["max_input_channels"]), int(device["default_samplerate"])
     if channels > 1 and channel != "mean" and int(channel) >= channels:
         raise InputError(f"invalid --channel={channel}: expected 0 to {channels - 1}, or mean")
-    return str(device["name"]), rate, recorded(sounddevice, rate, channels, channel)
 
+    def pieces() -> Generator[np.ndarray, None, None]:
+        blocks: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
 
-def recorded(sounddevice: Any, rate: int, channels: int, channel: int | str) -> Generator[np.ndarray, None, None]:
-    """Pieces (samples,) from the device; all that it recorded while the caller was busy is one piece.
+        def store(block: np.ndarray, frames: int, time: Any, status: Any) -> None:
+            mono = block.mean(axis=1) if channel == "mean" else block[:, 0 if channels == 1 else int(channel)]
+            blocks.put(mono.copy())
 
-    Raises:
-        InputError: the device does not record, or stops.
-    """
-    blocks: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+        size = round(PIECE_SECONDS * rate)
+        try:
+            with sounddevice.InputStream(rate, size, channels=channels, dtype="float32", callback=store):
+                while True:
+                    piece = [blocks.get(timeout=MAX_SILENCE_SECONDS)]
+                    while not blocks.empty():  # recorded while the caller was busy
+                        piece.append(blocks.get())
+                    yield np.concatenate(piece)
+        except (sounddevice.PortAudioError, queue.Empty) as error:
+            reason = f"{one_line(error)}; close other programs using it"
+            raise InputError(f"the microphone does not record: {reason}") from error
 
-    def store(block: np.ndarray, frames: int, time: Any, status: Any) -> None:
-        mono = block.mean(axis=1) if channel == "mean" else block[:, 0 if channels == 1 else int(channel)]
-        blocks.put(mono.copy())
-
-    size = round(PIECE_SECONDS * rate)
-    try:
-        with sounddevice.InputStream(rate, size, channels=channels, dtype="float32", callback=store):
-            while True:
-                piece = [blocks.get(timeout=MAX_SILENCE_SECONDS)]
-                while not blocks.empty():
-                    piece.append(blocks.get())
-                yield np.concatenate(piece)
-    except (sounddevice.PortAudioError, queue.Empty) as error:
-        raise InputError(f"the microphone does not record: {one_line(error)}; close other programs using it") from error
+    return str(device["name"]), rate, pieces()
