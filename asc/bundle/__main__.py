@@ -3,17 +3,15 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from asc.bundle.measure import Measurement
 from asc.bundle.page import find_runtime
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, printable
+from asc.results import read_results
 from asc.table import text_table
 
 CHECKPOINTS = ("int8.ckpt", "pruned.ckpt", "checkpoints/best.ckpt")  # of a run, the best for a device first
-FETCH = "FETCH"  # --web without a place
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,10 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--web",
         nargs="?",
-        const=FETCH,
+        const="",
         metavar="PACKAGE",
         help="write index.html too, with npm's onnxruntime-web: its folder or .tgz, else that in node_modules, else "
-        "npm fetches it",
+        "it is downloaded (33 MB)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing bundle")
     add_trusted_option(parser)
@@ -42,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def bundle(arguments: argparse.Namespace) -> None:
-    """Write the folder and print its summary."""
-    from asc.bundle.folder import check_destination, results_of, write_bundle  # after --help, since torch takes seconds
+    """Write the folder and print its files, time and memory, and what to do next."""
+    from asc.bundle.folder import check_destination, write_bundle  # after --help, since torch takes seconds
     from asc.classifier import SceneClassifier
 
     silence_libraries()
@@ -52,16 +50,25 @@ def bundle(arguments: argparse.Namespace) -> None:
     folder = arguments.folder or home / "bundle"
     check_destination(folder, arguments.force)  # before anything is loaded or fetched
     model = SceneClassifier.load_from_checkpoint(checkpoint, trusted=arguments.trusted)
-    runtime = None
-    if arguments.web is not None:
-        runtime = find_runtime(None if arguments.web == FETCH else Path(arguments.web))
-    measurement = write_bundle(model, folder, results_of(home, model), runtime, arguments.force)
+    web = arguments.web
+    runtime = None if web is None else find_runtime(Path(web) if web else None)
+    results = read_results(home) if (home / "results.json").exists() else None
+    if results and (results.stage, results.labels) != (model.stage, model.labels):  # those of another model
+        results = None
+    measured = write_bundle(model, folder, results, runtime, arguments.force)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if arguments.json:
-        measured = {"real_time_factor": measurement.real_time_factor, **asdict(measurement)}
         print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **measured}))
-    else:
-        print(summary(folder, sizes, measurement))
+        return
+    place = printable(str(folder))
+    time = f"{1000 * measured['seconds']:.0f} ms for {measured['clip_seconds']:g} s of sound"
+    memory = f", {measured['memory'] / 1e6:.0f} MB of memory" if measured["memory"] else ""
+    print(place)
+    print(text_table([(f"  {name}", f"{size:,}", "bytes") for name, size in sizes.items()], left=(0, 2)))
+    print(f"\ntime  {time} (real-time factor {measured['real_time_factor']:.4f}){memory}")
+    print(f"      on one thread of {measured['processor']}")
+    print(f"try   python {place}/example.py clip.wav")
+    print("look ", f"open {place}/index.html in a browser" if runtime else "add --web for a page in the browser")
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -72,26 +79,10 @@ def find_checkpoint(run: Path) -> Path:
     """
     if not run.is_dir():
         return run
-    for name in CHECKPOINTS:
-        if (run / name).is_file():
-            return run / name
-    raise InputError(f"invalid RUN={run}: expected a directory with {' or '.join(CHECKPOINTS)}")
-
-
-def summary(folder: Path, sizes: dict[str, int], measurement: Measurement) -> str:
-    """The folder's files, time and memory, and what to do next."""
-    place = printable(str(folder))
-    time = f"{1000 * measurement.seconds:.0f} ms for {measurement.clip_seconds:g} s of sound"
-    memory = f", {measurement.memory / 1e6:.0f} MB of memory" if measurement.memory else ""
-    look = f"open {place}/index.html in a browser" if "index.html" in sizes else "add --web for a page in the browser"
-    facts = [
-        ("time", f"{time} (real-time factor {measurement.real_time_factor:.4f}){memory}"),
-        ("", f"on one thread of {measurement.processor}"),
-        ("try", f"python {place}/example.py clip.wav"),
-        ("look", look),
-    ]
-    files = text_table([(f"  {name}", f"{size:,}", "bytes") for name, size in sizes.items()], left=(0, 2))
-    return "\n".join([place, files, "", text_table(facts, left=(0, 1))])
+    found = [run / name for name in CHECKPOINTS if (run / name).is_file()]
+    if not found:
+        raise InputError(f"invalid RUN={run}: expected a directory with {' or '.join(CHECKPOINTS)}")
+    return found[0]
 
 
 if __name__ == "__main__":

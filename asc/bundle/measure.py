@@ -1,4 +1,4 @@
-"""Real-time factor and memory of a bundle on this machine."""
+"""Time and memory of a bundle's example on this machine."""
 
 import importlib.metadata
 import json
@@ -9,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -24,34 +24,14 @@ ROUNDS = 20
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Time and memory for a clip on one thread: reading, resampling, frontend and network.
+def measure(folder: Path, clip_seconds: float) -> dict[str, Any]:
+    """Measure a bundle's example on noise: reading, resampling, frontend and network, on one thread without torch.
 
-    Attributes:
-        clip_seconds: length of the clip.
-        seconds: to classify it, the median of ROUNDS.
-        memory: peak of the process in bytes, None if the system does not report it.
-        libraries: the part of it that Python and its packages take before a file is loaded.
-        processor: name of the CPU.
-        software: versions.
-    """
-
-    clip_seconds: float
-    seconds: float
-    memory: int | None
-    libraries: int | None
-    processor: str
-    software: str
-
-    @property
-    def real_time_factor(self) -> float:
-        """Computing time over the sound's length: below 1, the device keeps up."""
-        return self.seconds / self.clip_seconds
-
-
-def measure(folder: Path, clip_seconds: float) -> Measurement:
-    """Measure a bundle's example on noise, in a process without torch.
+    Returns:
+        `real_time_factor`: computing time over the sound's length; below 1, the device keeps up. `clip_seconds`: the
+        sound's length. `seconds`: to classify it, the median of ROUNDS. `memory`: peak of the process in bytes, None
+        if the system does not report it. `libraries`: the part of it that Python and its packages take before a file
+        is loaded. `processor`: name of the CPU. `software`: versions.
 
     Raises:
         InputError: onnxruntime is not installed, or the example fails.
@@ -66,17 +46,22 @@ def measure(folder: Path, clip_seconds: float) -> Measurement:
         soundfile.write(clip, noise, RATE)
         command = [sys.executable, "-m", __name__, str(folder.resolve()), str(clip), str(ROUNDS)]
         home = Path(__file__).parents[2]  # of the package, which need not be installed
-        environment = os.environ | ONE_THREAD
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=home, env=os.environ | ONE_THREAD, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise InputError(f"the bundle's example fails on this machine: {reason}; pip install -U onnxruntime")
-    software = f"{platform.system()}, Python {platform.python_version()}, onnxruntime {onnxruntime}"
-    return Measurement(clip_seconds, **json.loads(done.stdout), processor=processor(), software=software)
+    measured = json.loads(done.stdout)
+    return {
+        "real_time_factor": measured["seconds"] / clip_seconds,
+        "clip_seconds": clip_seconds,
+        **measured,
+        "processor": processor(),
+        "software": f"{platform.system()}, Python {platform.python_version()}, onnxruntime {onnxruntime}",
+    }
 
 
 def time_example(folder: str, clip: str, rounds: str) -> None:
-    """Classify the clip once, and then `rounds` times; print the fields of `Measurement` as JSON."""
+    """Classify the clip once, and then `rounds` times; print seconds, memory and libraries as JSON."""
     example = runpy.run_path(str(Path(folder, "example.py")))
     libraries = peak_memory()
     classifier = example["Classifier"](Path(folder))

@@ -9,28 +9,26 @@ import gzip
 import html
 import json
 import re
-import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from pooch import retrieve
 
 from asc.errors import InputError, one_line
 from asc.files import regular
 from asc.inference import FRONTEND
 
 PACKAGE = "onnxruntime-web"
-VERSION = "1.30.0"  # tested
+URL = f"https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-1.30.0.tgz"  # 33 MB; the version that is tested
+SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
 SCRIPT, WASM = "dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"
 PARTS = Path(__file__).parent / "page"
 SOURCES = {"style": "style.css", "page": "page.js", "worker": "worker.js"}
-REMEDY = f"run npm pack {PACKAGE}@{VERSION} and give its file as --web FILE"
 
 
-@dataclass(frozen=True)
-class Runtime:
+class Runtime(NamedTuple):
     """ONNX Runtime Web: its version, its script and its WebAssembly."""
 
     version: str
@@ -42,95 +40,47 @@ def find_runtime(place: Path | None) -> Runtime:
     """Read ONNX Runtime Web from a folder or npm's archive.
 
     Args:
-        place: the folder of the package, a folder whose node_modules contains it, or the file that ``npm pack``
-            writes; None: node_modules of the current folder, else npm fetches the package.
+        place: the folder of the package, a folder whose node_modules contains it, or the .tgz file that ``npm pack``
+            writes; None: node_modules of the current folder, else it is downloaded.
 
     Raises:
-        InputError: the package is missing, incomplete or cannot be fetched.
+        InputError: the package is missing, incomplete or cannot be downloaded.
     """
-    if place is None or place.is_dir():
-        folder = place or Path()
-        installed = folder / "node_modules" / PACKAGE
-        if place or installed.is_dir():
-            return read_package(installed if installed.is_dir() else folder, folder)
+    installed = (place or Path()) / "node_modules" / PACKAGE
     with tempfile.TemporaryDirectory() as temporary:
-        archive = place or fetch(Path(temporary))
         try:
-            with tarfile.open(regular(archive)) as package:
-                for name in ("package.json", SCRIPT, WASM):
-                    package.extract(f"package/{name}", temporary, filter="data")
-        except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-            raise InputError(f"--web={archive} cannot be unpacked: {one_line(error)}; {REMEDY}") from error
-        return read_package(Path(temporary, "package"), archive)
-
-
-def fetch(folder: Path) -> Path:
-    """Let npm fetch the package's archive into the folder.
-
-    Raises:
-        InputError: npm is not installed, or fails.
-    """
-    npm = shutil.which("npm")
-    if npm is None:
-        raise InputError(f"--web needs {PACKAGE}, and npm is not installed to fetch it: install Node.js, or {REMEDY}")
-    print(f"npm fetches {PACKAGE} {VERSION}, 33 MB", file=sys.stderr)
-    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.tgz"))
-    if done.returncode or not archives:
-        reason = (done.stderr.strip().splitlines() or ["it wrote no file"])[-1]
-        raise InputError(f"npm cannot fetch {PACKAGE}@{VERSION}: {reason}; check the network, or {REMEDY}")
-    return archives[0]
-
-
-def read_package(folder: Path, place: Path) -> Runtime:
-    """Read the unpacked package; errors name `place`.
-
-    Raises:
-        InputError: the folder has no such package.
-    """
-    try:
-        about = json.loads((folder / "package.json").read_bytes())
-        if about["name"] != PACKAGE:
-            raise ValueError(f"its name is {about['name']}")
-        return Runtime(str(about["version"]), (folder / SCRIPT).read_bytes(), (folder / WASM).read_bytes())
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"invalid --web={place}: expected {PACKAGE} with {SCRIPT} and {WASM}; {REMEDY}") from error
+            folder = installed if installed.is_dir() else place or Path(retrieve(URL, SHA256, path=temporary))
+            if not folder.is_dir():
+                with tarfile.open(regular(folder)) as archive:
+                    for name in ("package.json", SCRIPT, WASM):
+                        archive.extract(f"package/{name}", temporary, filter="data")
+                folder = Path(temporary, "package")
+            about = json.loads((folder / "package.json").read_bytes())
+            if about["name"] != PACKAGE:
+                raise ValueError(f"its name is {about['name']}")
+            return Runtime(str(about["version"]), (folder / SCRIPT).read_bytes(), (folder / WASM).read_bytes())
+        except (OSError, EOFError, KeyError, TypeError, ValueError, tarfile.TarError) as error:
+            what = f"invalid --web={place}: expected {PACKAGE}" if place else f"{PACKAGE} cannot be downloaded"
+            raise InputError(f"{what}: {one_line(error)}; download {URL} and give it as --web FILE") from error
 
 
 def page(folder: Path, settings: dict, labels: list[str], runtime: Runtime) -> str:
-    """The page for the model in a bundle's folder.
-
-    Args:
-        folder: contains model.onnx and frontend.onnx.
-        settings: the content of its frontend.json.
-        labels: names of the scenes.
-        runtime: computes the network.
-    """
+    """The page for the model in a bundle's folder, with the content of its frontend.json and labels.txt."""
     model, frontend = ((folder / name).read_bytes() for name in ("model.onnx", FRONTEND))
-    seconds = settings["clip_samples"] / settings["sample_rate"]
-    bands = settings["frontend"]
-    low, high = (bands["f_min"], bands["f_max"]) if bands["filterbank"] else (0, settings["sample_rate"] / 2)
-    about = (
-        f"The network takes {seconds:g} s of sound at {settings['sample_rate']:,} Hz and distinguishes {len(labels)} "
-        f"scenes; longer recordings are cut into windows. model.onnx has {len(model):,} bytes, {FRONTEND} "
-        f"{len(frontend):,}."
-    )
+    rate, bands = settings["sample_rate"], settings["frontend"]
+    low, high = (bands["f_min"], bands["f_max"]) if bands["filterbank"] else (0, rate / 2)
     texts = {
         "model_size": f"{len(model) / 1024:.0f} KB",
         "highest": f"{high:,.0f} Hz",
         "lowest": f"{low:,.0f} Hz",
-        "about": about,
+        "about": f"The network takes {settings['clip_samples'] / rate:g} s of sound at {rate:,} Hz and distinguishes "
+        f"{len(labels)} scenes; longer recordings are cut into windows. model.onnx has {len(model):,} bytes, "
+        f"{FRONTEND} {len(frontend):,}.",
         "version": runtime.version,
     }
     data = {"runtime": runtime.script, "wasm": runtime.wasm, "frontend": frontend, "model": model}
     values = {name: html.escape(text) for name, text in texts.items()}
     values |= {name: (PARTS / file).read_text("utf-8") for name, file in SOURCES.items()}
-    values |= {name: packed(content) for name, content in data.items()}
+    values |= {name: base64.b64encode(gzip.compress(part, 9, mtime=0)).decode() for name, part in data.items()}
     values["settings"] = json.dumps({**settings, "labels": labels}).replace("<", "\\u003c")
     return re.sub(r"{{(\w+)}}", lambda match: values[match[1]], (PARTS / "index.html").read_text("utf-8"))
-
-
-def packed(content: bytes) -> str:
-    """Base64 of gzip, the same for the same content."""
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
