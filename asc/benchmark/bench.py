@@ -1,151 +1,127 @@
-"""What the benchmark compares: this package, its peers and its bounds, side by side."""
+"""Compare this package with its peers and bounds, in turns, each in a process of its own."""
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
 from statistics import median
-from typing import Any
 
 import torch
 from tabulate import tabulate
 
-from asc.benchmark import ours, peers
-from asc.benchmark.compare import Candidate, compare_timings
-from asc.benchmark.train_runs import TRAIN, train_run, write_repeated
+from asc.benchmark import candidates
+from asc.benchmark.candidates import MATRIX, pytorch
+from asc.benchmark.epochs import time_epochs
+from asc.machine import peak_gpu_memory, peak_memory
+from asc.timing import median_seconds
+
+Candidates = Mapping[str, Callable[[], Callable[[], object]]]  # by their names in the table
 
 
-@dataclass
-class Row:
-    """A row of the table.
+def measure(part: str, device: str, threads: int, batch: int, rounds: int) -> list[dict]:
+    """The rows of a part of the benchmark; peers run on the CPU only, 8-bit networks on one thread.
 
-    Attributes:
-        what: what was measured.
-        clips: processed in each round.
-        seconds: of each round, for this package.
-        memory: peak memory of this package, bytes; on the GPU, if it computes there.
-        peer, peer_seconds: name and seconds of the alternative, if it is installed.
-        bound, bound_seconds: name and seconds of the lower bound on `seconds`.
+    Raises:
+        InputError: train.py failed.
     """
+    keras = device == "cpu" and find_spec("tf_keras")
+    products = {"matrix products": partial(pytorch, threads, candidates.products, device)}
+    scale = candidates.classifier().complexity().macs / MATRIX**3  # products for a clip
+    peer: Candidates
+    match part:
+        case "frontend":
+            clips = 10 if device == "cpu" else batch  # fewer do not fill a GPU
+            own = {"frontend, 10 s": partial(pytorch, threads, candidates.frontend, device, clips)}
+            peer = {"gammatone": partial(candidates.gammatone, clips)} if find_spec("gammatone") else {}
+            bound = {"its Fourier transforms": partial(pytorch, threads, candidates.fourier, device, clips)}
+            return compare(rounds, clips, own, peer, bound)
+        case "training":
+            own = {f"training, batch {batch}": partial(pytorch, threads, candidates.training, device, batch)}
+            peer = {"Keras": partial(candidates.keras_training, threads, batch)} if keras else {}
+            # forward, gradients of inputs, gradients of weights
+            return compare(rounds, batch, own, peer, products, 3 * scale * batch)
+        case "inference":
+            own = {f"inference, batch {batch}": partial(pytorch, threads, candidates.inference, device, batch)}
+            peer = {"Keras": partial(candidates.keras_inference, threads, batch)} if keras else {}
+            return compare(rounds, batch, own, peer, products, scale * batch)
+        case "integers":
+            engines = {"PyTorch": candidates.pytorch_integers, "ONNX Runtime": candidates.onnx_integers}
+            own = {f"8 bits, 1 thread, {engine}": partial(pytorch, 1, make) for engine, make in engines.items()}
+            peer = {"TensorFlow Lite": candidates.tflite_integers} if keras else {}
+            products = {"matrix products": partial(pytorch, 1, candidates.products, "cpu")}
+            return compare(rounds, 1, own, peer, products, scale)
+    settings = (f"trainer.accelerator={device}", f"trainer.max_epochs={1 + rounds}")  # the first epoch warms up
+    return [
+        {"what": f"epoch, {name}", "clips": clips, **time_epochs(clips, threads, f"experiment={name}", *settings)}
+        for name, clips in (("table3_cnn", 2 * batch), ("small_data", 320))
+    ]
 
-    what: str
-    clips: int
-    seconds: list[float]
-    memory: int | None
-    peer: str
-    peer_seconds: list[float]
-    bound: str
-    bound_seconds: list[float]
 
-    def ratios(self, others: list[float]) -> list[float]:
-        """Speed-up over `others` in each round."""
-        return [other / own for other, own in zip(others, self.seconds, strict=True)]
+def compare(
+    rounds: int, clips: int, own: Candidates, peer: Candidates, bound: Candidates, scale: float = 1
+) -> list[dict]:
+    """Time candidates in turn, so that background load affects all alike, after a round to warm up.
 
+    A call of each processes as many clips, but `scale` calls of the bound are as much work.
 
-class Bench:
-    """The measurements.
-
-    Args:
-        device: "cpu" or "cuda"; peers run on the CPU only.
-        threads: for all but the 8-bit networks, which use one.
-        batch: clips in a training or inference batch.
-        rounds: number of timed rounds.
+    Returns:
+        A row for each of our own: `what`, `clips`, `seconds` of each round, peak `memory` in bytes (of the GPU, if it
+        computes there), name and seconds of the alternative (`peer`, `peer_seconds`) and of the bound.
     """
-
-    def __init__(self, device: str, threads: int, batch: int, rounds: int):
-        self.device, self.threads, self.batch, self.rounds = device, threads, batch, rounds
-        self.resources: dict[str, Any] = {"device": device, "threads": threads}
-        self.macs = ours.classifier().complexity().macs
-        self.keras = device == "cpu" and peers.has("tensorflow") and peers.has("tf_keras")
-
-    def rows(
-        self, clips: int, own: list[Candidate], peer: Candidate | None, bound: Candidate, scale: float = 1
-    ) -> list[Row]:
-        """Time candidates that process `clips` each; their arithmetic is `scale` times that of `bound`."""
-        timings = compare_timings([*own, *([peer] if peer else []), bound], self.rounds)
-        peer_columns = (peer.name, timings[peer.name].seconds) if peer else ("", [])
-        bound_columns = (bound.name, [scale * seconds for seconds in timings[bound.name].seconds])
-        found = [(one.name, timings[one.name]) for one in own]
-        return [Row(what, clips, one.seconds, one.memory, *peer_columns, *bound_columns) for what, one in found]
-
-    def frontend(self) -> list[Row]:
-        """Features of 10 s at 44.1 kHz."""
-        clips = 10 if self.device == "cpu" else self.batch  # fewer do not fill a GPU
-        settings = {**self.resources, "clips": clips}
-        own = [Candidate("frontend, 10 s", ours.frontend, settings)]
-        peer = Candidate("gammatone", peers.gammatone, {"clips": clips}) if peers.has("gammatone") else None
-        return self.rows(clips, own, peer, Candidate("its Fourier transforms", ours.fourier, settings))
-
-    def training(self) -> list[Row]:
-        """Training steps of the report's network."""
-        kinds: dict[str, dict[str, Any]] = {"training": {}}
-        if has_bfloat16(self.device):
-            kinds["training, bfloat16"] = {"precision": "bf16"}
-        if self.device == "cuda":
-            kinds["training, bfloat16, compiled"] = {"precision": "bf16", "compiled": True}
-        base = {**self.resources, "batch": self.batch}
-        own = [Candidate(f"{what}, batch {self.batch}", ours.training, base | kind) for what, kind in kinds.items()]
-        settings = {"threads": self.threads, "batch": self.batch}
-        peer = Candidate("Keras", peers.keras_training, settings) if self.keras else None
-        scale = 3 * self.macs * self.batch / ours.MATRIX**3  # forward, gradients of inputs, gradients of weights
-        return self.rows(self.batch, own, peer, Candidate("matrix products", ours.products, self.resources), scale)
-
-    def inference(self) -> list[Row]:
-        """Logits of a batch."""
-        own = [Candidate(f"inference, batch {self.batch}", ours.inference, {**self.resources, "batch": self.batch})]
-        settings = {"threads": self.threads, "batch": self.batch}
-        peer = Candidate("Keras", peers.keras_inference, settings) if self.keras else None
-        scale = self.macs * self.batch / ours.MATRIX**3
-        return self.rows(self.batch, own, peer, Candidate("matrix products", ours.products, self.resources), scale)
-
-    def epoch(self) -> list[Row]:
-        """Epochs of train.py on cached features, each against its bare training steps; the first one warms up."""
-        rows = []
-        for name, clips in (("table3_cnn", 2 * self.batch), ("small_data", 320)):
-            epochs = f"trainer.max_epochs={1 + self.rounds}"
-            with tempfile.TemporaryDirectory() as folder:
-                root = write_repeated(Path(folder), round(clips / TRAIN))
-                settings = [f"experiment={name}", f"trainer.accelerator={self.device}", epochs]
-                run = train_run(name, root, *settings, bare_steps=True, threads=self.threads)
-            whole, bare = ([epoch[key] for epoch in run["epochs"][1:]] for key in ("seconds", "bare_seconds"))
-            rows.append(Row(f"epoch, {name}", clips, whole, run["memory"], "", [], "its bare steps", bare))
-        return rows
-
-    def waiting(self) -> list[Row]:
-        """Steps on few clips, where threads wait for each other often: asleep, as asc sets it, or in a loop."""
-        batch = 16
-        resources = {"device": "cpu", "threads": self.threads}
-        settings = {**resources, "batch": batch}
-        own = [Candidate(f"training, batch {batch}", ours.training, settings, {"OMP_WAIT_POLICY": "PASSIVE"})]
-        peer = Candidate("threads that spin", ours.training, settings, {"GOMP_SPINCOUNT": "300000"})
-        scale = 3 * self.macs * batch / ours.MATRIX**3
-        return self.rows(batch, own, peer, Candidate("matrix products", ours.products, resources), scale)
-
-    def integers(self) -> list[Row]:
-        """The 8-bit network on one clip and one thread, on each engine."""
-        one = {"threads": 1}
-        engines = {"PyTorch": ours.pytorch_integers, "ONNX Runtime": ours.onnx_integers}
-        own = [Candidate(f"8 bits, 1 thread, {engine}", make, one) for engine, make in engines.items()]
-        peer = Candidate("TensorFlow Lite", peers.tflite_integers, one) if self.keras else None
-        bound = Candidate("matrix products", ours.products, {"device": "cpu", **one})
-        return self.rows(1, own, peer, bound, self.macs / ours.MATRIX**3)
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        processes = {}
+        for name, make in {**own, **peer, **bound}.items():  # all are set up before the first is timed
+            processes[name] = stack.enter_context(ProcessPoolExecutor(1, spawn))
+            processes[name].submit(set_up, make).result()
+        rounds_seconds = [[process.submit(timed).result() for process in processes.values()] for _ in range(1 + rounds)]
+        memory = [processes[name].submit(peak).result() for name in own]
+    seconds = dict(zip(processes, map(list, zip(*rounds_seconds[1:], strict=True)), strict=True))
+    (bound_name,), peer_name = bound, "".join(peer)
+    others = {"peer": peer_name, "peer_seconds": seconds.get(peer_name, [])}
+    others |= {"bound": bound_name, "bound_seconds": [scale * value for value in seconds[bound_name]]}
+    return [
+        {"what": name, "clips": clips, "seconds": seconds[name], "memory": peak_bytes, **others}
+        for name, peak_bytes in zip(own, memory, strict=True)
+    ]
 
 
-def has_bfloat16(device: str) -> bool:
-    """Whether the device supports bfloat16 natively."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+CALL: list[Callable[[], object]] = []  # in a candidate's process: the function to time
 
 
-def timing_table(rows: Sequence[Row]) -> str:
+def set_up(make: Callable[[], Callable[[], object]]) -> None:
+    """In a candidate's process: make the function to time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow logs there; exceptions are sent back
+    CALL.append(make())
+
+
+def timed() -> float:
+    """In a candidate's process: median seconds of a call."""
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else torch.cpu.synchronize
+    return median_seconds(lambda: (CALL[0](), wait()), torch.get_num_threads())
+
+
+def peak() -> int | None:
+    """In a candidate's process: its peak memory in bytes, of the GPU if it was used."""
+    return peak_gpu_memory() or peak_memory()
+
+
+def timing_table(rows: Sequence[dict]) -> str:
     """Speed over the rounds, then ratios within each round, which background load does not distort."""
     cells = []
     for row in rows:
-        low, mid, high = (row.clips / pick(row.seconds) for pick in (max, median, min))
-        peer = f"{median(row.ratios(row.peer_seconds)):.2f} {row.peer}" if row.peer else ""
-        bound = f"{median(row.ratios(row.bound_seconds)):.2f} {row.bound}"
-        cells.append([row.what, f"{mid:.1f}", f"{low:.1f} to {high:.1f}", f"{1000 / mid:.2f}", peer, bound])
+        low, mid, high = (row["clips"] / pick(row["seconds"]) for pick in (max, median, min))
+        speed = [row["what"], f"{mid:.1f}", f"{low:.1f} to {high:.1f}", f"{1000 / mid:.2f}"]
+        cells.append([*speed, ratio(row, "peer"), ratio(row, "bound")])
     headers = ["", "clips/s", "", "ms/clip", "speed-up over", "fraction of bound"]
     align = ("left", "right", "right", "right", "left", "left")
     return tabulate(cells, headers, disable_numparse=True, colalign=align)
+
+
+def ratio(row: dict, other: str) -> str:
+    """How many times as long the other takes, the median over the rounds, and its name."""
+    ratios = [theirs / ours for theirs, ours in zip(row[f"{other}_seconds"], row["seconds"], strict=False)]
+    return f"{median(ratios):.2f} {row[other]}" if ratios else ""
