@@ -2,22 +2,33 @@
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
-from asc.check.dataset import read_dataset
-from asc.check.findings import sound_faults, sound_warnings
+import pandas as pd
+
+from asc.check.dataset import Dataset, read_dataset
 from asc.check.sounds import analyze_all
-from asc.check.summary import file_values, summarize, tables
 from asc.cli import exit_on_input_error
+from asc.data.lists import TAU_NAME
+from asc.errors import printable
 from asc.files import expand_home
+from asc.table import text_table
 
 DESCRIPTION = """\
 Count the contents of a dataset and report its faults before a run meets them. DIR contains lists in the layout of TAU
 Urban Acoustic Scenes (data=dcase), or a folder for each class (data=folder). Every file is decoded completely.
 
 The exit status is 1 if there are faults, which stop or spoil a run; warnings leave it 0."""
+WIDTH = 100  # columns
+MAX_VALUES = 12  # in a row
+MAX_LABEL = 40  # columns
+MAX_MESSAGES = 20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,17 +47,118 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         names = [name.replace("{fold}", arguments.fold) for name in (arguments.train_list, arguments.test_list)]
         dataset = read_dataset(expand_home(arguments.root).resolve(), *names)
-        sounds, unreadable = analyze_all(dataset.files())
-        dataset.split(sounds)
-        faults = [*dataset.faults, *sound_faults(dataset, sounds, unreadable)]
-        warnings = [*dataset.warnings, *sound_warnings(dataset, sounds)]
-        summary = summarize(dataset, sounds, faults, warnings)
+        sounds, errors = analyze_all(dataset.files())
+        dataset.add_sounds(sounds, errors)
+        summary = summarize(dataset, sounds)
         if arguments.json:
-            text = json.dumps({**summary, "sounds": file_values(dataset, sounds)}, allow_nan=False)
+            files = [str(path.relative_to(dataset.root)) for path in sounds.index]
+            table = sounds.assign(level=sounds.level.astype(object).where(sounds.level > -math.inf, None))
+            table.insert(0, "file", files)
+            print(json.dumps({**summary, "sounds": table.to_dict("records")}, allow_nan=False), flush=True)
         else:
-            text = tables(summary)
-        print(text, flush=True)
-    sys.exit(1 if faults else 0)
+            print(tables(summary), flush=True)
+    sys.exit(1 if dataset.faults else 0)
+
+
+def summarize(dataset: Dataset, sounds: pd.DataFrame) -> dict[str, Any]:
+    """The contents of a dataset and its faults, as plain values."""
+    rows = [
+        {"split": split, "label": clip.label, "location": clip.location, "name": TAU_NAME.fullmatch(clip.path.stem)}
+        for split, clips in dataset.splits.items()
+        for clip in clips
+    ]
+    clips = pd.DataFrame(rows, columns=["split", "label", "location", "name"])
+    by_split = clips.groupby("split", sort=False)
+    levels = sounds.level[sounds.level > -math.inf].astype(float)
+    by_name = {}
+    if len(clips) and clips.name.notna().all():
+        for key, what in (("scene", "scenes"), ("city", "cities"), ("device", "devices")):
+            by_name[what] = {split: counts(name[key] for name in group) for split, group in by_split.name}
+    return {
+        "root": str(dataset.root),
+        "layout": dataset.layout,
+        "files": len(sounds),
+        "clips": len(clips),
+        "hours": sounds.seconds.sum() / 3600,
+        "classes": {
+            label: {split: int((own.split == split).sum()) for split in dataset.splits}
+            | {"locations": own.location.nunique()}
+            for label, own in clips.groupby("label")
+        },
+        "locations": by_split.location.nunique().to_dict(),
+        **by_name,
+        "sample_rates": counts(sounds.rate),
+        "channels": counts(sounds.channels),
+        "formats": counts(sounds.format),
+        "seconds": counts(round(seconds, 2) for seconds in sounds.seconds),
+        "level_db": [round(value, 1) for value in (levels.min(), levels.median(), levels.max())] if len(levels) else [],
+        "clipped_files": int((sounds.runs > 0).sum()),
+        "clipped_most": max(sounds.clipped, default=0.0),
+        "silent_files": int((sounds.peak == 0).sum()),
+        "faults": dataset.faults,
+        "warnings": dataset.warnings,
+    }
+
+
+def counts(values: Iterable[Hashable]) -> dict[str, int]:
+    """The number of times that each value occurs, the most frequent first."""
+    return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def tables(summary: dict[str, Any]) -> str:
+    """The summary for people, at most WIDTH columns wide."""
+    kind = "lists in the TAU layout" if summary["layout"] == "TAU" else "a folder for each class"
+    facts = {"locations": counted(summary["locations"])}
+    for what in ("scenes", "cities", "devices"):
+        facts |= {f"{what}, {split}": counted(numbers) for split, numbers in summary.get(what, {}).items()}
+    facts["sample rates"] = counted({f"{int(rate):,} Hz": count for rate, count in summary["sample_rates"].items()})
+    facts |= {"channels": counted(summary["channels"]), "formats": counted(summary["formats"])}
+    facts["lengths"] = counted({f"{float(seconds):g} s": count for seconds, count in summary["seconds"].items()})
+    if summary["level_db"]:
+        low, middle, high = summary["level_db"]
+        facts["levels"] = f"{low:.0f} to {high:.0f} dB full scale, median {middle:.0f}"
+    clipped = f"{summary['clipped_files']:,}, up to {summary['clipped_most']:.2%} of a file's samples at full scale"
+    facts["clipped files"] = clipped if summary["clipped_files"] else "none"
+    facts["silent files"] = f"{summary['silent_files']:,}" if summary["silent_files"] else "none"
+    parts = [
+        f"{printable(summary['root'])}: {kind}\n{summary['files']:,} readable files, {summary['hours']:.2f} hours",
+        class_table(summary["classes"]),
+        text_table(facts.items(), left=(0, 1)),
+        *(messages(kind, summary[f"{kind}s"]) for kind in ("fault", "warning")),
+    ]
+    return "\n\n".join(parts)
+
+
+def class_table(classes: dict[str, dict[str, int]]) -> str:
+    """Numbers of clips of each class in each split, and of its locations."""
+    if not classes:
+        return "no clips"
+    table = pd.DataFrame.from_dict(classes, orient="index")
+    table = pd.concat([table, table.sum().to_frame("all").T])
+    table = table.loc[:, table.any()]
+    rows = [[printable(label)[:MAX_LABEL], *(f"{n:,}" for n in row)] for label, *row in table.itertuples(name=None)]
+    return text_table(rows, ["clips of class", *table])
+
+
+def counted(numbers: dict[str, int]) -> str:
+    """The most frequent values with their counts, wrapped between them."""
+    parts = [f"{printable(value)}: {count:,}" for value, count in list(numbers.items())[:MAX_VALUES]]
+    parts += [f"and {len(numbers) - MAX_VALUES} others"] if len(numbers) > MAX_VALUES else []
+    text = ", ".join(part.replace(" ", "\xa0") for part in parts) or "none"
+    return fill(text, WIDTH - 22, break_on_hyphens=False).replace("\xa0", " ")
+
+
+def messages(kind: str, sentences: list[str]) -> str:
+    """A heading with the number of sentences, and the first of them, wrapped."""
+    if not sentences:
+        return f"no {kind}s"
+    lines = [f"{len(sentences)} {kind}{'s' if len(sentences) > 1 else ''}"]
+    for sentence in sentences[:MAX_MESSAGES]:
+        lines.append(
+            fill(printable(sentence), WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        )
+    more = len(sentences) - MAX_MESSAGES
+    return "\n".join(lines + ([f"- and {more} more, which --json prints"] if more > 0 else []))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""The files, classes and splits of a dataset in either layout, despite its faults."""
+"""The files, classes and splits of a dataset in either layout, its faults and its doubtful properties."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
+import pandas as pd
+
 from asc.audio import SUFFIXES
-from asc.check.sounds import Sound
 from asc.data.lists import Clip, clips_in, fault, is_inside, list_faults, meta_rows, name_faults, read_table
-from asc.data.recordings import clip_length, cut_all, divide, files_below, notes, read_folder
+from asc.data.recordings import clip_length, cut_all, divide, files_below, matches, notes, read_folder, same_names
 from asc.data.splits import split_faults
 from asc.errors import InputError
 
 TEST_FRACTION, SPLIT_SEED = 0.25, 0  # those of data=folder
+MIN_LEVEL = -70.0  # dB full scale, root mean square: near the noise of a 16-bit recorder
+MAX_OFFSET = 0.02  # of full scale
 
 
 @dataclass
@@ -21,31 +26,53 @@ class Dataset:
     Attributes:
         root: the folder.
         layout: "TAU" for lists, "folder" for a folder for each class.
-        recordings: by split, a clip for each file: "train", "test", "unused"; or "" for folders that are not divided.
-        splits: the clips of each split; `split` adds those of the folder layout, once the files' lengths are known.
+        splits: the clips of "train", "test" and "unused"; of folders that are not divided, until `divide_folder`, "".
         faults: a sentence for each fault that stops or spoils a run.
         warnings: a sentence for each property that may be intended.
     """
 
     root: Path
     layout: str
-    recordings: dict[str, list[Clip]] = field(default_factory=dict)
     splits: dict[str, list[Clip]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def files(self) -> list[Path]:
         """All existing files, each once."""
-        paths = dict.fromkeys(clip.path for clips in self.recordings.values() for clip in clips)
+        paths = dict.fromkeys(clip.path for clips in self.splits.values() for clip in clips)
         return [path for path in paths if path.is_file()]
 
-    def split(self, sounds: dict[Path, Sound]) -> None:
-        """Split the readable recordings of a folder as data=folder does, and check the split."""
-        if self.layout == "folder" and sounds:
-            readable = {
-                split: [clip for clip in clips if clip.path in sounds] for split, clips in self.recordings.items()
-            }
-            durations = {path: sound.seconds for path, sound in sounds.items()}
+    def add_sounds(self, sounds: pd.DataFrame, errors: list[str]) -> None:
+        """Divide a folder, and add the faults and warnings of the splits and of the sounds (see `analyze_all`)."""
+        if self.layout == "folder":
+            self.divide_folder(sounds)
+        if {"train", "test"} <= self.splits.keys():
+            self.check_split(self.splits["train"], self.splits["test"])
+        audible = sounds.digest[sounds.peak > 0].to_dict()  # all silent files are equal
+        files = {
+            split: list(dict.fromkeys(replace(clip, start=0.0) for clip in clips if clip.path in audible))
+            for split, clips in self.splits.items()
+        }
+        self.faults += errors
+        for one, other in combinations([split for split in files if split != "unused"], 2):
+            what, remedy = f"recordings in {one} and {other} that sound the same", "the accuracy would be too high"
+            copies = self.copies(files[one], files[other], audible)
+            self.faults += fault(self.root, what, copies, f"remove one of each pair: {remedy}")
+        for split, clips in files.items():
+            copies = self.copies(clips, clips, audible)
+            self.warnings += fault(self.root, f"recordings twice in {split}", copies, "keep one of each")
+        if self.layout == "folder":
+            self.warnings += same_names(files, sounds.seconds.to_dict(), self.root)
+        self.warnings += [*sound_warnings(self, sounds), *format_by_class(self, sounds)]
+
+    def divide_folder(self, sounds: pd.DataFrame) -> None:
+        """Divide the readable recordings as data=folder does."""
+        durations = sounds.seconds.to_dict()
+        readable = {
+            split: [clip for clip in clips if clip.path in durations] for split, clips in self.splits.items()
+        }
+        self.splits = {}
+        if durations:
             clips = cut_all(readable, durations, clip_length(durations.values()))
             try:
                 train, test = divide(clips, TEST_FRACTION, SPLIT_SEED, self.root)
@@ -53,8 +80,6 @@ class Dataset:
             except InputError as error:
                 self.faults.append(str(error))
                 self.splits = {"all": [clip for group in clips.values() for clip in group]}
-        if {"train", "test"} <= self.splits.keys():
-            self.check_split(self.splits["train"], self.splits["test"])
 
     def check_split(self, train: list[Clip], test: list[Clip]) -> None:
         """Add the faults and warnings of a split into train and test."""
@@ -64,10 +89,50 @@ class Dataset:
             self.faults.append(f"{self.root}: all training clips are {labels[0]}: add clips of another class")
         untested = sorted(set(labels) - {clip.label for clip in test})
         self.warnings += fault(self.root, "classes without test clips", untested, "their accuracy will be unknown")
-        places = {(clip.label, clip.location) for clip in train}
-        single = sorted(label for label, count in Counter(label for label, _ in places).items() if count == 1)
+        places = Counter(label for label, _ in {(clip.label, clip.location) for clip in train})
+        single = sorted(label for label, count in places.items() if count == 1)
         what = "classes with a single location to train on"
         self.warnings += fault(self.root, what, single, "add recordings from other places")
+
+    def copies(self, one: list[Clip], other: list[Clip], digests: dict[Path, str]) -> list[str]:
+        """Names of the pairs of different clips that sound the same."""
+        pairs = matches(one, other, lambda clip: digests[clip.path])
+        return [f"{a.name(self.root)} = {b.name(self.root)}" for a, b in pairs if a is not b]
+
+
+def sound_warnings(dataset: Dataset, sounds: pd.DataFrame) -> Iterator[str]:
+    """A sentence for each kind of suspect files."""
+    audible, lengths = sounds.peak > 0, sounds.seconds.astype(float).round(2)
+    usual = lengths.mode().min()
+    suspect = {
+        f"clips that are not {usual:g} s long, as most are": (
+            (lengths != usual) & (dataset.layout == "TAU"),
+            "longer ones are cut, shorter ones repeated",
+        ),
+        "digitally silent files": (~audible, "remove them: they have no scene"),
+        "files with a silent channel": (
+            audible & (sounds.silent_channels.map(len) > 0),
+            "data.channel chooses another, by default channel 0",
+        ),
+        f"files quieter than {MIN_LEVEL:g} dB": (audible & (sounds.level < MIN_LEVEL), "check the recorder's gain"),
+        "clipped files": (sounds.runs > 0, "lower the recorder's gain, or keep them if they are few"),
+        f"files with a DC offset over {MAX_OFFSET:g}": (sounds.offset > MAX_OFFSET, "filter it out"),
+    }
+    for what, (where, remedy) in suspect.items():
+        names = [str(path.relative_to(dataset.root)) for path in sounds.index[where]]
+        yield from fault(dataset.root, what, names, remedy)
+
+
+def format_by_class(dataset: Dataset, sounds: pd.DataFrame) -> Iterator[str]:
+    """Classes whose sample rates and numbers of channels no other class has: the network may learn the recorder."""
+    clips = [clip for clips in dataset.splits.values() for clip in clips if clip.path in sounds.index]
+    formats = sounds.loc[[clip.path for clip in clips], ["rate", "channels"]].reset_index(drop=True)
+    formats["label"] = [clip.label for clip in clips]
+    is_own = formats.groupby(["rate", "channels"]).label.transform("nunique") == 1
+    own = is_own.groupby(formats.label).all()
+    if len(own) > 1:
+        what = "classes with a sample rate or number of channels of their own"
+        yield from fault(dataset.root, what, list(own.index[own]), "a network may learn the recorder, not the scene")
 
 
 def read_dataset(root: Path, train_list: str, test_list: str) -> Dataset:
@@ -104,7 +169,6 @@ def read_tau(root: Path, train_list: str, test_list: str) -> Dataset:
         dataset.splits[split] = clips_in(root, [row for row in listed if row["filename"] in meta], meta)
     used = {clip.path for clips in dataset.splits.values() for clip in clips}
     dataset.splits["unused"] = [clip for clip in clips_in(root, list(meta.values()), meta) if clip.path not in used]
-    dataset.recordings = dict(dataset.splits)
     for split, clips in dataset.splits.items():
         missing = [str(clip.path.relative_to(root)) for clip in clips if not clip.path.is_file()]
         found = dataset.warnings if split == "unused" else dataset.faults

@@ -1,13 +1,14 @@
-"""Analyze all files of a dataset from beginning to end: format, length, level, clipping, silence."""
+"""Decode all files of a dataset from beginning to end: format, length, level, clipping, silence."""
 
 import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from asc.audio import decode, open_sound
@@ -74,7 +75,8 @@ def analyze(path: Path) -> Sound:
             if peak.max() >= FULL_SCALE or before.any():
                 full = np.concatenate([before, np.abs(wave) >= FULL_SCALE], axis=1)
                 clipped += int(full[:, MIN_RUN:].sum())
-                runs += count_runs(full)
+                inside = np.lib.stride_tricks.sliding_window_view(full, MIN_RUN, axis=1).all(axis=2)
+                runs += int((inside[:, 1:] & ~inside[:, :-1]).sum())
                 before = full[:, -MIN_RUN:]
         kind = f"{sound.format} {sound.subtype}"
     power = energy / (frames * channels)
@@ -93,21 +95,16 @@ def analyze(path: Path) -> Sound:
     )
 
 
-def count_runs(full: np.ndarray) -> int:
-    """Number of runs of at least MIN_RUN true values in full (channels, samples) that begin after the first sample."""
-    inside = np.logical_and.reduce(np.lib.stride_tricks.sliding_window_view(full, MIN_RUN, axis=1), axis=2)
-    return int((inside[:, 1:] & ~inside[:, :-1]).sum())
-
-
-def analyze_all(paths: Sequence[Path]) -> tuple[dict[Path, Sound], dict[Path, str]]:
-    """The statistics of the readable files and the errors of the others; a thread for each core decodes."""
+def analyze_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """A row of `Sound` for each readable file, indexed by its path, and the errors of the others."""
     sounds: dict[Path, Sound] = {}
-    errors: dict[Path, str] = {}
+    errors = []
     with closing_pool(os.cpu_count() or 1) as pool:  # libsndfile, NumPy and hashlib release the interpreter's lock
         jobs = [(path, pool.submit(analyze, path)) for path in paths]
         for path, job in tqdm(jobs, "analyzing", unit="file", leave=False, disable=None, delay=1):
             try:
                 sounds[path] = job.result()
             except InputError as error:
-                errors[path] = str(error)
-    return sounds, errors
+                errors.append(str(error))
+    columns = [field.name for field in fields(Sound)]
+    return pd.DataFrame(list(sounds.values()), index=pd.Index(sounds, dtype=object), columns=columns), errors
