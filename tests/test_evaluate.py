@@ -17,14 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from asc.audio import read_wave
 from asc.data.lists import Clip
 from asc.evaluate.__main__ import main
-from asc.evaluate.figures import (
-    BINS,
-    LocationBootstrap,
-    clip_table,
-    evaluation_figures,
-    informative_factors,
-    reliability,
-)
+from asc.evaluate.evaluation import BINS, LocationBootstrap, clip_table, evaluation_figures, reliability
 from asc.evaluate.output import evaluation_tables
 from asc.results import read_predictions, write_predictions
 
@@ -101,7 +94,8 @@ def test_interval_equals_the_normal_approximation_and_ignores_repeated_clips():
 
 def test_scene_city_and_device_come_from_file_names():
     def factors(*names: str, labels: tuple[int, ...] = (0, 0, 0)) -> list[str]:
-        return informative_factors(table(labels[: len(names)], np.eye(3)[: len(names)], list(names)))
+        clips = table(labels[: len(names)], np.eye(3)[: len(names)], list(names))
+        return list(evaluation_figures(clips, LABELS, 0, 0)["groups"])
 
     tau2022 = ["airport-lisbon-1000-40000-0-a.wav", "bus-lisbon-1001-40001-9-s1.wav", "bus-oslo-2-3-4-s1.wav"]
     names = table([0, 0, 0], np.eye(3), tau2022)

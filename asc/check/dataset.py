@@ -68,9 +68,7 @@ class Dataset:
     def divide_folder(self, sounds: pd.DataFrame) -> None:
         """Divide the readable recordings as data=folder does."""
         durations = sounds.seconds.to_dict()
-        readable = {
-            split: [clip for clip in clips if clip.path in durations] for split, clips in self.splits.items()
-        }
+        readable = {split: [clip for clip in clips if clip.path in durations] for split, clips in self.splits.items()}
         self.splits = {}
         if durations:
             clips = cut_all(readable, durations, clip_length(durations.values()))

@@ -75,7 +75,7 @@ def analyze(path: Path) -> Sound:
             if peak.max() >= FULL_SCALE or before.any():
                 full = np.concatenate([before, np.abs(wave) >= FULL_SCALE], axis=1)
                 clipped += int(full[:, MIN_RUN:].sum())
-                inside = np.lib.stride_tricks.sliding_window_view(full, MIN_RUN, axis=1).all(axis=2)
+                inside = np.all(np.lib.stride_tricks.sliding_window_view(full, MIN_RUN, axis=1), axis=2)
                 runs += int((inside[:, 1:] & ~inside[:, :-1]).sum())
                 before = full[:, -MIN_RUN:]
         kind = f"{sound.format} {sound.subtype}"

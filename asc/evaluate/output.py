@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from asc.errors import printable
-from asc.evaluate.figures import BINS, LEVEL
 from asc.files import atomic_write
 from asc.plot import display_name
 from asc.table import text_table
@@ -16,7 +15,7 @@ WIDTH = 100
 MAX_ROWS, MAX_NAME = 25, 45  # rows of a table, and characters of a file name; evaluation.json has all
 MAX_GROUPS = 40  # in a panel
 HEADINGS = {"label": "class", "scene": "source scene", "city": "city", "device": "device"}
-INTERVAL = f"{100 * LEVEL:.0f} % interval"
+INTERVAL = "95 % interval"
 
 
 def evaluation_tables(evaluation: dict[str, Any]) -> str:
@@ -46,11 +45,11 @@ def bounds(interval: Sequence[float] | None) -> str:
 
 def group_table(heading: str, groups: dict[str, dict[str, Any]]) -> str:
     """Accuracy by group."""
-    rows = [
-        [name, f"{row['clips']:,}", f"{row['locations']:,}", f"{row['accuracy']:.3f}", bounds(row["accuracy_interval"])]
-        + [f"{row['log_loss']:.3f}"]
-        for name, row in groups.items()
-    ]
+    rows = []
+    for name, row in groups.items():
+        clips, locations = f"{row['clips']:,}", f"{row['locations']:,}"
+        figures = f"{row['accuracy']:.3f}", bounds(row["accuracy_interval"]), f"{row['log_loss']:.3f}"
+        rows.append([name, clips, locations, *figures])
     text = text_table(rows[:MAX_ROWS], [heading, "clips", "locations", "accuracy", INTERVAL, "log loss"])
     return text + (f"\nand {len(rows) - MAX_ROWS} more in evaluation.json" if len(rows) > MAX_ROWS else "")
 
@@ -80,24 +79,25 @@ def worst_table(mistakes: Sequence[dict[str, Any]]) -> str:
     """The worst mistakes."""
     if not mistakes:
         return "no mistakes"
-    rows = [
-        [name if len(name) <= MAX_NAME else "..." + name[3 - MAX_NAME :], true, f"{of_true:.3f}", guess, f"{sure:.3f}"]
-        for name, true, guess, of_true, sure, _ in (mistake.values() for mistake in mistakes)
-    ]
+    rows = []
+    for name, true, guess, of_true, of_guess, _ in (mistake.values() for mistake in mistakes):
+        short = name if len(name) <= MAX_NAME else "..." + name[3 - MAX_NAME :]
+        rows.append([short, true, f"{of_true:.3f}", guess, f"{of_guess:.3f}"])
     return text_table(rows, ["worst mistakes", "true", "probability", "predicted", "probability"])
 
 
-def plot_reliability(table: pd.DataFrame, error: float, path: Path) -> None:
-    """Plot accuracy over confidence for a table of clips, and below it a histogram of the confidence."""
+def plot_reliability(reliability: dict[str, Any], path: Path) -> None:
+    """Plot accuracy over confidence, and below it a histogram of the confidence."""
     from matplotlib.figure import Figure  # pyplot would need a display
-    from sklearn.calibration import CalibrationDisplay
 
+    bins = pd.DataFrame(reliability["bins"])
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    confidence = table.probability_of_predicted.clip(upper=1)
-    CalibrationDisplay.from_predictions(table.is_correct, confidence, n_bins=BINS, ax=upper, name="classifier")
-    upper.set(xlabel="", ylabel="accuracy", title=f"Expected calibration error {error:.3f}")
-    lower.hist(confidence, BINS, range=(0, 1), edgecolor="white", color="grey")
+    upper.plot([0, 1], [0, 1], "k:", label="perfectly calibrated")
+    upper.plot(bins.confidence, bins.accuracy, "s-", label="classifier")
+    upper.set(ylabel="accuracy", title=f"Expected calibration error {reliability['expected_calibration_error']:.3f}")
+    upper.legend(loc="upper left")
+    lower.bar(bins.low, bins.clips, bins.high - bins.low, align="edge", edgecolor="white", color="grey")
     lower.set(xlabel="confidence: probability of the predicted class", ylabel="clips", xlim=(0, 1))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
