@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-import time
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,13 @@ import torch
 from omegaconf import OmegaConf
 from scipy.stats import ttest_rel
 from tiny import RATE
-from torch import nn
 
 from asc import InputError, SceneClassifier
+from asc.nets import PhamCNN
 from asc.report.__main__ import main
-from asc.report.compare import compare
-from asc.report.latency import ROUNDS, measure_latency, single_thread_latency
 from asc.report.plot import accuracy_plot, pareto_front, plot_accuracy_over_size, size
-from asc.report.runs import find_runs, read_run
-from asc.report.systems import System, Task, differing, group
-from asc.report.table import report, report_table, speedups, systems_table
+from asc.report.runs import System, Task, differing, find_runs, group, read_run
+from asc.report.table import ROUNDS, compare, measure_latency, report, speedups, systems_table
 
 LABELS = ["indoor", "outdoor", "transportation"]
 CNN = {"_target_": "asc.nets.PhamCNN"}
@@ -45,6 +43,7 @@ def write_run(
     checkpoint: str = "made.ckpt",
     data: dict | None = None,
     config: dict | None = None,
+    overrides: Sequence[str] = (),
     **costs: float,
 ) -> Path:
     """Write the results.json of a run and, with `net`, the hyperparameters of a checkpoint without weights.
@@ -52,6 +51,7 @@ def write_run(
     Args:
         data: hyperparameters of the dataset, of the checkpoint, too.
         config: content of .hydra/config.yaml.
+        overrides: content of .hydra/overrides.yaml.
     """
     directory.mkdir(parents=True)
     cost = {"parameters": 1000, "nonzero_parameters": 1000, "size_kb": 4.0, "dcase2020_size_kb": 3.5}
@@ -73,9 +73,10 @@ def write_run(
     if net:
         content = {"hyper_parameters": {"net": net, "quantization": quantization}, "state_dict": {}, "stage": stage}
         torch.save({**content, "datamodule_hyper_parameters": data or {}}, directory / checkpoint)
-    if config:
+    if config or overrides:
         (directory / ".hydra").mkdir()
-        OmegaConf.save(config, directory / ".hydra/config.yaml")
+        OmegaConf.save(config or {}, directory / ".hydra/config.yaml")
+        OmegaConf.save(list(overrides), directory / ".hydra/overrides.yaml")
     return directory
 
 
@@ -110,26 +111,24 @@ def test_seeds_share_a_row_with_mean_and_sample_deviation(tmp_path):
     alone = ["DCASE 2020 baseline", "1", "35.0", "25.0", "1.000", "450.1", "3.5", "1409.2", "111.7"]
     assert cells(lines[4]) == alone
     assert lines[5].index("58.0") == lines[4].index("25.0")  # aligned at the decimal points
-    quoted = report_table([both]).splitlines()
-    assert cells(quoted[3]) == ["DCASE 2020 baseline", "87.3", "450.0", "35.0", "450.1", both.title]
-    assert cells(quoted[4]) == ["CNN", "93.0", "245.5", "68.0", "4.0", both.title]
     text = report([both], dict.fromkeys(both.systems, 12345.0))
     assert max(map(len, text.splitlines())) <= 110
 
 
-def test_tables_are_by_task_and_titles_contain_the_common_parts_of_names(tmp_path):
+def test_tables_are_by_task(tmp_path):
     """Accuracies on other labels or data, or by cross-validation, do not compare."""
     for stage, settings in (("float", {}), ("pruned", pruned(520)), ("int8", INT8)):
         write_run(tmp_path / "here" / stage, data={"root": "/data/scenes3", "fold": 1}, net=CNN, **settings)
     write_run(tmp_path / "crossed", net=CNN, data={"root": "/data/scenes3", "fold": 1, "cv": 5})
     write_run(tmp_path / "elsewhere", net=CNN, data={"root": "/other/esc10"}, labels=["cat", "dog"])
-    found = tasks(tmp_path / "here", tmp_path / "crossed", tmp_path / "elsewhere")
-    assert [(task.title, task.shared, [system.name for system in task.systems]) for task in found] == [
-        ("scenes3, 3 classes", "CNN", ["float", "int8", "pruned 52 %"]),
-        ("scenes3, 3 classes, 5-fold cross-validation", "", ["CNN"]),
-        ("esc10, 2 classes", "", ["CNN"]),
+    write_run(tmp_path / "renamed", net=CNN, data={"root": "/other/esc10"}, labels=["cat", "cow"])
+    found = tasks(*(tmp_path / place for place in ("here", "crossed", "elsewhere", "renamed")))
+    assert [(task.title, [system.name for system in task.systems]) for task in found] == [
+        ("scenes3, 3 classes", ["CNN", "CNN, int8", "CNN, pruned 52 %"]),
+        ("scenes3, 3 classes, 5-fold cross-validation", ["CNN"]),
+        ("esc10, 2 classes", ["CNN"]),
+        ("esc10, 2 classes #2", ["CNN"]),
     ]
-    assert systems_table(found[0]).startswith("scenes3, 3 classes: CNN\n")
 
 
 @pytest.mark.parametrize(
@@ -137,29 +136,28 @@ def test_tables_are_by_task_and_titles_contain_the_common_parts_of_names(tmp_pat
     {
         "DCASE 2020 baseline": {"net": BASELINE},
         "OwnNet": {"net": {"_target_": "my_nets.OwnNet"}},
-        "CNN": {"net": {**CNN, "filters": [32, 64, 128, 256]}, "nonzero_parameters": 950},  # few zeros: no pruning
+        "CNN": {"net": CNN, "nonzero_parameters": 950},  # few zeros: no pruning
         "CNN, pruned 5 %": {"net": CNN, "nonzero_parameters": 949},
-        "CNN, int8, batch norms kept": {"net": CNN, "stage": "int8", "quantization": {"fold_norms": False}},
         "CNN, fake-quantized": {"net": CNN, **INT8, "stage": "qat"},
-        "CNN, int8, one input norm": {"net": {**CNN, "bn_first_block_only": True}, **INT8},
         "CNN, int8, pruned 48 %": {"net": CNN, **pruned(479), **INT8},
-        "CNN, int8, filters 16-32-64-128": {"net": {**CNN, "filters": [16, 32, 64, 128]}, **INT8},
-        "run, float": {"net": None, "checkpoint": "gone.ckpt"},
+        "run": {"net": None, "checkpoint": "gone.ckpt"},
     }.items(),
 )
 def test_names_contain_network_precision_and_pruning(expected, settings, tmp_path):
     assert name(write_run(tmp_path / "run", **settings)) == expected
 
 
-def test_systems_of_equal_names_are_distinguished_by_their_differences(tmp_path):
-    write_run(tmp_path / "a", net=CNN)
-    write_run(tmp_path / "b", net={**CNN, "dropout_scale": 0.5}, parameters=1001, nonzero_parameters=1001)
-    write_run(tmp_path / "c", net=CNN, config={"optimizer": {"lr": 0.5}})
-    names = [system.name for system in systems(tmp_path)]
-    assert names == ["float, 1,000 parameters", "float, 1,001 parameters", "float, 1,000 parameters, optimizer.lr=0.5"]
+def test_systems_of_equal_names_are_distinguished_by_the_overrides_that_differ(tmp_path):
+    for place, lr, words in (("a", 0.1, ["seed=1"]), ("b", 0.5, ["optimizer.lr=0.5", "seed=2"])):
+        write_run(tmp_path / place, net=CNN, config={"optimizer": {"lr": lr}}, overrides=["data=dcase", *words])
+    write_run(tmp_path / "c", net={**CNN, "dropout_scale": 0.5}, overrides=["data=dcase"])
+    write_run(tmp_path / "d", net=BASELINE, overrides=["optimizer.lr=0.7"])
+    found = systems(tmp_path)
+    assert [system.name for system in found] == ["CNN", "CNN, optimizer.lr=0.5", "CNN #2", "DCASE 2020 baseline"]
+    assert differing(found[:2]) == {"optimizer.lr": ["0.1", "0.5"]}
 
 
-def test_distilled_networks_are_named_by_their_phase(tmp_path):
+def test_compressed_networks_are_named_by_the_phases_since_the_first_run(tmp_path):
     """The settings that compress.py leaves to the checkpoint, such as sample_rate=null, do not count as different."""
     write_run(tmp_path / "float", net=CNN, config={"sample_rate": 44100, "optimizer": {"lr": 3e-3}})
     phase = {"sample_rate": None, "checkpoint": [str(tmp_path / "float/made.ckpt")], "optimizer": {"lr": 3e-3}}
@@ -168,9 +166,9 @@ def test_distilled_networks_are_named_by_their_phase(tmp_path):
     after = {"checkpoint": str(tmp_path / "distilled/made.ckpt"), "phase": {"_target_": "asc.compress.QAT"}}
     write_run(tmp_path / "int8", net=CNN, **INT8, config=after)
     write_run(tmp_path / "own", net=CNN, config={**phase, "phase": {"_target_": "tiny.Rounded"}})
-    [task] = tasks(*(tmp_path / place for place in ("float", "distilled", "int8", "own")))
-    assert [system.name for system in task.systems] == ["float", "distilled", "distilled, int8", "Rounded"]
-    assert differing([system.first for system in task.systems]) == {
+    found = systems(*(tmp_path / place for place in ("float", "distilled", "int8", "own")))
+    assert [system.name for system in found] == ["CNN", "CNN, distilled", "CNN, distilled, int8", "CNN, Rounded"]
+    assert differing(found) == {
         "phase._target_": ["", "asc.compress.Distill", "asc.compress.QAT", "tiny.Rounded"],
         "phase.temperature": ["", "2.0", "2.0", ""],
     }
@@ -183,35 +181,18 @@ def test_settings_of_runs_that_start_from_each_other_are_read_once(tmp_path):
     assert len(read_run(tmp_path / "a").settings) == 2
 
 
-def test_sparsity_separates_amounts_of_pruning_but_not_seeds(tmp_path):
-    """Folding and rounding give the seeds of one 8-bit system different numbers of values and of zeros."""
-    for seed, (parameters, zeros) in enumerate([(61_517, 270), (61_517, 460), (62_541, 500)]):
-        costs = {"parameters": parameters, "nonzero_parameters": parameters - zeros}
-        write_run(tmp_path / f"dense{seed}", net=CNN, **INT8, **costs)
-    for amount in (490, 495, 980, 990):
-        write_run(tmp_path / f"pruned{amount}", net=CNN, stage="pruned", nonzero_parameters=1000 - amount)
+def test_seeds_of_one_amount_of_pruning_are_a_system(tmp_path):
+    """Rounding and folding give them different numbers of zeros; without settings, tenths tell amounts apart."""
+    for amount, zeros in ((0.5, 490), (0.5, 510), (0.55, 549), (0.55, 551)):
+        config = {"phase": {"_target_": "asc.compress.Prune", "amount": amount}}
+        write_run(tmp_path / f"with/{zeros}", net=CNN, stage="pruned", nonzero_parameters=1000 - zeros, config=config)
+    for zeros in (10, 20, 490, 510, 800):
+        write_run(tmp_path / f"without/{zeros}", net=CNN, **INT8, nonzero_parameters=1000 - zeros)
     found = [(system.name, len(system.runs)) for system in systems(tmp_path)]
-    assert found == [("int8", 3), ("pruned 49 %", 2), ("pruned 98 %", 1), ("pruned 99 %", 1)]
-
-
-@pytest.mark.parametrize(
-    ("reported", "settings"),
-    [
-        (["93.0", "245.5"], {"net": {**CNN, "pooling": "max"}}),
-        (["91.9", "61.5"], {"net": CNN, **INT8}),
-        (["90.5", "122.8"], {"net": CNN, **pruned(450)}),
-        ([], {"net": CNN, **pruned(440)}),
-        ([], {"net": CNN, **pruned(500), **INT8}),
-        ([], {"net": {**CNN, "filters": [16, 32, 64, 128]}}),
-        ([], {"net": {**CNN, "pooling": "average"}}),
-        ([], {"net": BASELINE, **INT8}),
-        ([], {"net": CNN, "labels": ["park", "tram"]}),
-        ([], {}),
-    ],
-)
-def test_report_table_has_only_the_systems_of_the_report(reported, settings, tmp_path):
-    table = report_table(tasks(write_run(tmp_path / "run", **settings)))
-    assert ([cells(line)[1:3] for line in table.splitlines()[3:4]] or [[]]) == [reported]
+    assert found == [
+        *(("CNN, pruned 50 %", 2), ("CNN, pruned 55 %", 2)),
+        *(("CNN, int8", 2), ("CNN, int8, pruned 50 %", 2), ("CNN, int8, pruned 80 %", 1)),
+    ]
 
 
 def test_checkpoint_is_found_after_the_run_has_moved(tmp_path):
@@ -270,38 +251,13 @@ def test_pareto_front_is_what_nothing_dominates(seed):
     assert [points[k] for k in front] == sorted(points[k] for k in left)
 
 
-class Probe(nn.Module):
-    """Notes each call; calls last as long as `seconds`."""
-
-    def __init__(self, name: str, calls: list, seconds: float):
-        super().__init__()
-        self.name, self.calls, self.seconds = name, calls, seconds
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls.append((self.name, torch.get_num_threads(), torch.is_inference_mode_enabled()))
-        time.sleep(self.seconds)
-        return x
-
-
-def test_networks_take_turns_on_one_thread_and_the_threads_come_back():
-    calls, threads = [], torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        nets = {name: (Probe(name, calls, ms / 1000), torch.zeros(1)) for name, ms in (("a", 1), ("b", 3))}
-        latency = single_thread_latency(nets)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
-    assert 1 <= latency["a"] < 2.5 < latency["b"] < 10  # ms
-    assert [call for call, _ in itertools.groupby(calls)] == [("a", 1, True), ("b", 1, True)] * ROUNDS
-
-
 def test_speedups_are_over_the_uncompressed_network_of_the_class(tmp_path):
     write_run(tmp_path / "a", net=CNN, size_kb=5.0, **{k: v for k, v in pruned(500).items() if k != "size_kb"})
     write_run(tmp_path / "b", net=CNN)
     write_run(tmp_path / "c", net=BASELINE, size_kb=3.5)
     write_run(tmp_path / "d", net=CNN, size_kb=2.0, **INT8)
-    write_run(tmp_path / "e", net={**CNN, "filters": [16, 32, 64, 128]}, size_kb=1.0, **INT8)
+    narrow = {**CNN, "filters": [16, 32, 64, 128]}
+    write_run(tmp_path / "e", net=narrow, size_kb=1.0, overrides=["net.filters=[16,32,64,128]"], **INT8)
     found = systems(tmp_path, tmp_path / "a")  # each run counts once
     ratios = speedups(found, dict(zip(found, [10.0, 9.0, 20.0, 2.0, 1.0], strict=True)))
     assert {system.name: ratio for system, ratio in zip(found, ratios, strict=True)} == {
@@ -309,7 +265,7 @@ def test_speedups_are_over_the_uncompressed_network_of_the_class(tmp_path):
         "CNN": None,
         "DCASE 2020 baseline": None,
         "CNN, int8": 4.5,
-        "CNN, int8, filters 16-32-64-128": 9.0,
+        "CNN, int8, net.filters=[16,32,64,128]": 9.0,
     }
 
 
@@ -330,15 +286,36 @@ def with_weights(tmp_path_factory):
     return directory
 
 
-def test_networks_that_cannot_be_loaded_have_no_latency(with_weights, tmp_path):
-    own = {"_target_": "my_nets.OwnNet"}
-    places = with_weights, write_run(tmp_path / "foreign", net=own), write_run(tmp_path / "lost")
+def test_networks_take_turns_on_one_thread_and_those_that_cannot_be_loaded_are_left_out(
+    with_weights, tmp_path, monkeypatch
+):
+    calls, forward, threads = [], PhamCNN.forward, torch.get_num_threads()
+
+    def noted(net: PhamCNN, x: torch.Tensor) -> torch.Tensor:
+        calls.append((id(net), torch.get_num_threads()))
+        return forward(net, x)
+
+    monkeypatch.setattr(PhamCNN, "forward", noted)
+    for place in ("run", "again"):
+        shutil.copytree(with_weights, tmp_path / place)
+    content = json.loads((tmp_path / "again/results.json").read_text())
+    content["training"]["epochs"] = 2
+    (tmp_path / "again/results.json").write_text(json.dumps(content))
+    places = tmp_path, write_run(tmp_path / "foreign", net={"_target_": "my_nets.OwnNet"}), write_run(tmp_path / "lost")
     [task] = tasks(*places)
-    latency = measure_latency(task.systems)
-    assert list(latency) == task.systems[:1]
-    assert latency[task.systems[0]] > 0
-    rows = [cells(line) for line in systems_table(task, {task.systems[0]: 1.25}).splitlines()[4:]]
-    assert [row[9] for row in rows] == ["1.25", "-", "-"]
+    torch.set_num_threads(2)
+    try:
+        latency = measure_latency(task.systems)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert {system.first.directory.name for system in latency} == {"run", "again"}
+    assert all(0 < ms < 1000 for ms in latency.values())
+    turns = [call for call, _ in itertools.groupby(calls)]
+    assert len(turns) == 2 * ROUNDS
+    assert {used for _, used in turns} == {1}
+    table = systems_table(task, latency)
+    assert sum(cells(line)[9] == "-" for line in table.splitlines()[4:]) == 2
 
 
 def test_picture_has_a_panel_for_each_task(tmp_path):
@@ -347,7 +324,7 @@ def test_picture_has_a_panel_for_each_task(tmp_path):
             settings = pruned(zeros) if zeros else {}
             write_run(tmp_path / f"{place}{net['_target_']}{zeros}", net=net, data={"root": f"/{place}"}, **settings)
     found = tasks(tmp_path)
-    figure = accuracy_plot(found, size, "KB", [task.title for task in found])
+    figure = accuracy_plot(found, size, "KB")
     assert len(figure.axes) == 2
     [legend] = figure.legends
     box = legend.get_window_extent()
@@ -410,9 +387,16 @@ def test_comparison_has_the_paired_interval_of_scipy(tmp_path, capsys):
 def test_comparison_is_only_of_the_same_folds_and_seeds(tmp_path):
     for side, accuracy, fold, seed in (("a", 0.5, 1, 0), ("a", 0.9, 2, 0), ("b", 0.6, 1, 0), ("b", 0.1, 2, 1)):
         write_fold(tmp_path / side, accuracy, fold, seed)
-    first, second = ([read_run(path) for path in find_runs([tmp_path / side])] for side in "ab")
-    text = compare(first, second)
+    text = compare(tasks(tmp_path / "a"), tasks(tmp_path / "b"))
     assert "+10.0 points over 1 pair" in text
     assert "2 without a partner" in text
     with pytest.raises(InputError, match="share no data, fold and seed"):
-        compare(first[:1], second[1:])
+        compare(tasks(tmp_path / "a/1-0"), tasks(tmp_path / "b/2-1"))
+
+
+def test_comparison_of_directories_with_several_systems_is_rejected(tmp_path):
+    write_fold(tmp_path / "one", 0.5, 1)
+    write_fold(tmp_path / "two", 0.6, 1)
+    write_run(tmp_path / "two/int8", net=CNN, data={"root": "/data/scenes", "cv": 5, "fold": 2}, **INT8)
+    with pytest.raises(SystemExit, match=r"^error: .*\(CNN; CNN, int8\)"):
+        main(["--compare", str(tmp_path / "one"), str(tmp_path / "two")])

@@ -21,10 +21,9 @@ from test_report import LABELS
 from asc import InputError
 from asc.data.lists import Clip
 from asc.report.__main__ import main
-from asc.report.mistakes import RATE, mp3, spectrogram, worst_mistakes
+from asc.report.page import RATE, mp3, spectrogram, worst_mistakes
 from asc.report.plot import DARK, LIGHT, read_history
-from asc.report.runs import read_run
-from asc.report.systems import group
+from asc.report.runs import group, read_run
 from asc.results import write_predictions
 
 CLIPS = [  # file name, true label, probabilities by the first run and by the second
@@ -185,7 +184,7 @@ def test_worst_mistakes_by_hand(runs):
     worst = worst_mistakes(task, 9)
     # mean cross-entropy of c: -(ln 0.05 + ln 0.1) / 2; of b: -(ln 0.3 + ln 0.6) / 2
     assert [mistake.filename for mistake in worst] == ["../secret.wav", "audio/gone.wav", "audio/c.wav", "audio/b.wav"]
-    predictions = [(row.system.name, *row[1:]) for row in worst[3].predictions]
+    predictions = [tuple(row) for row in worst[3].predictions]
     assert predictions == [("DCASE 2020 baseline", "outdoor", 0.6, 0.6), ("CNN", "indoor", 0.6, 0.3)]
     assert worst_mistakes(task, 0) == []
 

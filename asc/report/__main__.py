@@ -12,8 +12,8 @@ from asc.errors import InputError, check_number, printable
 from asc.machine import keep_freed_memory
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m asc.report", description="Compare finished runs.")
     add = parser.add_argument
     add("run", nargs="+", metavar="RUN", help="the directory of a finished run, or of several")
@@ -24,27 +24,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-latency", action="store_true", help="do not time the networks")
     add("--json", action="store_true", help="print a JSON list of the systems instead of tables")
     add("--compare", action="store_true", help="of two directories, print the second's accuracy minus the first's")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    arguments = parse(argv)
+    arguments = parser.parse_args(argv)
     silence_libraries()
     keep_freed_memory()
     with exit_on_input_error():
-        from asc.report.compare import compare  # imported after --help, since torch takes seconds
-        from asc.report.latency import measure_latency
-        from asc.report.page import write_page
+        from asc.report.page import write_page  # imported after --help, since torch takes seconds
         from asc.report.plot import plot_accuracy_over_size
-        from asc.report.runs import find_runs, read_run
-        from asc.report.systems import group
-        from asc.report.table import as_plain_values, report
+        from asc.report.runs import find_runs, group, read_run
+        from asc.report.table import as_plain_values, compare, measure_latency, report
 
         if arguments.compare:
             if len(arguments.run) != 2:
                 raise InputError(f"invalid --compare with {len(arguments.run)} directories: expected two")
-            print(compare(*(map(read_run, find_runs([path])) for path in arguments.run)))
+            print(compare(*(group(map(read_run, find_runs([path]))) for path in arguments.run)))
             return
         check_number("--mistakes", arguments.mistakes, int, 0)
         picture = arguments.picture or (None if arguments.html or arguments.json else Path("report.png"))
@@ -55,16 +47,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks = group(map(read_run, directories))
         systems = [system for task in tasks for system in task.systems]
         latency = None if arguments.no_latency else measure_latency(systems)
-        written = {}
         if picture:
             plot_accuracy_over_size(tasks, picture)
-            written["picture"] = picture
         if arguments.html:
             write_page(arguments.html, tasks, latency, arguments.mistakes, not arguments.no_audio)
-            written["page"] = arguments.html
-        print(json.dumps(as_plain_values(tasks, latency), indent=2) if arguments.json else report(tasks, latency))
-        if not arguments.json:
-            print("\n" + "\n".join(f"{what:8} {printable(str(path))}" for what, path in written.items()))
+        if arguments.json:
+            print(json.dumps(as_plain_values(tasks, latency), indent=2))
+            return
+        print(report(tasks, latency), end="\n\n")
+        for what, path in (("picture", picture), ("page", arguments.html)):
+            if path:
+                print(f"{what:8} {printable(str(path))}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from asc.errors import InputError
 from asc.files import atomic_write
-from asc.report.systems import System, Task
+from asc.report.runs import System, Task
 from asc.results import unreadable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ SERIES = [color for name, color in LIGHT.items() if name.startswith("series")]
 FRONT, INK, MUTED = LIGHT["series8"], LIGHT["ink"], LIGHT["muted"]
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
 STYLES = ("-", "--", ":")
-PANELS_A_ROW, PANEL = 3, (4.6, 3.6)  # inches
+PANEL = (4.6, 3.6)  # inches
 MAX_LABELS = 14  # in a panel: more would hide its points
 SIZE = "size of the non-zero weights, KB"
 HISTORIES = {  # by column of metrics.csv: title, factor
@@ -75,47 +75,41 @@ def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
     Raises:
         InputError: the plot cannot be written.
     """
-    figure = accuracy_plot(tasks, size, SIZE, [task.title for task in tasks])
+    figure = accuracy_plot(tasks, size, SIZE)
     if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise InputError(f"invalid --picture={path}: expected a .png, .svg or .pdf file")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
 
 
-def accuracy_plot(
-    tasks: Sequence[Task], cost: Callable[[System], float], cost_label: str, titles: Sequence[str]
-) -> "Figure":
-    """Accuracy against a cost of each system, on a logarithmic scale."""
+def accuracy_plot(tasks: Sequence[Task], cost: Callable[[System], float], cost_label: str) -> "Figure":
+    """Accuracy against a cost of each system on a logarithmic scale, a panel for each task."""
     from matplotlib.figure import Figure  # pyplot would look for a display
     from matplotlib.lines import Line2D
 
-    columns = min(len(tasks), PANELS_A_ROW)
-    rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    figure = Figure(figsize=(PANEL[0] * len(tasks), PANEL[1] + 0.5), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     systems = [system for task in tasks for system in task.systems]
-    networks = list(dict.fromkeys(system.first.parts["network"] for system in systems))
+    networks = dict.fromkeys(system.first.network for system in systems)
     colors = {network: SERIES[index % len(SERIES)] for index, network in enumerate(networks)}
-    for axes, task, title in zip(panels, tasks, titles, strict=False):
+    for axes, task in zip(panels, tasks, strict=True):
         draw_panel(axes, task.systems, cost, colors)
-        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
+        axes.set_title(task.title, fontsize=10, color=INK, parse_math=False)
         axes.set_xlabel(cost_label, color=INK)
         axes.set_ylabel("accuracy, mean of the classes, %", color=INK)
-    for axes in panels:  # empty panels in the last row
-        axes.set_axis_off()
 
-    entries = [(network, Line2D([], [], marker="o", ls="", color=color)) for network, color in colors.items()]
-    entries = entries if 1 < len(entries) <= MAX_LABELS else []
+    entries = {name: Line2D([], [], marker="o", ls="", color=color) for name, color in colors.items()}
+    entries = entries if 1 < len(entries) <= MAX_LABELS else {}
     precisions = dict.fromkeys(system.first.precision for system in systems)
     if len(precisions) > 1:
-        entries += [(name, Line2D([], [], marker=MARKERS[name], ls="", color=MUTED)) for name in precisions]
+        entries |= {name: Line2D([], [], marker=MARKERS[name], ls="", color=MUTED) for name in precisions}
     if len(systems) > 1:
-        entries.append(("Pareto front", Line2D([], [], color=FRONT, linewidth=2)))
+        entries["Pareto front"] = Line2D([], [], color=FRONT, linewidth=2)
     draw_legend(figure, entries, columns=3)
 
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # keep the axes fixed: labels are placed in pixels
-    for axes, task in zip(figure.axes, tasks, strict=False):
+    for axes, task in zip(panels, tasks, strict=True):
         label_systems(axes, task.systems, cost)
     return figure
 
@@ -130,9 +124,9 @@ def draw_panel(
     front = [points[index] for index in pareto_front(points)]
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FRONT, linewidth=2, zorder=0.5)
     for system, (x, y) in zip(systems, points, strict=True):
-        std, color = system.std("macro_accuracy"), colors[system.first.parts["network"]]
-        bar = None if std is None else 100 * std
-        axes.errorbar(x, y, bar, fmt=MARKERS[system.first.precision], color=color, elinewidth=0.8, capsize=2)
+        bar = 100 * (system.std("macro_accuracy") or 0) or None
+        style: dict = {"fmt": MARKERS[system.first.precision], "color": colors[system.first.network]}
+        axes.errorbar(x, y, bar, **style, elinewidth=0.8, capsize=2)
     axes.set_xscale("log")
     axes.margins(0.15)
     axes.set_ylim(top=min(axes.get_ylim()[1], 103))
@@ -152,14 +146,11 @@ def style_axes(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_legend(figure: "Figure", entries: Sequence[tuple[str, "Line2D"]], columns: int) -> None:
+def draw_legend(figure: "Figure", entries: "dict[str, Line2D]", columns: int) -> None:
     """Draw a legend below all panels, where it covers nothing."""
-    names = [name.lstrip("_") for name, _ in entries]  # a leading underscore would hide the entry
-    lines = [line for _, line in entries]
-    legend = figure.legend(
-        lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK
-    )
-    for text in legend.get_texts():
+    names = [name.lstrip("_") for name in entries]  # a leading underscore would hide the entry
+    style: dict = {"loc": "outside lower center", "frameon": False, "fontsize": 8, "labelcolor": INK}
+    for text in figure.legend(entries.values(), names, ncols=columns, **style).get_texts():
         text.set_parse_math(False)
 
 
@@ -176,32 +167,31 @@ def label_systems(axes: "Axes", systems: Sequence[System], cost: Callable[[Syste
 
 
 def read_history(directory: Path) -> pd.DataFrame:
-    """The epochs and columns of HISTORIES in a run's metrics.csv; empty without one.
+    """The epochs and columns of HISTORIES in a run's metrics.csv; NaN without them.
 
     Raises:
         InputError: the file does not contain numbers.
     """
     file = directory / "metrics.csv"
     try:
-        table = pd.read_csv(file, index_col="epoch")
-        return table[[column for column in HISTORIES if column in table]].astype(float)
+        return pd.read_csv(file, index_col="epoch").reindex(columns=list(HISTORIES)).astype(float)
     except FileNotFoundError:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=list(HISTORIES), dtype=float)
     except (OSError, ValueError) as error:
         raise unreadable(file, error) from error
 
 
-def training_curves(task: Task) -> "tuple[Figure, list[str]] | None":
-    """A plot of the runs of a task, a color for each system, and its titles; None without any metrics.csv.
+def training_curves(task: Task) -> "Figure | None":
+    """A plot of the runs of a task, a color for each system; None without any metrics.csv.
 
     The most accurate systems are shown, as many as line styles distinguish.
     """
     from matplotlib.figure import Figure  # pyplot would look for a display
 
-    best = sorted(task.systems, key=lambda system: -system.accuracy)[: len(SERIES) * len(STYLES)]
-    systems = [system for system in task.systems if system in best]
+    systems = sorted(task.systems, key=lambda system: -system.accuracy)[: len(SERIES) * len(STYLES)]
     histories = {system: [read_history(run.directory) for run in system.runs] for system in systems}
-    shown = [column for column in HISTORIES if any(column in table for runs in histories.values() for table in runs)]
+    everything = pd.concat([table for tables in histories.values() for table in tables])
+    shown = [column for column in HISTORIES if everything[column].notna().any()]
     if not shown:
         return None
     figure = Figure(figsize=(PANEL[0], 2.6 * len(shown) + 0.25 * math.ceil(len(systems) / 2)), layout="constrained")
@@ -210,17 +200,16 @@ def training_curves(task: Task) -> "tuple[Figure, list[str]] | None":
         title, factor = HISTORIES[column]
         for index, system in enumerate(systems):
             style = {"color": SERIES[index % len(SERIES)], "linestyle": STYLES[index // len(SERIES)], "linewidth": 1.4}
-            for values in [table[column].dropna() for table in histories[system] if column in table]:
+            for values in [table[column].dropna() for table in histories[system]]:
                 marker = "." if len(values) == 1 else ""
-                [line] = axes.plot(values.index, factor * values, marker=marker, **style)
-                entries.setdefault(system.name, line)
+                [entries[system.name]] = axes.plot(values.index, factor * values, marker=marker, **style)
         axes.set_title(title, fontsize=10, loc="left", color=INK)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0, top=100 if factor == 100 else None)
         style_axes(axes)
     axes.set_xlabel("epoch", color=INK)
-    draw_legend(figure, list(entries.items()), columns=2)
-    return figure, [HISTORIES[column][0] for column in shown]
+    draw_legend(figure, entries, columns=2)
+    return figure
 
 
 def inline_svg(figure: "Figure", name: str, description: str) -> Markup:

@@ -1,25 +1,24 @@
-"""Finished runs: the contents of their results.json, checkpoints and settings."""
+"""Finished runs, grouped into systems, and systems grouped by task."""
 
-import inspect
-import math
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
-import torch
+import pandas as pd
 import yaml
 
-import asc.nets
-from asc.complexity import nonzeros
 from asc.errors import InputError, one_line, printable
 from asc.loading import read_checkpoint
 from asc.results import PRECISIONS, Results, read_results
 
 NETS = {"PhamCNN": "CNN", "CPMobile": "CP-Mobile", "Dcase2020Baseline": "DCASE 2020 baseline"}
-PHASES = {  # compression phases by class: part of the system's name; empty if the network shows it
-    **dict.fromkeys(("asc.compress.Prune", "asc.compress.PruneFilters", "asc.compress.QAT"), ""),
+PHASES = {  # compression phases by class: part of the system's name; empty if the results show it
+    **dict.fromkeys(("asc.compress.Prune", "asc.compress.QAT"), ""),
+    "asc.compress.PruneFilters": "filters pruned",
     "asc.compress.Distill": "distilled",
 }
 INCIDENTAL = (  # settings that do not define a system
@@ -28,6 +27,7 @@ INCIDENTAL = (  # settings that do not define a system
     *("trainer.accelerator", "trainer.devices", "trainer.default_root_dir"),
 )
 UNPRUNED_ZEROS = 0.05  # a larger fraction of zeros means pruning: rounding to 8 bits gives about 1 %
+MAX_SETTING = 40  # characters of a setting in a name
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,22 @@ class Run:
         results: content of results.json.
         checkpoint: None if it cannot be found.
         hyperparameters: those of the checkpoint; empty without one.
-        root: the dataset's folder, on the machine of the run; None without a checkpoint.
-        split: (cv, fold, seed) of the data; cv None means the dataset's lists. Empty without a checkpoint.
-        settings: those of the run, of the run it started from and so on (see `read_settings`).
-        sparsity: fraction of zeros among the weights; without a checkpoint, among all parameters.
+        data: hyperparameters of the checkpoint's data; empty without one.
+        settings: those of the run, of the run it started from and so on, by dotted name.
+        overrides: the command lines of these runs, by name; those of later runs replace earlier ones.
     """
 
     directory: Path
     results: Results
     checkpoint: Path | None
     hyperparameters: dict[str, Any]
-    root: Path | None
-    split: tuple
+    data: dict[str, Any]
     settings: list[dict[str, Any]]
-    sparsity: float
+    overrides: dict[str, str]
 
     @cached_property
     def metrics(self) -> dict[str, float]:
         return self.results.metrics
-
-    @property
-    def labels(self) -> list[str]:
-        return self.results.labels
 
     @property
     def precision(self) -> str:
@@ -68,64 +62,93 @@ class Run:
         return PRECISIONS[self.results.stage]
 
     @property
-    def data(self) -> str:
-        """Name of the dataset's folder; empty without a checkpoint."""
-        return self.root.name if self.root else ""
+    def root(self) -> Path | None:
+        """The dataset's folder, on the machine of the run; None without a checkpoint."""
+        return Path(str(self.data["root"])) if self.data.get("root") else None
 
     @property
     def task(self) -> tuple:
         """Dataset, labels and cross-validation: accuracies are comparable only within a task."""
-        return self.data, tuple(self.labels), (self.split or (None,))[0]
+        return self.root.name if self.root else "", tuple(self.results.labels), self.data.get("cv")
 
     @property
-    def is_pruned(self) -> bool:
-        """Whether weights were pruned; removed filters leave no zeros."""
-        return self.sparsity > UNPRUNED_ZEROS
+    def network(self) -> str:
+        """Name of the network's class; without a checkpoint, of the run's folder."""
+        name = str(self.hyperparameters.get("net", {}).get("_target_", "")).rpartition(".")[2]
+        return printable(NETS.get(name, name) or self.directory.name)
+
+    @property
+    def phases(self) -> list[str]:
+        """The compression phases that the results do not show, in order."""
+        targets = [str(settings["phase._target_"]) for settings in self.settings if "phase._target_" in settings]
+        return list(filter(None, (PHASES.get(name, printable(name.rpartition(".")[2])) for name in targets)))
 
     @property
     def is_uncompressed(self) -> bool:
         """Whether the network was trained without compression or distillation."""
-        return self.results.stage == "float" and "phases" not in self.parts
+        return self.results.stage == "float" and not self.phases
 
     @property
-    def net(self) -> dict[str, Any]:
-        """Hyperparameters of the network; empty without a checkpoint."""
-        return self.hyperparameters.get("net", {})
+    def zeros(self) -> float:
+        """Fraction of the parameters that are zero; 0 if no more than rounding gives."""
+        cost = self.results.complexity
+        zeros = (cost.parameters - cost.nonzero_parameters) / cost.parameters
+        return zeros if zeros > UNPRUNED_ZEROS else 0.0
 
     @property
-    def net_name(self) -> str:
-        """Class name of the network; empty without a checkpoint."""
-        return printable(self.net.get("_target_", "").rpartition(".")[2])
-
-    @cached_property
-    def parts(self) -> dict[str, str]:
-        """Parts of the system's name, by topic."""
-        if not self.net:
-            return {"network": printable(self.directory.name), "precision": self.results.stage}
-        filters = list(self.net.get("filters") or [])
-        default = inspect.signature(getattr(asc.nets, self.net_name, lambda: None)).parameters.get("filters")
-        is_default = not filters or (default is not None and filters == list(default.default))
-        folds = (self.hyperparameters.get("quantization") or {}).get("fold_norms", True)
-        phases = [str(settings["phase._target_"]) for settings in self.settings if "phase._target_" in settings]
-        phases = [PHASES.get(phase, printable(phase.rpartition(".")[2])) for phase in phases]
-        parts = {
-            "network": NETS.get(self.net_name, self.net_name),
-            "phases": ", ".join(filter(None, phases)),
-            "precision": "" if self.precision == "float" else self.precision,
-            "folding": "" if folds else "batch norms kept",
-            "pruning": f"pruned {100 * self.sparsity:.0f} %" if self.is_pruned else "",
-            "filters": "" if is_default else printable("filters " + "-".join(map(str, filters))),
-            "norms": "one input norm" if self.net.get("bn_first_block_only") else "",
-        }
-        return {topic: text for topic, text in parts.items() if text}
+    def effective_settings(self) -> dict[str, Any]:
+        """The settings, with those unset (null) in compress.py filled in from the run it started from."""
+        merged: dict[str, Any] = {}
+        for settings in reversed(self.settings):
+            merged |= {name: value for name, value in settings.items() if value is not None or name not in merged}
+        return merged
 
     @property
-    def configuration(self) -> tuple:
-        """Everything that must be equal in runs to be averaged, except the sparsity."""
-        parts = {topic: text for topic, text in self.parts.items() if topic != "pruning"}
+    def configuration(self) -> str:
+        """Everything that must be equal in runs to be averaged."""
         nodes = [self.hyperparameters.get(part) for part in ("frontend", "net", "optimizer", "scheduler")]
-        parameters = None if self.net else self.metrics["parameters"]
-        return self.task, parts, parameters, self.metrics["epochs"], nodes, self.settings
+        quantization = (self.hyperparameters.get("quantization") or {}).get("fold_norms")
+        # seeds of one amount of pruning differ a little in zeros
+        pruning = self.effective_settings.get("phase.amount", round(self.zeros, 1))
+        own = [self.network, self.precision, quantization, pruning, self.metrics["epochs"], nodes, self.settings]
+        return json.dumps([self.task, *own], sort_keys=True, default=str)
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """Runs that differ only in seed and fold; the name is unique in the task."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def first(self) -> Run:
+        """The first run, for properties that all runs share."""
+        return self.runs[0]
+
+    @property
+    def accuracy(self) -> float:
+        """Macro-average accuracy in %, averaged over the runs."""
+        return 100 * self.mean("macro_accuracy")
+
+    def mean(self, metric: str) -> float:
+        return mean(run.metrics[metric] for run in self.runs)
+
+    def std(self, metric: str) -> float | None:
+        """Sample standard deviation over the runs; None for a single run."""
+        return stdev(run.metrics[metric] for run in self.runs) if len(self.runs) > 1 else None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Systems for the same data and labels, whose accuracies are comparable; the largest is first."""
+
+    title: str
+    systems: list[System]
+
+    @property
+    def labels(self) -> list[str]:
+        return self.systems[0].first.results.labels
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -155,53 +178,40 @@ def read_run(directory: Path) -> Run:
     name = results.checkpoint.name  # in the directory if the run was moved
     places = (results.checkpoint, directory / name, directory / "checkpoints" / name)
     checkpoint = next((path for path in places if path.is_file()), None)
-    content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}, "state_dict": {}}
+    content = read_checkpoint(checkpoint) if checkpoint else {"hyper_parameters": {}}
     data = content.get("datamodule_hyper_parameters") or {}
-    sparsity = weight_sparsity(content["state_dict"])
-    if math.isnan(sparsity):
-        cost = results.complexity
-        sparsity = (cost.parameters - cost.nonzero_parameters) / cost.parameters
-    return Run(
-        directory=directory,
-        results=results,
-        checkpoint=checkpoint,
-        hyperparameters=content["hyper_parameters"],
-        root=Path(str(data["root"])) if data.get("root") else None,
-        split=tuple(data.get(name) for name in ("cv", "fold", "seed")) if data else (),
-        settings=read_settings(directory),
-        sparsity=sparsity,
-    )
+    return Run(directory, results, checkpoint, content["hyper_parameters"], data, *read_settings(directory))
 
 
-def weight_sparsity(state: dict[str, Any]) -> float:
-    """Fraction of zeros among the network's weights in a state; NaN if it has none."""
-    values = [value for name, value in state.items() if name.startswith("net.")]
-    values = [value[0] if isinstance(value, tuple) and value else value for value in values]  # 8 bits: weight and bias
-    weights = [value for value in values if torch.is_tensor(value) and value.ndim > 1]
-    total = sum(weight.numel() for weight in weights)
-    return (total - sum(map(nonzeros, weights))) / total if total else math.nan
-
-
-def read_settings(directory: Path) -> list[dict[str, Any]]:
-    """Settings of a run, of the run it started from and so on, by dotted name and without INCIDENTAL ones.
+def read_settings(directory: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """`Run.settings` and `Run.overrides` from .hydra, without INCIDENTAL ones.
 
     Raises:
-        InputError: a .hydra/config.yaml is not a run's.
+        InputError: a file in .hydra is not of a run.
     """
     chain: list[dict[str, Any]] = []
+    words: dict[str, str] = {}
     seen: list[Path] = []
     while directory not in seen and (file := directory / ".hydra/config.yaml").is_file():
         seen.append(directory)
         try:
             content = yaml.safe_load(file.read_bytes()) or {}
-            chain.append({name: value for name, value in flatten(content) if not name.startswith(INCIDENTAL)})
-        except (OSError, yaml.YAMLError, AttributeError) as error:  # AttributeError: not a mapping
+            chain.append({name: value for name, value in flatten(content) if is_essential(name)})
+            if (file := directory / ".hydra/overrides.yaml").is_file():
+                pairs = [str(word).partition("=") for word in yaml.safe_load(file.read_bytes()) or []]
+                words = {name: value for name, _, value in pairs if is_essential(name.lstrip("+~"))} | words
+        except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:  # the last two: no mapping, or no list
             raise InputError(f"{file} cannot be read: {one_line(error)}; repeat or exclude the run") from error
         checkpoints = content.get("checkpoint") or ""
         source = Path(checkpoints[0] if isinstance(checkpoints, list) else checkpoints).parent
         if content.get("phase"):
             directory = source if (source / ".hydra").is_dir() else source.parent
-    return chain
+    return chain, words
+
+
+def is_essential(name: str) -> bool:
+    """Whether a setting defines a system."""
+    return not name.startswith(INCIDENTAL) and not name.endswith(("_recursive_", "_convert_"))
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -211,3 +221,54 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def group(runs: Iterable[Run]) -> list[Task]:
+    """Group runs by task, in the order given, and within each into systems, largest first."""
+    tasks: dict[tuple, dict[str, list[Run]]] = {}
+    for run in runs:
+        tasks.setdefault(run.task, {}).setdefault(run.configuration, []).append(run)
+    titles = []
+    for data, labels, cv in tasks:
+        folds = f", {cv}-fold cross-validation" if cv else ""
+        titles.append(f"{printable(data) or 'unknown data'}, {len(labels)} classes{folds}")
+    return [
+        Task(title, named(list(systems.values())))
+        for title, systems in zip(numbered(titles), tasks.values(), strict=True)
+    ]
+
+
+def named(groups: list[list[Run]]) -> list[System]:
+    """Systems with names: network, phases, precision and zeros; equal ones have the overrides that differ, too."""
+    groups = sorted(groups, key=lambda runs: -mean(run.metrics["size_kb"] for run in runs))
+    names = pd.Series([system_name(runs) for runs in groups])
+    overrides = pd.DataFrame([runs[0].overrides for runs in groups])
+    for _, same in overrides.groupby(names.to_list()):
+        for index, row in same.loc[:, same.nunique(dropna=False) > 1].iterrows():
+            settings = [printable(f"{name}={value}")[:MAX_SETTING] for name, value in row.dropna().items()]
+            names[index] = ", ".join([names[index], *settings])
+    return [System(name, runs) for name, runs in zip(numbered(names), groups, strict=True)]
+
+
+def system_name(runs: list[Run]) -> str:
+    """Network, phases, precision and pruning, as in "CNN, distilled, int8, pruned 50 %"."""
+    first, zeros = runs[0], mean(run.zeros for run in runs)
+    precision = [first.precision] if first.precision != "float" else []
+    return ", ".join([first.network, *first.phases, *precision, *([f"pruned {100 * zeros:.0f} %"] if zeros else [])])
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, with #2, #3... after those that occur again."""
+    series = pd.Series(names, dtype=object)
+    again = series.groupby(series).cumcount() + 1
+    return [name if count == 1 else f"{name} #{count}" for name, count in zip(series, again, strict=True)]
+
+
+def differing(systems: Iterable[System]) -> dict[str, list[str]]:
+    """The settings in which the systems' first runs differ, as on the command line; empty for those without."""
+    rows = [
+        {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in settings.items()}
+        for settings in (system.first.effective_settings for system in systems)
+    ]
+    table = pd.DataFrame(rows, dtype=object).fillna("")
+    return {printable(name): [printable(v) for v in values] for name, values in table.items() if values.nunique() > 1}

@@ -1,30 +1,60 @@
-"""The tables of asc.report for the terminal: for each task, a row for each system."""
+"""The tables of asc.report for the terminal, the times in them, and the comparison of two settings."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from statistics import mean, median
 from typing import Any
 
 import torch
+from scipy.stats import ttest_rel
+from tqdm import tqdm
 
+from asc.classifier import SceneClassifier
 from asc.complexity import KB
-from asc.report.latency import ROUNDS
-from asc.report.systems import System, Task
+from asc.errors import InputError
+from asc.report.runs import System, Task
 from asc.results import METRICS
 from asc.table import text_table
+from asc.timing import median_seconds
+
+ROUNDS, MIN_SECONDS = 10, 0.01  # each network is timed for MIN_SECONDS in each round
+VERSION = torch.__version__.partition("+")[0]
+LEGEND = """\
+accuracy by class: the mean of the classes' accuracies, by which DCASE ranks; ±: standard deviation of runs
+log loss: mean cross-entropy, 0 is best; weights: the non-zero ones (DCASE: as the challenge counted, at most
+500); file: the one to deploy; MACs: multiply-accumulate operations for a clip, in millions; 1 KB: 1024 bytes"""
+TIMES = f"""
+clip, ms: the network without its frontend, on one thread in torch {VERSION}, median of {ROUNDS};
+speed-up: over the uncompressed network"""
 
 
-def mean_and_std(systems: Sequence[System], metric: str) -> list[str]:
-    """Mean and standard deviation of a fraction in %, aligned at the decimal point."""
-    stds = [system.std(metric) for system in systems]
-    suffixes = ["" if std is None else f" ± {100 * std:.1f}" for std in stds]
-    width = max(map(len, suffixes))
-    return [f"{100 * s.mean(metric):.1f}{suffix:{width}}" for s, suffix in zip(systems, suffixes, strict=True)]
+def measure_latency(systems: Sequence[System]) -> dict[System, float]:
+    """Median latency in ms of each system's network on a clip's features, on one thread.
+
+    The networks take turns, so that background load affects all equally. Systems without a checkpoint, or with classes
+    that are not trusted, are left out.
+    """
+    calls: dict[System, Any] = {}
+    for system in tqdm(systems, "loading", leave=False, disable=None, delay=2):
+        if system.first.checkpoint:
+            with contextlib.suppress(InputError):
+                model = SceneClassifier.load_from_checkpoint(system.first.checkpoint)
+                calls[system] = partial(model.net, model.example_features())
+    seconds: dict[System, list[float]] = defaultdict(list)
+    with torch.inference_mode():
+        for _ in tqdm(range(ROUNDS), "timing", leave=False, disable=None, delay=2):
+            for system, call in calls.items():
+                seconds[system].append(median_seconds(call, min_seconds=MIN_SECONDS))
+    return {system: 1000 * median(values) for system, values in seconds.items()}
 
 
 def speedups(systems: Sequence[System], latency: dict[System, float]) -> list[float | None]:
     """Speed-up of each system over the uncompressed network of its class; None for that network itself."""
     ratios: list[float | None] = []
     for system in systems:
-        same_net = [other for other in systems if other.first.net_name == system.first.net_name and other in latency]
+        same_net = [other for other in latency if other in systems and other.first.network == system.first.network]
         reference = next((other for other in same_net if other.first.is_uncompressed), system)
         is_timed = system in latency and reference is not system
         ratios.append(latency[reference] / latency[system] if is_timed else None)
@@ -34,63 +64,39 @@ def speedups(systems: Sequence[System], latency: dict[System, float]) -> list[fl
 def systems_table(task: Task, latency: dict[System, float] | None = None) -> str:
     """Table with a row for each system of a task; without `latency` it has no times."""
     systems = task.systems
-    columns = {
+
+    def column(metric: str, factor: float, digits: int = 1) -> list[str]:
+        return [f"{factor * system.mean(metric):.{digits}f}" for system in systems]
+
+    def percent(metric: str) -> list[str]:
+        stds = [system.std(metric) for system in systems]
+        suffixes = ["" if std is None else f" ± {100 * std:.1f}" for std in stds]
+        width = max(map(len, suffixes))  # aligns the decimal points
+        return [f"{cell}{suffix:{width}}" for cell, suffix in zip(column(metric, 100), suffixes, strict=True)]
+
+    columns: dict[str, Sequence[Any]] = {
         "\nsystem": [system.name for system in systems],
         "\nruns": [len(system.runs) for system in systems],
-        "accuracy %\nby class": mean_and_std(systems, "macro_accuracy"),
-        "accuracy %\nby clip": mean_and_std(systems, "accuracy"),
-        "log\nloss": [f"{system.mean('log_loss'):.3f}" for system in systems],
-        "weights\nKB": [f"{system.mean('size_kb'):.1f}" for system in systems],
-        "DCASE\nKB": [f"{system.mean('dcase2020_size_kb'):.1f}" for system in systems],
-        "file\nKB": [f"{system.mean('file_bytes') / KB:.1f}" for system in systems],
-        "MACs\nM": [f"{system.mean('macs') / 1e6:.1f}" for system in systems],
+        "accuracy %\nby class": percent("macro_accuracy"),
+        "accuracy %\nby clip": percent("accuracy"),
+        "log\nloss": column("log_loss", 1, 3),
+        "weights\nKB": column("size_kb", 1),
+        "DCASE\nKB": column("dcase2020_size_kb", 1),
+        "file\nKB": column("file_bytes", 1 / KB),
+        "MACs\nM": column("macs", 1e-6),
     }
     if latency is not None:
         columns["clip\nms"] = [f"{latency[system]:.2f}" if system in latency else "-" for system in systems]
         ratios = speedups(systems, latency)
         if any(ratios):
             columns["speed-\nup"] = ["" if ratio is None else f"{ratio:.1f}" for ratio in ratios]
-    title = f"{task.title}: {task.shared}" if task.shared else task.title
-    return f"{title}\n{text_table(zip(*columns.values(), strict=True), list(columns))}"
-
-
-def report_table(tasks: Iterable[Task]) -> str:
-    """The report's accuracies and sizes with those of the same systems here; empty if there are none."""
-    rows = [
-        [name, f"{percent:.1f}", f"{kilobytes:.1f}", f"{system.accuracy:.1f}", f"{system.mean('size_kb'):.1f}"]
-        + [task.title]
-        for task in tasks
-        for system in task.systems
-        if system.reported
-        for name, percent, kilobytes in [system.reported]
-    ]
-    if not rows:
-        return ""
-    header = ["\nthe report's system", "report\n%", "report\nKB", "here\n%", "here\nKB", "\non"]
-    note = "report: quoted from Pham et al. 2020, Table 3, on TAU Urban Acoustic Scenes 2020 3Class; not measured here"
-    return f"{text_table(rows, header, left=(0, 5))}\n\n{note}"
-
-
-def legend(timed: bool) -> str:
-    """Explanation of the headings."""
-    lines = [
-        "accuracy by class: the mean of the classes' accuracies, by which DCASE ranks; ±: standard deviation of runs",
-        "log loss: mean cross-entropy, 0 is best; weights: the non-zero ones (DCASE: as the challenge counted, at most",
-        "500); file: the one to deploy; MACs: multiply-accumulate operations for a clip, in millions; 1 KB: 1024 bytes",
-    ]
-    if timed:
-        version = torch.__version__.partition("+")[0]
-        lines += [
-            f"clip, ms: the network without its frontend, on one thread in torch {version}, median of {ROUNDS};",
-            "speed-up: over the uncompressed network",
-        ]
-    return "\n".join(lines)
+    return f"{task.title}\n{text_table(zip(*columns.values(), strict=True), list(columns))}"
 
 
 def report(tasks: Sequence[Task], latency: dict[System, float] | None) -> str:
     """All tables and their explanation."""
     tables = [systems_table(task, latency) for task in tasks]
-    return "\n\n".join(filter(None, [*tables, legend(latency is not None), report_table(tasks)]))
+    return "\n\n".join([*tables, LEGEND + (TIMES if latency is not None else "")])
 
 
 def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) -> list[dict[str, Any]]:
@@ -99,7 +105,7 @@ def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) 
         {
             "data": task.title,
             "labels": task.labels,
-            "system": f"{task.shared}, {system.name}" if task.shared else system.name,
+            "system": system.name,
             "runs": [str(run.directory) for run in system.runs],
             "mean": {metric: system.mean(metric) for metric in METRICS},
             "std": {metric: system.std(metric) for metric in METRICS},
@@ -108,3 +114,48 @@ def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) 
         for task in tasks
         for system in task.systems
     ]
+
+
+def by_split(tasks: Sequence[Task]) -> dict[tuple, float]:
+    """Macro-average accuracy in % by dataset, cross-validation, fold and seed, averaged over repeated runs.
+
+    Raises:
+        InputError: the runs are of several systems.
+    """
+    systems = [system for task in tasks for system in task.systems]
+    if len(names := dict.fromkeys(system.name for system in systems)) > 1:
+        found = "; ".join(names)
+        raise InputError(f"cannot compare a directory with several systems ({found}): give the directory of one")
+    accuracies: dict[tuple, list[float]] = defaultdict(list)
+    for run in [run for system in systems for run in system.runs]:
+        split = [run.data.get(name) for name in ("cv", "fold", "seed")]
+        accuracies[run.task[0], *split].append(100 * run.metrics["macro_accuracy"])
+    return {split: mean(values) for split, values in accuracies.items()}
+
+
+def compare(first: Sequence[Task], second: Sequence[Task]) -> str:
+    """Difference in accuracy between the second and the first runs on the same data, folds and seeds.
+
+    On the same clips, paired differences vary less than the means. The interval is Student's t for the mean paired
+    difference. Folds share training clips, so it is somewhat too narrow.
+
+    Raises:
+        InputError: no split is in both, or one of them has runs of several systems.
+    """
+    before, after = by_split(first), by_split(second)
+    common = sorted(before.keys() & after.keys(), key=str)
+    if not common:
+        raise InputError("the runs to compare share no data, fold and seed: run both settings on the same splits")
+    old, new = ([accuracies[split] for split in common] for accuracies in (before, after))
+    pairs = f"{len(common)} pairs of the same fold and seed"
+    lines = [
+        f"macro-average accuracy  {mean(old):6.1f} %",
+        f"                     to {mean(new):6.1f} %",
+        f"difference              {mean(new) - mean(old):+6.1f} points over {pairs}",
+    ]
+    if len(common) > 1:
+        interval = ttest_rel(new, old).confidence_interval(0.95)
+        lines.append(f"95 % interval           {interval.low:+6.1f} to {interval.high:+.1f}")
+    if unpaired := len(before) + len(after) - 2 * len(common):
+        lines.append(f"left out                {unpaired} without a partner")
+    return "\n".join(lines)
