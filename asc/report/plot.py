@@ -1,25 +1,23 @@
 """The plots of asc.report: accuracy against size or latency, with a panel for each task, and training curves."""
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # pyplot would look for a display
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from asc.errors import InputError
 from asc.files import atomic_write
 from asc.report.runs import System, Task
 from asc.results import unreadable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 PALETTE = {  # colors on a light and on a dark background
     "paper": ("#fdfdfc", "#16181c"),  # background
@@ -40,9 +38,15 @@ PALETTE = {  # colors on a light and on a dark background
 }
 LIGHT, DARK = ({name: pair[index] for name, pair in PALETTE.items()} for index in (0, 1))
 SERIES = [color for name, color in LIGHT.items() if name.startswith("series")]
-FRONT, INK, MUTED = LIGHT["series8"], LIGHT["ink"], LIGHT["muted"]
+INK, MUTED, FRONT = LIGHT["ink"], LIGHT["muted"], LIGHT["series8"]
+STYLE: dict = {  # matplotlib's settings; text.parse_math: names may contain $
+    **{"text.color": INK, "text.parse_math": False, "axes.titlesize": 10},
+    **{"axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED},
+    **{"axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True},
+    **{"axes.grid": True, "grid.color": LIGHT["rule"], "grid.linewidth": 0.5, "grid.alpha": 0.6},
+    **{"legend.frameon": False, "legend.fontsize": 8, "svg.fonttype": "none"},
+}
 MARKERS = {"float": "o", "fake-quantized": "^", "int8": "s"}
-STYLES = ("-", "--", ":")
 PANEL = (4.6, 3.6)  # inches
 MAX_LABELS = 14  # in a panel: more would hide its points
 SIZE = "size of the non-zero weights, KB"
@@ -78,14 +82,14 @@ def plot_accuracy_over_size(tasks: Sequence[Task], path: Path) -> None:
     figure = accuracy_plot(tasks, size, SIZE)
     if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise InputError(f"invalid --picture={path}: expected a .png, .svg or .pdf file")
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, rc_context(STYLE):
         figure.savefig(temporary, dpi=160, facecolor=LIGHT["paper"])
 
 
-def accuracy_plot(tasks: Sequence[Task], cost: Callable[[System], float], cost_label: str) -> "Figure":
+@rc_context(STYLE)
+def accuracy_plot(tasks: Sequence[Task], cost: Callable[[System], float], cost_label: str) -> Figure:
     """Accuracy against a cost of each system on a logarithmic scale, a panel for each task."""
-    from matplotlib.figure import Figure  # pyplot would look for a display
-    from matplotlib.lines import Line2D
+    from adjustText import adjust_text  # imports pyplot, which takes a second
 
     figure = Figure(figsize=(PANEL[0] * len(tasks), PANEL[1] + 0.5), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
@@ -94,9 +98,7 @@ def accuracy_plot(tasks: Sequence[Task], cost: Callable[[System], float], cost_l
     colors = {network: SERIES[index % len(SERIES)] for index, network in enumerate(networks)}
     for axes, task in zip(panels, tasks, strict=True):
         draw_panel(axes, task.systems, cost, colors)
-        axes.set_title(task.title, fontsize=10, color=INK, parse_math=False)
-        axes.set_xlabel(cost_label, color=INK)
-        axes.set_ylabel("accuracy, mean of the classes, %", color=INK)
+        axes.set(title=task.title, xlabel=cost_label, ylabel="accuracy, mean of the classes, %")
 
     entries = {name: Line2D([], [], marker="o", ls="", color=color) for name, color in colors.items()}
     entries = entries if 1 < len(entries) <= MAX_LABELS else {}
@@ -110,16 +112,17 @@ def accuracy_plot(tasks: Sequence[Task], cost: Callable[[System], float], cost_l
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # keep the axes fixed: labels are placed in pixels
     for axes, task in zip(panels, tasks, strict=True):
-        label_systems(axes, task.systems, cost)
+        points = [(cost(system), system.accuracy) for system in task.systems]
+        labelled = range(len(points)) if len(points) <= MAX_LABELS else pareto_front(points)[-MAX_LABELS:]
+        texts = [axes.text(*points[index], task.systems[index].name, fontsize=8) for index in labelled]
+        arrow = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
+        x, y = zip(*points, strict=True)
+        adjust_text(texts, x, y, ax=axes, expand=(1.2, 2), iter_lim=200, arrowprops=arrow)  # clear of the markers
     return figure
 
 
-def draw_panel(
-    axes: "Axes", systems: Sequence[System], cost: Callable[[System], float], colors: dict[str, str]
-) -> None:
+def draw_panel(axes: Axes, systems: Sequence[System], cost: Callable[[System], float], colors: dict[str, str]) -> None:
     """Draw the points with error bars and the Pareto front."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     points = [(cost(system), system.accuracy) for system in systems]
     front = [points[index] for index in pareto_front(points)]
     axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color=FRONT, linewidth=2, zorder=0.5)
@@ -133,37 +136,12 @@ def draw_panel(
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    style_axes(axes)
 
 
-def style_axes(axes: "Axes") -> None:
-    """Give axes the palette's colors, a grid, and no frame."""
-    axes.grid(color=LIGHT["rule"], linewidth=0.5, alpha=0.6)
-    axes.set_axisbelow(True)
-    axes.set_facecolor("none")
-    axes.tick_params(which="both", color=MUTED, labelcolor=MUTED)
-    axes.spines[:].set_color(MUTED)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def draw_legend(figure: "Figure", entries: "dict[str, Line2D]", columns: int) -> None:
+def draw_legend(figure: Figure, entries: dict[str, Line2D], columns: int) -> None:
     """Draw a legend below all panels, where it covers nothing."""
     names = [name.lstrip("_") for name in entries]  # a leading underscore would hide the entry
-    style: dict = {"loc": "outside lower center", "frameon": False, "fontsize": 8, "labelcolor": INK}
-    for text in figure.legend(entries.values(), names, ncols=columns, **style).get_texts():
-        text.set_parse_math(False)
-
-
-def label_systems(axes: "Axes", systems: Sequence[System], cost: Callable[[System], float]) -> None:
-    """Label all systems or, if there are many, only those on the Pareto front."""
-    from adjustText import adjust_text  # imports pyplot, which takes a second
-
-    points = [(cost(system), system.accuracy) for system in systems]
-    labelled = range(len(systems)) if len(systems) <= MAX_LABELS else pareto_front(points)[-MAX_LABELS:]
-    texts = [axes.text(*points[k], systems[k].name, fontsize=8, color=INK, parse_math=False) for k in labelled]
-    x, y = zip(*points, strict=True)
-    arrow = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
-    adjust_text(texts, x, y, ax=axes, expand=(1.2, 2), iter_lim=200, arrowprops=arrow)  # clear of the markers
+    figure.legend(list(entries.values()), names, loc="outside lower center", ncols=columns)
 
 
 def read_history(directory: Path) -> pd.DataFrame:
@@ -181,38 +159,32 @@ def read_history(directory: Path) -> pd.DataFrame:
         raise unreadable(file, error) from error
 
 
-def training_curves(task: Task) -> "Figure | None":
-    """A plot of the runs of a task, a color for each system; None without any metrics.csv.
-
-    The most accurate systems are shown, as many as line styles distinguish.
-    """
-    from matplotlib.figure import Figure  # pyplot would look for a display
-
-    systems = sorted(task.systems, key=lambda system: -system.accuracy)[: len(SERIES) * len(STYLES)]
-    histories = {system: [read_history(run.directory) for run in system.runs] for system in systems}
-    everything = pd.concat([table for tables in histories.values() for table in tables])
+@rc_context(STYLE)
+def training_curves(task: Task) -> Figure | None:
+    """A plot of the runs of the most accurate systems, a color for each; None without any metrics.csv."""
+    systems = sorted(task.systems, key=lambda system: -system.accuracy)[: len(SERIES)]
+    curves = {system: [read_history(run.directory) for run in system.runs] for system in systems}
+    everything = pd.concat([table for tables in curves.values() for table in tables])
     shown = [column for column in HISTORIES if everything[column].notna().any()]
     if not shown:
         return None
-    figure = Figure(figsize=(PANEL[0], 2.6 * len(shown) + 0.25 * math.ceil(len(systems) / 2)), layout="constrained")
+    figure = Figure(figsize=(PANEL[0], 2.6 * len(shown) + 0.125 * (len(systems) + 1)), layout="constrained")
     entries: dict[str, Line2D] = {}
-    for axes, column in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+    for axes, column in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
         title, factor = HISTORIES[column]
-        for index, system in enumerate(systems):
-            style = {"color": SERIES[index % len(SERIES)], "linestyle": STYLES[index // len(SERIES)], "linewidth": 1.4}
-            for values in [table[column].dropna() for table in histories[system]]:
-                marker = "." if len(values) == 1 else ""
-                [entries[system.name]] = axes.plot(values.index, factor * values, marker=marker, **style)
-        axes.set_title(title, fontsize=10, loc="left", color=INK)
+        for color, (system, tables) in zip(SERIES, curves.items(), strict=False):
+            for values in [table[column].dropna() for table in tables]:
+                style: dict = {"color": color, "linewidth": 1.4, "marker": "." if len(values) == 1 else ""}
+                [entries[system.name]] = axes.plot(values.index, factor * values, **style)
+        axes.set_title(title, loc="left")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0, top=100 if factor == 100 else None)
-        style_axes(axes)
-    axes.set_xlabel("epoch", color=INK)
+    axes.set_xlabel("epoch")
     draw_legend(figure, entries, columns=2)
     return figure
 
 
-def inline_svg(figure: "Figure", name: str, description: str) -> Markup:
+def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     """An <svg> element for a page; the colors of `LIGHT` become the page's variables, as in var(--ink).
 
     Args:
@@ -220,10 +192,8 @@ def inline_svg(figure: "Figure", name: str, description: str) -> Markup:
         name: unique in the page; begins the ids.
         description: alternative text.
     """
-    from matplotlib import rc_context
-
     file = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"(?s)<(metadata|style).*?</\1>|font-family: [^;]*;", "", file.getvalue().partition("<svg ")[2])
     svg = re.sub(r'\bid="|href="#|url\(#', rf"\g<0>{name}-", svg)
