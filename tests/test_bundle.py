@@ -112,6 +112,7 @@ def recordings(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def model(recordings) -> SceneClassifier:
+    torch.manual_seed(0)  # conftest's fixture comes after those of a module
     return untrained(list(recordings.values()), RATE, 2)
 
 
