@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,10 +14,9 @@ from tqdm import tqdm
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number, printable
 from asc.inference import Classifier, load_classifier, predict_files, predict_stream
-from asc.predict.output import check_picture, clock, head, lines, plot_timeline
+from asc.predict.output import check_picture, clock, plot_timeline, print_head, print_windows
 from asc.predict.sources import find_sound_files, microphone, spooled
 
-show = partial(print, end="", flush=True)  # at once, for programs that read line by line
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
 EPILOG = """\
 A PATH is a sound file (WAV, FLAC, OGG, MP3...) of any rate, channels and length; a folder, which is searched
@@ -47,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="plot the timeline of one recording")
     parser.add_argument("--microphone", action="store_true", help="listen until Ctrl-C; --hop is 1 s by default")
     parser.add_argument("--channel", metavar="N", help="index from 0, or mean; default: as in training")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: one for each processor core")
+    cores = os.cpu_count() or 1
+    parser.add_argument("--threads", type=int, metavar="N", default=cores, help="default: one for each processor core")
     add_trusted_option(parser)
     parser.set_defaults(form="table")
     arguments = parser.parse_intermixed_args(argv)
@@ -59,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         if arguments.hop is not None:
             check_number("--hop", arguments.hop, float, 0.001, 1e6)
-        if arguments.threads is not None:
-            check_number("--threads", arguments.threads, int, 1, 1000)
+        check_number("--threads", arguments.threads, int, 1, 1000)
         channel = arguments.channel
         if channel not in (None, "mean") and not (channel.isascii() and channel.isdigit()):
             raise InputError(f"invalid --channel={channel}: expected an index from 0, or mean")
@@ -86,8 +84,8 @@ def predict(classifier: Classifier, arguments: argparse.Namespace) -> bool:
         bar = stack.enter_context(tqdm(total=len(files), bar_format=BAR, disable=None, delay=2, leave=False))
         start = time.perf_counter()
         seconds: list[float] = []
-        threads = arguments.threads or os.cpu_count() or 1
-        predictions = predict_files(classifier, list(files), arguments.hop, threads, lambda _, part: bar.update(part))
+        jobs = (list(files), arguments.hop, arguments.threads)
+        predictions = predict_files(classifier, *jobs, lambda _, part: bar.update(part))
         stack.enter_context(closing(predictions))  # stops the threads on Ctrl-C
         for path, windows in predictions:
             with bar.external_write_mode(sys.stdout):
@@ -95,8 +93,8 @@ def predict(classifier: Classifier, arguments: argparse.Namespace) -> bool:
                     print("error:", printable(str(windows).replace(str(path), files[path])), file=sys.stderr)
                     continue
                 if not seconds:
-                    show(head(arguments.form, classifier.labels))
-                show(lines(arguments.form, classifier.labels, files[path], windows))
+                    print_head(arguments.form, classifier.labels)
+                print_windows(arguments.form, classifier.labels, files[path], windows)
             seconds.append(windows[-1].end)
             if arguments.picture:
                 plot_timeline(files[path], windows, classifier.labels, arguments.picture)
@@ -132,9 +130,9 @@ def follow_microphone(classifier: Classifier, form: str, hop: float) -> None:
     wait = classifier.clip_samples / classifier.sample_rate
     print(f"listening to {printable(name)}; first prediction after {wait:g} s, Ctrl-C stops", file=sys.stderr)
     with closing(pieces), suppress(KeyboardInterrupt):
-        show(head(form, classifier.labels))
+        print_head(form, classifier.labels)
         for window in predict_stream(classifier, pieces, rate, hop):
-            show(lines(form, classifier.labels, None, [window]))
+            print_windows(form, classifier.labels, None, [window])
 
 
 if __name__ == "__main__":

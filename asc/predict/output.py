@@ -1,9 +1,9 @@
 """What is printed of predictions, as a table, JSON or CSV; and the timeline of a recording, printed and plotted."""
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,58 +18,48 @@ MAX_COLORS = 10  # labels in a plot; the rarer ones share a color
 TICKS = (0.1, 0.5, 1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30, 60, 120, 360, 720)))  # seconds
 
 
-def head(form: str, labels: Sequence[str]) -> str:
-    """The first lines of the form "table", "json" or "csv"."""
-    if form == "json":
-        return ""
+def print_head(form: str, labels: Sequence[str]) -> None:
+    """Print the first line of the form "table" or "csv"; "json" has none."""
     if form == "csv":
-        return csv_rows([["file", "start", "end", "label", *labels]])
-    return table_row(labels, "scene", "probability", "seconds", "file") + "-" * (width(labels) + 40) + "\n"
+        csv.writer(sys.stdout, lineterminator="\n").writerow(["file", "start", "end", "label", *labels])
+    elif form == "table":
+        print_row(labels, "scene", "probability", "seconds", "file")
+        print("-" * (width(labels) + 40))
 
 
-def lines(form: str, labels: Sequence[str], name: str | None, windows: Sequence[Window]) -> str:
-    """The lines of a recording, or without a name those of the newest window from the microphone."""
+def print_windows(form: str, labels: Sequence[str], name: str | None, windows: Sequence[Window]) -> None:
+    """Print a recording, or without a name the newest window from the microphone; at once, for other programs."""
     mean = np.mean([window.probabilities for window in windows], axis=0)  # as in `SceneClassifier.classify`
+    name_or_device = name or "microphone"
     if form == "json":
         parts = [{"start": one.start, "end": one.end, **prediction(labels, one.probabilities)} for one in windows]
         line = {"file": name, "seconds": windows[-1].end, **prediction(labels, mean)} if name else parts[-1]
-        return json.dumps(line | ({"timeline": parts} if len(parts) > 1 else {})) + "\n"
-    name = name or "microphone"
-    if form == "csv":
-        return csv_rows(
-            [name, f"{one.start:.3f}", f"{one.end:.3f}", best(labels, one.probabilities)]
-            + [f"{value:.6f}" for value in one.probabilities]
-            for one in windows
-        )
-    rows = [table_row(labels, best(labels, mean), f"{mean.max():.2f}", f"{windows[-1].end:.1f}", name)]
-    scenes = segments(windows, labels)
-    for start, end, label, probability in scenes if len(scenes) > 1 else []:
-        rows.append(table_row(labels, f"  {label}", f"{probability:.2f}", "", f"{clock(start)} - {clock(end)}"))
-    return "".join(rows)
-
-
-def best(labels: Sequence[str], probabilities: np.ndarray) -> str:
-    """The most probable label."""
-    return labels[int(probabilities.argmax())]
+        print(json.dumps(line | ({"timeline": parts} if len(parts) > 1 else {})))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        for one in windows:
+            values = [f"{value:.6f}" for value in one.probabilities]
+            label = labels[int(one.probabilities.argmax())]
+            writer.writerow([name_or_device, f"{one.start:.3f}", f"{one.end:.3f}", label, *values])
+    else:
+        label = labels[int(mean.argmax())]
+        print_row(labels, label, f"{mean.max():.2f}", f"{windows[-1].end:.1f}", name_or_device)
+        scenes = segments(windows, labels)
+        for start, end, label, probability in scenes if len(scenes) > 1 else []:
+            print_row(labels, f"  {label}", f"{probability:.2f}", "", f"{clock(start)} - {clock(end)}")
+    sys.stdout.flush()
 
 
 def prediction(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
     """A prediction for JSON."""
     values = dict(zip(labels, probabilities.tolist(), strict=True))
-    return {"label": best(labels, probabilities), "probabilities": values}
+    return {"label": labels[int(probabilities.argmax())], "probabilities": values}
 
 
-def csv_rows(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def table_row(labels: Sequence[str], *cells: str) -> str:
-    """A row, printed as soon as it is known: columns have fixed widths, and file names, of any length, come last."""
+def print_row(labels: Sequence[str], *cells: str) -> None:
+    """Print a row of the table: columns have fixed widths, since it is printed as soon as it is known."""
     scene, probability, seconds, file = map(printable, cells)
-    return f"{scene:<{width(labels)}}  {probability:>11}  {seconds:>9}  {file}\n"
+    print(f"{scene:<{width(labels)}}  {probability:>11}  {seconds:>9}  {file}")
 
 
 def width(labels: Sequence[str]) -> int:
