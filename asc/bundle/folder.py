@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from asc.bundle.measure import ROUNDS, measure
@@ -32,7 +31,7 @@ FILES = {
 PRECISIONS = {"float": "float", "pruned": "float, pruned", "int8": "8 bits"}
 WEB = """
 Open `index.html` with a double click: the same network runs in the browser, on recordings and the microphone, offline.
-It loads nothing: ONNX Runtime Web $version (MIT licence, Microsoft) is part of the file. Phones open it from a server;
+It loads nothing: ONNX Runtime Web {version} (MIT licence, Microsoft) is part of the file. Phones open it from a server;
 over https they allow the microphone too.
 """
 
@@ -88,7 +87,7 @@ def write_bundle(
         for name, text in texts.items():
             (folder / name).write_text(text, "utf-8", newline="\n")
         measured = measure(folder, model.clip_samples / model.sample_rate)
-        web = Template(WEB).substitute(version=runtime.version) if runtime else ""
+        web = WEB.format(version=runtime.version) if runtime else ""
         text = readme(folder, model, labels, results, web, measured)
         (folder / "README.md").write_text(text, "utf-8", newline="\n")
         if path.exists():
@@ -128,18 +127,22 @@ def readme(
         rows = [f"| {name} | {'-' if value is None else f'{value:.3f}'} |" for name, value in values.items()]
         head = f"Of PyTorch's network on {sum(map(sum, test.confusion_matrix)):,} test clips:"
         accuracy = "\n".join([head, "", "| | |", "|---|---|", *rows])
-    return Template((TEMPLATES / "device.md").read_text("utf-8")).substitute(
-        measured,
-        precision=PRECISIONS[model.stage],
-        count=len(labels),
-        labels=", ".join(labels),
-        clip_seconds=f"{measured['clip_seconds']:g}",
-        rate=f"{model.sample_rate:,}",
-        web=web,
-        files="\n".join(f"| {name} | {size:,} | {what} |" for name, size, what in sizes),
-        factor=f"{measured['real_time_factor']:.4f}",
-        milliseconds=f"{1000 * measured['seconds']:.1f}",
-        memory=memory,
-        rounds=ROUNDS,
-        accuracy=accuracy,
+    return (
+        (TEMPLATES / "device.md")
+        .read_text("utf-8")
+        .format_map(
+            measured
+            | {
+                "precision": PRECISIONS[model.stage],
+                "count": len(labels),
+                "labels": ", ".join(labels),
+                "rate": model.sample_rate,
+                "web": web,
+                "files": "\n".join(f"| {name} | {size:,} | {what} |" for name, size, what in sizes),
+                "milliseconds": 1000 * measured["seconds"],
+                "memory": memory,
+                "rounds": ROUNDS,
+                "accuracy": accuracy,
+            }
+        )
     )
