@@ -143,15 +143,6 @@ def test_meta_only_downloads_all_but_the_recordings(dataset, root, site, capsys)
     assert "train.py" not in capsys.readouterr().out
 
 
-def test_mirror_replaces_the_server(site, tmp_path, root):
-    dataset = described(tmp_path / "tiny.yaml", site)
-    text = Path(dataset).read_text()
-    Path(dataset).write_text(text.replace(site.url, "http://127.0.0.1:1/"))
-    main([dataset, str(root), "--mirror", site.url.rstrip("/"), "--keep-zips"])
-    assert tree(root) == TREE
-    assert {path.name: path.read_bytes() for path in (root / ".download").glob("*.zip")} == ZIPS
-
-
 def test_file_without_md5_is_downloaded_from_its_start(site, tmp_path, root):
     site.files = {"split5.csv": b"filename\naudio/a.wav\n"}
     dataset = described(tmp_path / "tiny.yaml", site, {"split5.csv": "-"}, checked=False)
@@ -214,8 +205,9 @@ def test_lasting_fault_of_one_file_spares_the_others(fault, words, dataset, root
     assert tree(root) == TREE
 
 
-def test_unreachable_server_is_named(dataset, root, capsys):
-    assert "127.0.0.1" in failure(capsys, dataset, root, "--mirror", "http://127.0.0.1:1", "--retries", 1)
+def test_unreachable_server_is_named(dataset, root, site, capsys):
+    Path(dataset).write_text(Path(dataset).read_text().replace(site.url, "http://127.0.0.1:1"))
+    assert "127.0.0.1" in failure(capsys, dataset, root, "--retries", 1)
 
 
 # what archives do
@@ -279,15 +271,14 @@ def test_archive_put_there_beforehand_is_checked_and_not_downloaded(dataset, roo
     assert tree(root) == TREE
 
 
-def test_ctrl_c_keeps_what_has_arrived_and_prints_how_to_resume(dataset, root, site):
+def test_ctrl_c_keeps_what_has_arrived(dataset, root, site):
     site.bytes_per_second = 200_000
     process, part = start_download(dataset, root), root / f".download/{FIRST}.part"
     while not part.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err.endswith(f"python -m asc.download {dataset} {root}\n")
     assert part.exists()
 
 
@@ -340,21 +331,20 @@ def test_download_resumes_after_a_full_disk(dataset, site, tmp_path, capsys):
 def test_folder_with_other_data_is_rejected(dataset, root, site, tmp_path, capsys):
     root.mkdir()
     (root / "meta.csv").write_text("mine")
-    assert "not downloaded here" in failure(capsys, dataset, root)
+    assert "contains other data" in failure(capsys, dataset, root)
     assert tree(root) == {"meta.csv": b"mine"}
     (root / "meta.csv").unlink()
     main([dataset, str(root), "--meta-only"])
     site.files = {"other.zip": ZIPS[FIRST]}
-    assert "another dataset" in failure(capsys, described(tmp_path / "other.yaml", site), root)
+    assert "contains other data" in failure(capsys, described(tmp_path / "other.yaml", site), root)
     assert dataset in failure(capsys, dataset, dataset)  # a file in place of the folder
 
 
 def test_wrong_arguments_get_one_sentence(root, tmp_path, capsys):
     assert "'tau'" in failure(capsys, "tau", root)
     assert "missing" in failure(capsys, "tau2019")
-    assert "--parallel=0" in failure(capsys, "tau2019", root, "--parallel", 0)
+    assert "--retries=-1" in failure(capsys, "tau2019", root, "--retries", -1)
     assert "none.yaml" in failure(capsys, tmp_path / "none.yaml", root)
-    assert "--mirror=ftp:" in failure(capsys, "tau2019", root, "--mirror", "ftp://example.org")
     own = tmp_path / "own.yaml"
     for text in ("[", "a: b", "sources: 3", "- x"):
         own.write_text(text)
@@ -374,19 +364,18 @@ def test_each_dataset_has_a_choice_in_conf_data(name):
 
 def test_sizes_match_the_records_of_zenodo():
     """The records of Zenodo give 35.5, 27.4 and 27.5 GB."""
-    assert read_dataset("tau2020_3class").size == 35_543_717_092
-    assert read_dataset("tau2020_mobile").size == 27_364_817_167
+    for name, size in (("tau2020_3class", 35_543_717_092), ("tau2020_mobile", 27_364_817_167)):
+        assert sum(file.bytes for file in read_dataset(name).files) == size
     assert read_dataset("dcase2024").files[:-6] == read_dataset("tau2022_mobile").files
     file = read_dataset("dcase2024").files[-1]
-    assert (file.name, file.folder, file.size, file.md5) == ("test.csv", "split_setup", None, None)
+    assert (file.name, file.folder, file.bytes, file.md5) == ("test.csv", "split_setup", None, None)
 
 
 def test_list_shows_every_dataset_and_its_bytes(capsys):
     main(["--list"])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == names()
-    main(["--list", "--json"])
-    assert json.loads(capsys.readouterr().out)["tau2019"]["bytes"] == 35_622_537_482
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, *_ in lines] == names()
+    assert dict(line[:2] for line in lines)["tau2019"] == "35.6GB"
 
 
 def test_it_starts_without_torch():

@@ -1,4 +1,1 @@
-"""Download datasets: python -m asc.download NAME DIR.
-
-`catalog` lists a dataset's files, `transfer` downloads a file, and `folder` checks and unpacks what its folder lacks.
-"""
+"""Download datasets: python -m asc.download NAME DIR. `catalog` lists a dataset's files, `transfer` fetches them."""

@@ -14,29 +14,13 @@ DATASETS = Path(__file__).parent / "datasets"
 
 @dataclass(frozen=True)
 class File:
-    """A file to download.
-
-    Attributes:
-        name: file name on the server.
-        url: address of the file.
-        size: bytes; None: unknown.
-        md5: hash in hexadecimal; None: unknown.
-        folder: destination below the dataset's folder, unless the file is a zip archive.
-    """
+    """A file to download."""
 
     name: str
     url: str
-    size: int | None
-    md5: str | None
-    folder: str
-
-    @property
-    def is_archive(self) -> bool:
-        return self.name.endswith(".zip")
-
-    @property
-    def is_audio(self) -> bool:
-        return ".audio." in self.name
+    bytes: int | None  # None: unknown
+    md5: str | None  # in hexadecimal; None: unknown
+    folder: str  # destination below the dataset's folder, unless the file is a zip archive
 
 
 class Source(BaseModel):
@@ -45,13 +29,6 @@ class Source(BaseModel):
     url: str = Field(pattern="^https?://")
     folder: str = Field(".", pattern=r"^(\.|\w[\w.-]*)$")
     files: str = Field(pattern=r"^\s*(\w[\w.-]* +(\d+|-) +([0-9a-f]{32}|-)\s+)+$")
-
-    def listed(self) -> list[File]:
-        files = []
-        for name, size, md5 in map(str.split, self.files.splitlines()):
-            known_size, known_md5 = int(size) if size != "-" else None, md5 if md5 != "-" else None
-            files.append(File(name, f"{self.url.rstrip('/')}/{name}", known_size, known_md5, self.folder))
-        return files
 
 
 class Dataset(BaseModel):
@@ -67,12 +44,13 @@ class Dataset(BaseModel):
 
     @property
     def files(self) -> list[File]:
-        return [file for source in self.sources for file in source.listed()]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files whose size is known."""
-        return sum(file.size or 0 for file in self.files)
+        files = []
+        for source in self.sources:
+            for line in source.files.splitlines():
+                name, size, md5 = line.split()
+                known_size, known_md5 = None if size == "-" else int(size), None if md5 == "-" else md5
+                files.append(File(name, f"{source.url.rstrip('/')}/{name}", known_size, known_md5, source.folder))
+        return files
 
 
 def names() -> list[str]:
@@ -80,32 +58,21 @@ def names() -> list[str]:
     return sorted(path.stem for path in DATASETS.glob("*.yaml"))
 
 
-def read_dataset(name: str, mirror: str | None = None) -> Dataset:
+def read_dataset(name: str) -> Dataset:
     """The dataset of that name, or of a .yaml file in the format of those in `datasets/`.
-
-    Args:
-        name: name of the dataset, or path of a .yaml file.
-        mirror: URL of a folder with the same files; None: the servers in the file.
 
     Raises:
         InputError: there is no such dataset, or the file has another form.
     """
-    if mirror and not mirror.startswith(("http://", "https://")):
-        raise InputError(f"invalid --mirror={mirror}: expected a URL starting with https://")
     is_own = name.endswith(".yaml")
-    if not is_own and name not in names():
-        raise InputError(f"unknown dataset {name!r}: choose from {', '.join(names())}, or give a .yaml file")
     path = Path(name) if is_own else DATASETS / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"unknown dataset {name!r}: choose from {', '.join(names())}, or give a .yaml file")
     try:
-        dataset = Dataset.model_validate({"data": "dcase" if is_own else name} | read_settings(path))
-    except OSError as error:
-        raise InputError(f"{path} is not readable ({error.strerror}): choose from {', '.join(names())}") from error
+        return Dataset.model_validate({"data": "dcase" if is_own else name} | read_settings(path))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         example = DATASETS / "tau2019.yaml"
         raise InputError(f"{path} does not describe a dataset ({one_line(error)}): follow {example}") from error
-    for source in dataset.sources:
-        source.url = mirror or source.url
-    return dataset
 
 
 def read_settings(path: Path) -> dict[str, Any]:
