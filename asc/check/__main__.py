@@ -51,12 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset.add_sounds(sounds, errors)
         summary = summarize(dataset, sounds)
         if arguments.json:
-            files = [str(path.relative_to(dataset.root)) for path in sounds.index]
-            table = sounds.assign(level=sounds.level.astype(object).where(sounds.level > -math.inf, None))
-            table.insert(0, "file", files)
-            print(json.dumps({**summary, "sounds": table.to_dict("records")}, allow_nan=False), flush=True)
-        else:
-            print(tables(summary), flush=True)
+            sounds["level"] = sounds.level.astype(object).where(sounds.level > -math.inf, None)
+            sounds.insert(0, "file", [str(path.relative_to(dataset.root)) for path in sounds.index])
+            summary["sounds"] = sounds.to_dict("records")
+        print(json.dumps(summary, allow_nan=False) if arguments.json else tables(summary), flush=True)
     sys.exit(1 if dataset.faults else 0)
 
 
@@ -122,7 +120,7 @@ def tables(summary: dict[str, Any]) -> str:
     facts["silent files"] = f"{summary['silent_files']:,}" if summary["silent_files"] else "none"
     parts = [
         f"{printable(summary['root'])}: {kind}\n{summary['files']:,} readable files, {summary['hours']:.2f} hours",
-        class_table(summary["classes"]),
+        class_table(summary["classes"]) if summary["classes"] else "no clips",
         text_table(facts.items(), left=(0, 1)),
         *(messages(kind, summary[f"{kind}s"]) for kind in ("fault", "warning")),
     ]
@@ -131,34 +129,28 @@ def tables(summary: dict[str, Any]) -> str:
 
 def class_table(classes: dict[str, dict[str, int]]) -> str:
     """Numbers of clips of each class in each split, and of its locations."""
-    if not classes:
-        return "no clips"
     table = pd.DataFrame.from_dict(classes, orient="index")
-    table = pd.concat([table, table.sum().to_frame("all").T])
-    table = table.loc[:, table.any()]
+    table = pd.concat([table, table.sum().to_frame("all").T]).loc[:, table.any()]
     rows = [[printable(label)[:MAX_LABEL], *(f"{n:,}" for n in row)] for label, *row in table.itertuples(name=None)]
     return text_table(rows, ["clips of class", *table])
 
 
 def counted(numbers: dict[str, int]) -> str:
     """The most frequent values with their counts, wrapped between them."""
-    parts = [f"{printable(value)}: {count:,}" for value, count in list(numbers.items())[:MAX_VALUES]]
-    parts += [f"and {len(numbers) - MAX_VALUES} others"] if len(numbers) > MAX_VALUES else []
-    text = ", ".join(part.replace(" ", "\xa0") for part in parts) or "none"
-    return fill(text, WIDTH - 22, break_on_hyphens=False).replace("\xa0", " ")
+    parts = [f"{printable(value)}: {count:,}".replace(" ", "\xa0") for value, count in numbers.items()]
+    others = len(parts) - MAX_VALUES
+    parts[MAX_VALUES:] = [f"and\xa0{others}\xa0others"] if others > 0 else []
+    return fill(", ".join(parts) or "none", WIDTH - 22, break_on_hyphens=False).replace("\xa0", " ")
 
 
 def messages(kind: str, sentences: list[str]) -> str:
     """A heading with the number of sentences, and the first of them, wrapped."""
-    if not sentences:
-        return f"no {kind}s"
-    lines = [f"{len(sentences)} {kind}{'s' if len(sentences) > 1 else ''}"]
-    for sentence in sentences[:MAX_MESSAGES]:
-        lines.append(
-            fill(printable(sentence), WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-        )
+    lines = [f"{len(sentences) or 'no'} {kind}{'' if len(sentences) == 1 else 's'}"]
     more = len(sentences) - MAX_MESSAGES
-    return "\n".join(lines + ([f"- and {more} more, which --json prints"] if more > 0 else []))
+    items = sentences[:MAX_MESSAGES] + ([f"and {more} more, which --json prints"] if more > 0 else [])
+    for item in items:
+        lines.append(fill(f"- {printable(item)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

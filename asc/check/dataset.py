@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import pandas as pd
@@ -21,21 +21,13 @@ MAX_OFFSET = 0.02  # of full scale
 
 @dataclass
 class Dataset:
-    """A dataset as its lists or folders describe it.
-
-    Attributes:
-        root: the folder.
-        layout: "TAU" for lists, "folder" for a folder for each class.
-        splits: the clips of "train", "test" and "unused"; of folders that are not divided, until `divide_folder`, "".
-        faults: a sentence for each fault that stops or spoils a run.
-        warnings: a sentence for each property that may be intended.
-    """
+    """A dataset as its lists or folders describe it."""
 
     root: Path
-    layout: str
-    splits: dict[str, list[Clip]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    layout: str  # "TAU" for lists, "folder" for a folder for each class
+    splits: dict[str, list[Clip]] = field(default_factory=dict)  # train, test and unused; "" for undivided folders
+    faults: list[str] = field(default_factory=list)  # a sentence for each fault that stops or spoils a run
+    warnings: list[str] = field(default_factory=list)  # a sentence for each property that may be intended
 
     def files(self) -> list[Path]:
         """All existing files, each once."""
@@ -48,19 +40,20 @@ class Dataset:
             self.divide_folder(sounds)
         if {"train", "test"} <= self.splits.keys():
             self.check_split(self.splits["train"], self.splits["test"])
-        audible = sounds.digest[sounds.peak > 0].to_dict()  # all silent files are equal
+        self.faults += errors
+        digests = sounds.digest[sounds.peak > 0].to_dict()  # all silent files are equal
         files = {
-            split: list(dict.fromkeys(replace(clip, start=0.0) for clip in clips if clip.path in audible))
+            split: list(dict.fromkeys(replace(clip, start=0.0) for clip in clips if clip.path in digests))
             for split, clips in self.splits.items()
         }
-        self.faults += errors
-        for one, other in combinations([split for split in files if split != "unused"], 2):
-            what, remedy = f"recordings in {one} and {other} that sound the same", "the accuracy would be too high"
-            copies = self.copies(files[one], files[other], audible)
-            self.faults += fault(self.root, what, copies, f"remove one of each pair: {remedy}")
-        for split, clips in files.items():
-            copies = self.copies(clips, clips, audible)
-            self.warnings += fault(self.root, f"recordings twice in {split}", copies, "keep one of each")
+        for one, other in combinations_with_replacement(files, 2):
+            pairs = matches(files[one], files[other], lambda clip: digests[clip.path])
+            copies = [f"{a.name(self.root)} = {b.name(self.root)}" for a, b in pairs if a is not b]
+            if one == other:
+                self.warnings += fault(self.root, f"recordings twice in {one}", copies, "keep one of each")
+            elif "unused" not in (one, other):
+                what, remedy = f"recordings in {one} and {other} that sound the same", "remove one of each pair"
+                self.faults += fault(self.root, what, copies, f"{remedy}: the accuracy would be too high")
         if self.layout == "folder":
             self.warnings += same_names(files, sounds.seconds.to_dict(), self.root)
         self.warnings += [*sound_warnings(self, sounds), *format_by_class(self, sounds)]
@@ -68,16 +61,15 @@ class Dataset:
     def divide_folder(self, sounds: pd.DataFrame) -> None:
         """Divide the readable recordings as data=folder does."""
         durations = sounds.seconds.to_dict()
-        readable = {split: [clip for clip in clips if clip.path in durations] for split, clips in self.splits.items()}
-        self.splits = {}
+        found, self.splits = self.splits, {}
         if durations:
+            readable = {split: [clip for clip in clips if clip.path in durations] for split, clips in found.items()}
             clips = cut_all(readable, durations, clip_length(durations.values()))
             try:
-                train, test = divide(clips, TEST_FRACTION, SPLIT_SEED, self.root)
-                self.splits = {"train": train, "test": test}
+                self.splits["train"], self.splits["test"] = divide(clips, TEST_FRACTION, SPLIT_SEED, self.root)
             except InputError as error:
                 self.faults.append(str(error))
-                self.splits = {"all": [clip for group in clips.values() for clip in group]}
+                self.splits["all"] = [clip for group in clips.values() for clip in group]
 
     def check_split(self, train: list[Clip], test: list[Clip]) -> None:
         """Add the faults and warnings of a split into train and test."""
@@ -91,11 +83,6 @@ class Dataset:
         single = sorted(label for label, count in places.items() if count == 1)
         what = "classes with a single location to train on"
         self.warnings += fault(self.root, what, single, "add recordings from other places")
-
-    def copies(self, one: list[Clip], other: list[Clip], digests: dict[Path, str]) -> list[str]:
-        """Names of the pairs of different clips that sound the same."""
-        pairs = matches(one, other, lambda clip: digests[clip.path])
-        return [f"{a.name(self.root)} = {b.name(self.root)}" for a, b in pairs if a is not b]
 
 
 def sound_warnings(dataset: Dataset, sounds: pd.DataFrame) -> Iterator[str]:

@@ -4,8 +4,8 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,35 +20,20 @@ FULL_SCALE = 1 - 2**-15  # the largest 16-bit sample
 MIN_RUN = 3  # samples in a row at full scale: a single one may be the peak of an undistorted wave
 
 
-@dataclass(frozen=True)
-class Sound:
-    """The format of a sound file, and statistics of its samples.
-
-    Attributes:
-        seconds: its length.
-        rate: Hz.
-        channels: number of them.
-        format: of the file and its samples, as "WAV PCM_24".
-        peak: largest absolute value of a sample.
-        level: root mean square in dB full scale; -inf for digital silence.
-        clipped: fraction of the samples at full scale.
-        runs: number of times that a channel stays at full scale for three samples or more.
-        offset: largest absolute mean of a channel.
-        silent_channels: indices of channels without any sound.
-        digest: of the decoded samples; equal for equal sounds, in a WAV and in a FLAC file alike.
-    """
+class Sound(NamedTuple):
+    """The format of a sound file, and statistics of its samples."""
 
     seconds: float
-    rate: int
+    rate: int  # Hz
     channels: int
-    format: str
-    peak: float
-    level: float
-    clipped: float
-    runs: int
-    offset: float
-    silent_channels: tuple[int, ...]
-    digest: str
+    format: str  # of the file and its samples, as "WAV PCM_24"
+    peak: float  # largest absolute value of a sample
+    level: float  # root mean square in dB full scale; -inf for digital silence
+    clipped: float  # fraction of the samples at full scale
+    runs: int  # number of times that a channel stays at full scale for MIN_RUN samples or more
+    offset: float  # largest absolute mean of a channel
+    silent_channels: tuple[int, ...]  # indices of channels without any sound
+    digest: str  # of the decoded samples; equal for equal sounds, in a WAV and in a FLAC file alike
 
 
 def analyze(path: Path) -> Sound:
@@ -106,5 +91,5 @@ def analyze_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
                 sounds[path] = job.result()
             except InputError as error:
                 errors.append(str(error))
-    columns = [field.name for field in fields(Sound)]
-    return pd.DataFrame(list(sounds.values()), index=pd.Index(sounds, dtype=object), columns=columns), errors
+    index = pd.Index(sounds, dtype=object)
+    return pd.DataFrame(list(sounds.values()), index, columns=list(Sound._fields)), errors

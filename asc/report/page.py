@@ -34,22 +34,13 @@ MIN_PROBABILITY = 5e-7  # predictions.csv has six decimals
 def write_page(
     path: Path, tasks: Sequence[Task], latency: dict[System, float] | None, mistakes: int, with_sound: bool
 ) -> None:
-    """Write the page.
-
-    Args:
-        path: the HTML file.
-        tasks: tasks to compare.
-        latency: ms of a clip by system; None: not measured.
-        mistakes: number of worst mistakes to show for each task.
-        with_sound: embed their recordings in the page.
+    """Write the page, with latencies in ms if they were measured and a number of worst mistakes for each task.
 
     Raises:
         InputError: a file of a run cannot be read, or the page cannot be written.
     """
-    templates = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    options: dict = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     environment.filters["printable"] = printable
     directories = [run.directory for task in tasks for system in task.systems for run in system.runs]
     common = Path(os.path.commonpath([directory.parent for directory in directories]))

@@ -1,7 +1,7 @@
 """Finished runs, grouped into systems, and systems grouped by task."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,25 +32,15 @@ MAX_SETTING = 40  # characters of a setting in a name
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-        directory: folder of its results.json.
-        results: content of results.json.
-        checkpoint: None if it cannot be found.
-        hyperparameters: those of the checkpoint; empty without one.
-        data: hyperparameters of the checkpoint's data; empty without one.
-        settings: those of the run, of the run it started from and so on, by dotted name.
-        overrides: the command lines of these runs, by name; those of later runs replace earlier ones.
-    """
+    """A finished run."""
 
     directory: Path
     results: Results
-    checkpoint: Path | None
-    hyperparameters: dict[str, Any]
-    data: dict[str, Any]
-    settings: list[dict[str, Any]]
-    overrides: dict[str, str]
+    checkpoint: Path | None  # None if it cannot be found
+    hyperparameters: dict[str, Any]  # of the checkpoint; empty without one
+    data: dict[str, Any]  # hyperparameters of the checkpoint's data; empty without one
+    settings: list[dict[str, Any]]  # of the run, of the run it started from and so on, by dotted name
+    overrides: dict[str, str]  # of these runs' command lines; those of later runs replace earlier ones
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -196,31 +186,23 @@ def read_settings(directory: Path) -> tuple[list[dict[str, Any]], dict[str, str]
         seen.append(directory)
         try:
             content = yaml.safe_load(file.read_bytes()) or {}
-            chain.append({name: value for name, value in flatten(content) if is_essential(name)})
+            [flat] = pd.json_normalize(dict(content)).to_dict("records")  # dotted names
+            chain.append({name: value for name, value in flat.items() if is_essential(name)})
             if (file := directory / ".hydra/overrides.yaml").is_file():
                 pairs = [str(word).partition("=") for word in yaml.safe_load(file.read_bytes()) or []]
-                words = {name: value for name, _, value in pairs if is_essential(name.lstrip("+~"))} | words
-        except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:  # the last two: no mapping, or no list
+                words = {name: value for name, _, value in pairs if is_essential(name)} | words
+        except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:  # or no mapping
             raise InputError(f"{file} cannot be read: {one_line(error)}; repeat or exclude the run") from error
-        checkpoints = content.get("checkpoint") or ""
-        source = Path(checkpoints[0] if isinstance(checkpoints, list) else checkpoints).parent
-        if content.get("phase"):
+        checkpoints = flat.get("checkpoint") or ""
+        source = Path(checkpoints[0] if isinstance(checkpoints, list) else str(checkpoints)).parent
+        if "phase._target_" in flat:
             directory = source if (source / ".hydra").is_dir() else source.parent
     return chain, words
 
 
 def is_essential(name: str) -> bool:
     """Whether a setting defines a system."""
-    return not name.startswith(INCIDENTAL) and not name.endswith(("_recursive_", "_convert_"))
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested settings."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return not name.lstrip("+~").startswith(INCIDENTAL) and not name.endswith(("_recursive_", "_convert_"))
 
 
 def group(runs: Iterable[Run]) -> list[Task]:

@@ -52,13 +52,10 @@ def measure_latency(systems: Sequence[System]) -> dict[System, float]:
 
 def speedups(systems: Sequence[System], latency: dict[System, float]) -> list[float | None]:
     """Speed-up of each system over the uncompressed network of its class; None for that network itself."""
-    ratios: list[float | None] = []
-    for system in systems:
-        same_net = [other for other in latency if other in systems and other.first.network == system.first.network]
-        reference = next((other for other in same_net if other.first.is_uncompressed), system)
-        is_timed = system in latency and reference is not system
-        ratios.append(latency[reference] / latency[system] if is_timed else None)
-    return ratios
+    timed = [system for system in systems if system in latency]
+    references = {system.first.network: system for system in reversed(timed) if system.first.is_uncompressed}
+    pairs = [(references.get(system.first.network, system), system) for system in systems]
+    return [latency[one] / latency[other] if other in latency and one is not other else None for one, other in pairs]
 
 
 def systems_table(task: Task, latency: dict[System, float] | None = None) -> str:
@@ -117,11 +114,7 @@ def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) 
 
 
 def by_split(tasks: Sequence[Task]) -> dict[tuple, float]:
-    """Macro-average accuracy in % by dataset, cross-validation, fold and seed, averaged over repeated runs.
-
-    Raises:
-        InputError: the runs are of several systems.
-    """
+    """Macro-average accuracy in % by dataset, cross-validation, fold and seed, averaged over repeated runs."""
     systems = [system for task in tasks for system in task.systems]
     if len(names := dict.fromkeys(system.name for system in systems)) > 1:
         found = "; ".join(names)
