@@ -1,6 +1,14 @@
-"""Evaluate a classifier: python -m asc.evaluate CHECKPOINT [data=dcase data.root=DIR] [--split test] [--json].
+"""Evaluate a classifier on any dataset and split.
 
-Writes evaluation.json, predictions.csv, confusion_matrix.png, reliability.png and accuracy_by_group.png.
+Writes metrics with confidence intervals, accuracy by class, city, device and source scene, reliability of the
+probabilities, and the worst mistakes: evaluation.json, predictions.csv, confusion_matrix.png, reliability.png and
+accuracy_by_group.png.
+
+Examples:
+  python -m asc.evaluate RUN/checkpoints/best.ckpt                             the run's own test clips
+  python -m asc.evaluate RUN/checkpoints/best.ckpt --split val                 its validation clips
+  python -m asc.evaluate RUN/int8.ckpt data=dcase data.root=DIR                other recordings
+  python -m asc.evaluate RUN/model.onnx data=tau2020_3class data.root=DIR      an ONNX file
 """
 
 import argparse
@@ -11,23 +19,13 @@ from pathlib import Path
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import check_number
 
-EPILOG = """
-examples:
-  python -m asc.evaluate RUN/checkpoints/best.ckpt                             the run's own test clips
-  python -m asc.evaluate RUN/checkpoints/best.ckpt --split val                 its validation clips
-  python -m asc.evaluate RUN/int8.ckpt data=dcase data.root=DIR                other recordings
-  python -m asc.evaluate RUN/model.onnx data=tau2020_3class data.root=DIR      an ONNX file
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m asc.evaluate",
         usage="%(prog)s CHECKPOINT [SETTING ...] [options]",
-        description="Evaluate a classifier on any dataset and split: metrics with confidence intervals, accuracy by "
-        "class, city, device and source scene, reliability of the probabilities, and the worst mistakes.",
-        epilog=EPILOG,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -48,7 +48,12 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     clips = data.clips[split]
     if not clips:
         raise InputError(f"invalid --split={split}: expected one with clips; data.val_fraction holds out val clips")
-    make_folder(directory)
+    if (directory / "results.json").exists():
+        raise InputError(f"invalid --output={directory}: expected a folder other than a run's")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"--output={directory} cannot be created: {error.strerror}; choose another folder") from error
     batches = tqdm(data.loader(split), "evaluating", leave=False, disable=None, delay=2)
     rows = [classifier.probabilities(batch.wave.numpy()) for batch in batches]
     probabilities = np.concatenate(rows).astype(np.float64)
@@ -117,16 +122,6 @@ def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequenc
     return data
 
 
-def make_folder(directory: Path) -> None:
-    """Create the folder before computing probabilities; an earlier evaluation in it will be replaced."""
-    if (directory / "results.json").exists():
-        raise InputError(f"invalid --output={directory}: expected a folder other than a run's")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"--output={directory} cannot be created: {error.strerror}; choose another folder") from error
-
-
 def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> list[str]:
     """Notes on clips whose length differs from training, and on labels without clips."""
     notes = []
@@ -146,17 +141,10 @@ def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> 
 
 
 def clip_table(clips: Sequence[Clip], root: Path, labels: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:
-    """A row for each clip: its properties, its prediction and their agreement.
+    """A row for each clip, from the probability of each label (clips, n_classes).
 
-    Args:
-        clips: clips of the evaluation.
-        root: the dataset's folder; file names are relative to it.
-        labels: labels of the classifier.
-        probabilities: probability of each label (clips, n_classes).
-
-    Returns:
-        Columns filename, true, predicted (labels), probability_of_true, probability_of_predicted, is_correct, log_loss,
-        location, and scene, city and device where all file names have them.
+    Its columns are filename (below `root`), true, predicted (labels), probability_of_true, probability_of_predicted,
+    is_correct, log_loss, location, and scene, city and device where all file names have them.
     """
     names = [TAU_NAME.fullmatch(clip.path.stem) for clip in clips]
     table = pd.DataFrame([name.groupdict() if name else {} for name in names]).dropna(axis=1)
@@ -172,14 +160,7 @@ def clip_table(clips: Sequence[Clip], root: Path, labels: Sequence[str], probabi
 
 
 def evaluation_figures(table: pd.DataFrame, labels: list[str], seed: int, worst: int) -> dict[str, Any]:
-    """Metrics of a table of clips.
-
-    Args:
-        table: see `clip_table`.
-        labels: labels of the classifier.
-        seed: seed of the bootstrap.
-        worst: number of mistakes to list.
-    """
+    """Metrics of a `clip_table`, with intervals from a seeded bootstrap and a number of worst mistakes."""
     bootstrap, everything = LocationBootstrap(table, seed), np.zeros(len(table), int)  # a single group
     matrix = torch.from_numpy(confusion_matrix(table.true, table.predicted, labels=labels))
     informative = [factor for factor in FACTORS if factor in table and table[factor].nunique() > 1]
