@@ -13,9 +13,8 @@ from command import run
 
 from asc.benchmark import candidates
 from asc.benchmark.__main__ import main
-from asc.benchmark.bench import compare, timing_table
+from asc.benchmark.bench import compare, time_epochs, timing_table
 from asc.benchmark.candidates import pytorch
-from asc.benchmark.epochs import time_epochs
 from asc.timing import median_seconds
 
 

@@ -1,20 +1,31 @@
-"""Compare this package with its peers and bounds, in turns, each in a process of its own."""
+"""Compare this package with its peers and bounds, each in a process of its own, and epochs with their bare steps."""
 
+import json
 import multiprocessing
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
+import pytorch_lightning as pl
+import soundfile
 import torch
 from tabulate import tabulate
 
 from asc.benchmark import candidates
-from asc.benchmark.candidates import MATRIX, pytorch
-from asc.benchmark.epochs import time_epochs
+from asc.benchmark.candidates import CLASSES, MATRIX, RATE, SECONDS, pytorch, step
+from asc.errors import InputError
 from asc.machine import peak_gpu_memory, peak_memory
 from asc.timing import median_seconds
 
@@ -51,8 +62,8 @@ def measure(part: str, device: str, threads: int, batch: int, rounds: int) -> li
             engines = {"PyTorch": candidates.pytorch_integers, "ONNX Runtime": candidates.onnx_integers}
             own = {f"8 bits, 1 thread, {engine}": partial(pytorch, 1, make) for engine, make in engines.items()}
             peer = {"TensorFlow Lite": candidates.tflite_integers} if keras else {}
-            products = {"matrix products": partial(pytorch, 1, candidates.products, "cpu")}
-            return compare(rounds, 1, own, peer, products, scale)
+            bound = {"matrix products": partial(pytorch, 1, candidates.products, "cpu")}
+            return compare(rounds, 1, own, peer, bound, scale)
     settings = (f"trainer.accelerator={device}", f"trainer.max_epochs={1 + rounds}")  # the first epoch warms up
     return [
         {"what": f"epoch, {name}", "clips": clips, **time_epochs(clips, threads, f"experiment={name}", *settings)}
@@ -77,15 +88,14 @@ def compare(
         for name, make in {**own, **peer, **bound}.items():  # all are set up before the first is timed
             processes[name] = stack.enter_context(ProcessPoolExecutor(1, spawn))
             processes[name].submit(set_up, make).result()
-        rounds_seconds = [[process.submit(timed).result() for process in processes.values()] for _ in range(1 + rounds)]
-        memory = [processes[name].submit(peak).result() for name in own]
-    seconds = dict(zip(processes, map(list, zip(*rounds_seconds[1:], strict=True)), strict=True))
+        turns = [[process.submit(timed).result() for process in processes.values()] for _ in range(1 + rounds)]
+    seconds = {name: [turn[index][0] for turn in turns[1:]] for index, name in enumerate(processes)}
     (bound_name,), peer_name = bound, "".join(peer)
     others = {"peer": peer_name, "peer_seconds": seconds.get(peer_name, [])}
     others |= {"bound": bound_name, "bound_seconds": [scale * value for value in seconds[bound_name]]}
     return [
-        {"what": name, "clips": clips, "seconds": seconds[name], "memory": peak_bytes, **others}
-        for name, peak_bytes in zip(own, memory, strict=True)
+        {"what": name, "clips": clips, "seconds": seconds[name], "memory": turns[-1][index][1], **others}
+        for index, name in enumerate(own)
     ]
 
 
@@ -98,15 +108,88 @@ def set_up(make: Callable[[], Callable[[], object]]) -> None:
     CALL.append(make())
 
 
-def timed() -> float:
-    """In a candidate's process: median seconds of a call."""
+def timed() -> tuple[float, int | None]:
+    """In a candidate's process: median seconds of a call, and peak memory in bytes, of the GPU if it was used."""
     wait = torch.cuda.synchronize if torch.cuda.is_initialized() else torch.cpu.synchronize
-    return median_seconds(lambda: (CALL[0](), wait()), torch.get_num_threads())
+    seconds = median_seconds(lambda: (CALL[0](), wait()), torch.get_num_threads())
+    return seconds, peak_gpu_memory() or peak_memory()
 
 
-def peak() -> int | None:
-    """In a candidate's process: its peak memory in bytes, of the GPU if it was used."""
-    return peak_gpu_memory() or peak_memory()
+class EpochTimer(pl.Callback):
+    """Write the seconds of each epoch but the first to a JSON file, as columns of the benchmark's table.
+
+    The bound is a copy of the network trained on the epoch's augmented batches, without all that surrounds a step.
+    """
+
+    def __init__(self, file: str):
+        self.file, self.start = Path(file), 0.0
+        self.batches: list[list[torch.Tensor]] = []
+        self.seconds: list[float] = []
+        self.bare_seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, model: Any) -> None:
+        self.finish_epoch(model)
+        self.start = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: Any, batch: list, batch_idx: int) -> None:
+        self.batches.append([tensor.float() if tensor.is_floating_point() else tensor for tensor in batch])
+
+    def on_train_end(self, trainer: pl.Trainer, model: Any) -> None:
+        self.finish_epoch(model)
+        row = {
+            "seconds": self.seconds[1:],
+            "memory": peak_gpu_memory() or peak_memory(),
+            "peer": "",
+            "peer_seconds": [],
+        }
+        row |= {"bound": "its bare steps", "bound_seconds": self.bare_seconds[1:]}
+        self.file.write_text(json.dumps(row))
+
+    def finish_epoch(self, model: Any) -> None:
+        """Note the time of an epoch, whose checkpoints are written, then take its steps again."""
+        wait = torch.get_device_module(model.device).synchronize
+        wait()
+        if not self.batches:
+            return
+        self.seconds.append(time.perf_counter() - self.start)
+        bare_step = step(deepcopy(model).train())
+        start = time.perf_counter()
+        for x, target in self.batches:
+            bare_step(x, target)
+        wait()
+        self.bare_seconds.append(time.perf_counter() - start)
+        self.batches.clear()
+
+
+def time_epochs(clips: int, threads: int, *overrides: str) -> dict[str, Any]:
+    """What `EpochTimer` writes in a run of train.py on noise."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_noise(Path(folder, "data"), clips)
+        settings = [
+            "data=folder",
+            f"data.root={folder}/data",
+            f"data.clip_seconds={SECONDS}",  # of repeated noise
+            f"data.cache_dir={folder}/cache",
+            f"hydra.run.dir={folder}/run",
+            "+callbacks.timer._target_=asc.benchmark.bench.EpochTimer",
+            f"+callbacks.timer.file={folder}/row.json",
+        ]
+        command = [sys.executable, "train.py", *overrides, *settings]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"train.py failed: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(Path(folder, "row.json").read_text())
+
+
+def write_noise(root: Path, clips: int) -> None:
+    """Write training clips and a test clip a class for data=folder, of one second."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", clips), ("test", CLASSES)):
+        for number in range(count):
+            folder = root / split / f"class-{number % CLASSES}"
+            folder.mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / f"{number}.wav", 0.05 * rng.standard_normal(RATE), RATE)
 
 
 def timing_table(rows: Sequence[dict]) -> str:

@@ -1,6 +1,5 @@
 """What is timed: each function does the set-up, in a process of its own, and returns the function to time."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -129,7 +128,6 @@ def gammatone(clips: int) -> Callable[[], None]:
 
 def keras_model(threads: int) -> tuple[Any, Any]:
     """TensorFlow, and the report's network in Keras, compiled."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
     from tf_keras import Model, layers, optimizers, regularizers
 
