@@ -200,8 +200,7 @@ def timing_table(rows: Sequence[dict]) -> str:
         speed = [row["what"], f"{mid:.1f}", f"{low:.1f} to {high:.1f}", f"{1000 / mid:.2f}"]
         cells.append([*speed, ratio(row, "peer"), ratio(row, "bound")])
     headers = ["", "clips/s", "", "ms/clip", "speed-up over", "fraction of bound"]
-    align = ("left", "right", "right", "right", "left", "left")
-    return tabulate(cells, headers, disable_numparse=True, colalign=align)
+    return tabulate(cells, headers, disable_numparse=True, colalign=["left", *3 * ["right"], "left", "left"])
 
 
 def ratio(row: dict, other: str) -> str:
