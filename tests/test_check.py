@@ -32,9 +32,6 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE))
 
 
-# A sound
-
-
 def test_level_peak_offset_and_clipping_match_arithmetic(tmp_path):
     time = np.arange(RATE) / RATE
     left = 0.25 + 0.5 * np.sin(2 * np.pi * 100 * time)
@@ -70,9 +67,6 @@ def test_the_same_samples_have_the_same_digest_in_any_format(tmp_path):
     assert analyze(tmp_path / "d.wav").digest not in digests
 
 
-# A sound dataset
-
-
 def test_a_dataset_without_faults_is_counted(root, capsys):
     status, report = check(root, capsys)
     assert status == 0
@@ -92,9 +86,6 @@ def test_a_dataset_without_faults_is_counted(root, capsys):
 def test_real_dataset_has_no_faults(shared, capsys):
     status, report = check(shared / "tau24", capsys)
     assert (status, report["faults"], report["clips"], sum(report["locations"].values())) == (0, [], 8, 7)
-
-
-# Faults and warnings
 
 
 def spoil_row(root: Path, list_name: str, old: str, new: str) -> None:
@@ -134,8 +125,7 @@ def test_a_fault_is_reported_with_status_1(root, capsys, fault):
 def test_all_faults_are_reported_at_once(root, capsys):
     for fault in ("cut off", "label", "location"):
         FAULTS[fault][0](root)
-    _, report = check(root, capsys)
-    assert len(report["faults"]) == 3
+    assert len(check(root, capsys)[1]["faults"]) == 3
 
 
 def test_suspect_sounds_are_warnings(root, capsys):
@@ -176,9 +166,6 @@ def test_a_class_with_a_format_of_its_own_is_a_warning(root, capsys):
     assert any("number of channels of their own: 1 (outdoor)" in warning for warning in report["warnings"])
 
 
-# A folder for each class
-
-
 def test_a_folder_is_divided_as_by_a_run(tmp_path, capsys):
     for number, label in enumerate(("rain", "street")):
         for walk in range(4):
@@ -203,9 +190,6 @@ def test_a_folder_is_divided_as_by_a_run(tmp_path, capsys):
     assert any("street has a single recording" in fault for fault in report["faults"])
 
 
-# The command
-
-
 def test_tables_fit_100_columns_and_escape_control_characters(root, capsys):
     for path in (root / "meta.csv", *root.glob("evaluation_setup/*")):
         path.write_text(path.read_text().replace("\toutdoor", "\tout\x1b[31mdoor" + "s" * 60))
@@ -216,12 +200,6 @@ def test_tables_fit_100_columns_and_escape_control_characters(root, capsys):
     assert r"out\x1b[31mdoor" in out
     assert "no faults" in out
     assert max(map(len, out.splitlines()[1:])) <= 100  # below the path
-
-
-def test_other_folders_are_rejected(tmp_path):
-    for folder in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(SystemExit, match=f"^error: .*{folder}"):
-            main([str(folder)])
 
 
 def test_the_command_needs_no_torch(tiny):
@@ -238,10 +216,13 @@ def test_the_command_needs_no_torch(tiny):
     assert done.stdout.startswith(f"{tiny}: lists in the TAU layout\n")
 
 
-def test_list_options_name_other_lists(tmp_path, capsys):
+def test_list_options_name_other_lists_and_other_folders_are_rejected(tmp_path, capsys):
     root = write_tiny(tmp_path / "tiny")
     (root / "evaluation_setup").rename(root / "split_setup")
     assert check(root, capsys)[0] == 1
     words = ["--train-list", "split_setup/fold{fold}_train.csv", "--test-list", "split_setup/fold1_evaluate.csv"]
     status, report = check(root, capsys, *words)
     assert (status, report["locations"]) == (0, {"train": 12, "test": 6})
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(SystemExit, match=f"^error: .*{folder}"):
+            main([str(folder)])

@@ -164,19 +164,15 @@ def test_page_needs_no_other_file_and_names_missing_recordings(page):
 
 
 def test_page_without_audio_has_spectrograms_only(runs, tmp_path, capsys):
-    main([str(runs), "--html", str(tmp_path / "quiet.html"), "--no-audio", "--no-latency"])
-    html = (tmp_path / "quiet.html").read_text()
+    for name in "ab":
+        main([str(runs), "--html", str(tmp_path / name), "--no-audio", "--no-latency"])
+    html = (tmp_path / "a").read_text()
+    assert html == (tmp_path / "b").read_text()
     assert "<audio" not in html
     assert not sources(html, "audio/mpeg")
     assert sources(html, "image/png")
     assert "licences" not in html
     assert "latency" not in html.replace("Accuracy, size, latency", "")
-
-
-def test_pages_of_the_same_runs_are_equal(runs, tmp_path, capsys):
-    for name in "ab":
-        main([str(runs / "first"), "--html", str(tmp_path / name), "--no-latency", "--mistakes", "1"])
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_worst_mistakes_by_hand(runs):

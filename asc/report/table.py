@@ -4,9 +4,10 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
+import pandas as pd
 import torch
 from scipy.stats import ttest_rel
 from tqdm import tqdm
@@ -113,17 +114,15 @@ def as_plain_values(tasks: Sequence[Task], latency: dict[System, float] | None) 
     ]
 
 
-def by_split(tasks: Sequence[Task]) -> dict[tuple, float]:
+def by_split(tasks: Sequence[Task]) -> pd.Series:
     """Macro-average accuracy in % by dataset, cross-validation, fold and seed, averaged over repeated runs."""
     systems = [system for task in tasks for system in task.systems]
     if len(names := dict.fromkeys(system.name for system in systems)) > 1:
         found = "; ".join(names)
         raise InputError(f"cannot compare a directory with several systems ({found}): give the directory of one")
-    accuracies: dict[tuple, list[float]] = defaultdict(list)
-    for run in [run for system in systems for run in system.runs]:
-        split = [run.data.get(name) for name in ("cv", "fold", "seed")]
-        accuracies[run.task[0], *split].append(100 * run.metrics["macro_accuracy"])
-    return {split: mean(values) for split, values in accuracies.items()}
+    runs = [run for system in systems for run in system.runs]
+    splits = [str([run.task[0], *map(run.data.get, ("cv", "fold", "seed"))]) for run in runs]
+    return pd.Series([100 * run.metrics["macro_accuracy"] for run in runs]).groupby(splits).mean()
 
 
 def compare(first: Sequence[Task], second: Sequence[Task]) -> str:
@@ -135,20 +134,19 @@ def compare(first: Sequence[Task], second: Sequence[Task]) -> str:
     Raises:
         InputError: no split is in both, or one of them has runs of several systems.
     """
-    before, after = by_split(first), by_split(second)
-    common = sorted(before.keys() & after.keys(), key=str)
-    if not common:
+    splits = pd.DataFrame({"old": by_split(first), "new": by_split(second)})
+    pairs = splits.dropna()
+    if pairs.empty:
         raise InputError("the runs to compare share no data, fold and seed: run both settings on the same splits")
-    old, new = ([accuracies[split] for split in common] for accuracies in (before, after))
-    pairs = f"{len(common)} pairs of the same fold and seed"
+    change = (pairs.new - pairs.old).mean()
     lines = [
-        f"macro-average accuracy  {mean(old):6.1f} %",
-        f"                     to {mean(new):6.1f} %",
-        f"difference              {mean(new) - mean(old):+6.1f} points over {pairs}",
+        f"macro-average accuracy  {pairs.old.mean():6.1f} %",
+        f"                     to {pairs.new.mean():6.1f} %",
+        f"difference              {change:+6.1f} points over {len(pairs)} pairs of the same fold and seed",
     ]
-    if len(common) > 1:
-        interval = ttest_rel(new, old).confidence_interval(0.95)
+    if len(pairs) > 1:
+        interval = ttest_rel(pairs.new, pairs.old).confidence_interval(0.95)
         lines.append(f"95 % interval           {interval.low:+6.1f} to {interval.high:+.1f}")
-    if unpaired := len(before) + len(after) - 2 * len(common):
+    if unpaired := len(splits) - len(pairs):
         lines.append(f"left out                {unpaired} without a partner")
     return "\n".join(lines)
