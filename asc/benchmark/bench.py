@@ -50,7 +50,10 @@ def measure(part: str, device: str, threads: int, batch: int, rounds: int) -> li
             bound = {"its Fourier transforms": partial(pytorch, threads, candidates.fourier, device, clips)}
             return compare(rounds, clips, own, peer, bound)
         case "training":
-            own = {f"training, batch {batch}": partial(pytorch, threads, candidates.training, device, batch)}
+            own = {
+                f"training, batch {batch}{note}": partial(pytorch, threads, candidates.training, device, batch, dtype)
+                for note, dtype in (("", torch.float32), (", bfloat16", torch.bfloat16))
+            }
             peer = {"Keras": partial(candidates.keras_training, threads, batch)} if keras else {}
             # forward, gradients of inputs, gradients of weights
             return compare(rounds, batch, own, peer, products, 3 * scale * batch)

@@ -69,12 +69,13 @@ def products(device: str, size: int = MATRIX) -> Callable[[], Tensor]:
     return partial(left.matmul, right)
 
 
-def step(model: SceneClassifier) -> Callable[[Tensor, Tensor], None]:
-    """One training step on features and labels, hard or soft, in plain PyTorch."""
+def step(model: SceneClassifier, dtype: torch.dtype = torch.float32) -> Callable[[Tensor, Tensor], None]:
+    """One training step on features and labels, hard or soft, in plain PyTorch; bfloat16 by autocast."""
     optimizer = instantiate(model.hparams["optimizer"], params=model.parameters())
 
     def run(x: Tensor, target: Tensor) -> None:
-        loss = F.cross_entropy(model.net(x), target)
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(model.net(x), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -82,10 +83,10 @@ def step(model: SceneClassifier) -> Callable[[Tensor, Tensor], None]:
     return run
 
 
-def training(device: str, batch: int) -> Callable[[], None]:
+def training(device: str, batch: int, dtype: torch.dtype = torch.float32) -> Callable[[], None]:
     """A training step."""
     model = classifier().to(device).train()
-    return partial(step(model), noise(batch, device), torch.rand(batch, CLASSES, device=device).softmax(-1))
+    return partial(step(model, dtype), noise(batch, device), torch.rand(batch, CLASSES, device=device).softmax(-1))
 
 
 def inference(device: str, batch: int) -> Callable[[], Tensor]:
