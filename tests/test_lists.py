@@ -1,9 +1,11 @@
+"""Lists in the TAU layout: tables, clips, and the faults of lists and of splits."""
+
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asc.data.lists import Clip, read_clips, read_meta, read_table
+from asc.data.lists import Clip, meta_rows, raise_first, read_lists, read_table
 from asc.data.splits import split_faults
 from asc.errors import InputError
 
@@ -18,30 +20,18 @@ LABELLED = "filename\tscene_label\naudio/bus-oslo-1-2-a.wav\ttransportation\naud
 BARE = "filename\naudio/bus-oslo-1-2-a.wav\naudio/park-oslo-2-3-a.wav\n"
 
 
-@pytest.fixture
-def root(tmp_path) -> Path:
-    (tmp_path / "meta.csv").write_text(META)
-    return tmp_path
+def read(root: Path, text: str, meta: str = META) -> list[Clip]:
+    """The clips of a list with this text."""
+    (root / "meta.csv").write_text(meta)
+    (root / "fold1.csv").write_text(text)
+    return read_lists(root, ["fold1.csv"])[0]
 
 
-@pytest.fixture
-def table(tmp_path) -> Path:
-    return tmp_path / "list.csv"
+# Tables
 
 
-def rejection(path: Path, columns=("filename", "scene_label")) -> str:
-    with pytest.raises(InputError) as rejected:
-        read_table(path, columns)
-    message = str(rejected.value)
-    assert str(path) in message
-    assert "\n" not in message
-    return message
-
-
-# Lists
-
-
-def test_crlf_and_a_byte_order_mark_read_the_same(table):
+def test_crlf_and_a_byte_order_mark_read_the_same(tmp_path):
+    table = tmp_path / "list.csv"
     table.write_bytes(LABELLED.encode())
     expected = read_table(table, ["filename", "scene_label"])
     assert expected[1] == {"filename": "audio/park-oslo-2-3-a.wav", "scene_label": "outdoor"}
@@ -49,93 +39,61 @@ def test_crlf_and_a_byte_order_mark_read_the_same(table):
     assert read_table(table, ["filename", "scene_label"]) == expected
 
 
-@pytest.mark.parametrize("separator", [",", ";"])
-def test_commas_are_rejected_naming_tabs(table, separator):
-    table.write_text(LABELLED.replace("\t", separator))
-    assert "tabs" in rejection(table)
-
-
-@pytest.mark.parametrize("text", ["", "\n\n"])
-def test_an_empty_list_is_rejected(table, text):
-    table.write_text(text)
-    assert "empty" in rejection(table)
-
-
-def test_a_header_alone_is_rejected(table):
-    table.write_text("filename\tscene_label\n")
-    assert "no rows" in rejection(table)
-
-
-def test_a_missing_column_is_named(table):
-    table.write_text(BARE)
-    assert "scene_label" in rejection(table)
-
-
-@pytest.mark.parametrize("row", ["audio/tram.wav", "audio/tram.wav\t", "\tindoor"])
-def test_a_missing_field_is_rejected_with_its_line(table, row):
-    table.write_text(LABELLED + row + "\n")
-    assert "row 3" in rejection(table)
-
-
-def test_a_missing_list_is_rejected(table):
-    assert "does not exist" in rejection(table)
-
-
-@pytest.mark.parametrize("data", [bytes(range(256)), b"\x89PNG\r\n\x1a\n" + bytes(100), LABELLED.encode("utf-16")])
-def test_a_binary_file_is_rejected(table, data):
-    table.write_bytes(data)
-    assert "not a tab-separated" in rejection(table) or "lacks the column" in rejection(table)
-
-
-def test_a_folder_in_place_of_a_list_is_rejected(tmp_path):
-    rejection(tmp_path)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LABELLED.replace("\t", ","), "tabs"),
+        (LABELLED.replace("\t", ";"), "tabs"),
+        ("", "not a tab-separated"),
+        ("\n\n", "not a tab-separated"),
+        ("filename\tscene_label\n", "no rows"),
+        (BARE, "scene_label"),
+        (LABELLED + "audio/tram.wav\n", "row 3"),
+        (LABELLED + "audio/tram.wav\t\n", "row 3"),
+        (LABELLED + "\tindoor\n", "row 3"),
+        (bytes(range(256)), "tab"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "tab"),
+        (LABELLED.encode("utf-16"), "tab"),
+        (None, "does not exist"),
+    ],
+)
+def test_an_invalid_table_is_named_with_its_fault(tmp_path, content, words):
+    table = tmp_path / "list.csv"
+    if content is not None:
+        table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as rejected:
+        read_table(table, ["filename", "scene_label"])
+    assert str(table) in str(rejected.value)
+    assert words in str(rejected.value)
+    assert "\n" not in str(rejected.value)
 
 
 # Clips
 
 
 @pytest.mark.parametrize("text", [LABELLED, BARE])
-def test_what_a_list_leaves_out_comes_from_meta(root, text):
-    (root / "fold1.csv").write_text(text)
-    assert read_clips(root, "fold1.csv", read_meta(root)) == [
-        Clip(root / "audio/bus-oslo-1-2-a.wav", "transportation", "oslo-1"),
-        Clip(root / "audio/park-oslo-2-3-a.wav", "outdoor", "oslo-2"),
+def test_what_a_list_leaves_out_comes_from_meta(tmp_path, text):
+    assert read(tmp_path, text) == [
+        Clip(tmp_path / "audio/bus-oslo-1-2-a.wav", "transportation", "oslo-1"),
+        Clip(tmp_path / "audio/park-oslo-2-3-a.wav", "outdoor", "oslo-2"),
     ]
 
 
-def test_a_label_that_meta_contradicts_is_rejected(root):
-    """It would become a class of its own, or teach the wrong one."""
-    (root / "fold1.csv").write_text(LABELLED.replace("outdoor", "outdoors"))
-    with pytest.raises(InputError, match="fold1.csv: labels other than in meta.csv: 1 .*park-oslo-2-3-a.wav"):
-        read_clips(root, "fold1.csv", read_meta(root))
-
-
-def test_a_file_listed_twice_is_rejected(root):
-    (root / "fold1.csv").write_text(BARE + "audio/park-oslo-2-3-a.wav\n")
-    with pytest.raises(InputError, match="fold1.csv: files listed more than once: 1 .*park-oslo-2-3-a.wav"):
-        read_clips(root, "fold1.csv", read_meta(root))
-
-
-def test_a_file_twice_in_meta_is_rejected(root):
-    (root / "meta.csv").write_text(META + META.splitlines()[1] + "\n")
-    with pytest.raises(InputError, match="meta.csv: files listed more than once: 1 .*bus-oslo-1-1-a.wav"):
-        read_meta(root)
-
-
-def test_a_file_that_meta_does_not_know_is_rejected(root):
-    (root / "fold1.csv").write_text(BARE + "audio/tram-rome-9-9-a.wav\n")
-    with pytest.raises(InputError, match="fold1.csv: files .*meta.csv.*: 1 .*tram-rome-9-9-a.wav"):
-        read_clips(root, "fold1.csv", read_meta(root))
-
-
-@pytest.mark.parametrize("name", ["../outside.wav", "audio/../audio/bus-oslo-1-1-a.wav", "/tmp/bus.wav"])
-def test_a_file_name_that_leads_out_or_round_is_rejected(root, name):
-    (root / "meta.csv").write_text(f"{META}{name}\tindoor\trome-1\ta\n")
-    with pytest.raises(InputError, match=r"meta.csv: file names that are absolute or contain '..': 1 "):
-        read_meta(root)
-    (root / "fold1.csv").write_text(f"filename\n{name}\n")
-    with pytest.raises(InputError, match=r"fold1.csv: file names that are absolute or contain '..': 1 "):
-        read_clips(root, "fold1.csv", {name: {"scene_label": "indoor", "identifier": "rome-1"}})
+@pytest.mark.parametrize(
+    ("text", "meta", "words"),
+    [
+        (LABELLED.replace("outdoor", "outdoors"), META, "fold1.csv: labels other than in meta.csv: 1 .*park-oslo-2-3"),
+        (BARE + "audio/park-oslo-2-3-a.wav\n", META, "fold1.csv: files listed more than once: 1 .*park-oslo-2-3"),
+        (BARE + "audio/tram-rome-9-9-a.wav\n", META, "fold1.csv: files .*meta.csv.*: 1 .*tram-rome-9-9-a.wav"),
+        (BARE, META + META.splitlines()[1] + "\n", "meta.csv: files listed more than once: 1 .*bus-oslo-1-1"),
+        (BARE, META + "../outside.wav\tindoor\trome-1\ta\n", "meta.csv: file names that are absolute"),
+        (BARE, META + "audio/../audio/a.wav\tindoor\trome-1\ta\n", "meta.csv: file names that are absolute"),
+        (BARE + "/tmp/bus.wav\n", META, "fold1.csv: file names that are absolute"),
+    ],
+)
+def test_a_faulty_list_is_rejected(tmp_path, text, meta, words):
+    with pytest.raises(InputError, match=words):
+        read(tmp_path, text, meta)
 
 
 def test_the_first_clip_and_one_from_within_have_different_names():
@@ -146,10 +104,53 @@ def test_the_first_clip_and_one_from_within_have_different_names():
 
 def test_a_root_that_is_no_folder_is_rejected(tmp_path):
     with pytest.raises(InputError, match="data.root=.*nowhere"):
-        read_meta(tmp_path / "nowhere")
+        read_lists(tmp_path / "nowhere", [])
 
 
-# Real lists
+# Train and test
+
+
+def clips(locations: dict[str, tuple[str, int]]) -> list[Clip]:
+    """So many clips of a label at each location."""
+    return [
+        Clip(Path(f"audio/{location}-{i}.wav"), label, location)
+        for location, (label, count) in locations.items()
+        for i in range(count)
+    ]
+
+
+TRAIN = clips({"oslo-1": ("indoor", 2), "oslo-2": ("outdoor", 2), "oslo-3": ("transportation", 2)})
+TEST = clips({"bern-1": ("indoor", 1), "bern-2": ("outdoor", 1)})
+STRANGE = clips({f"rome-{i}": ("beach", 1) for i in range(40)})
+AGAIN = [replace(clip, path=Path(f"audio/again-{clip.path.name}")) for clip in TRAIN[1:4]]  # oslo-1 and oslo-2
+
+
+def faults(train: list[Clip], test: list[Clip], labels: list[str]) -> list[str]:
+    return list(split_faults(train, test, labels, Path("evaluation_setup")))
+
+
+def test_a_sound_split_has_no_fault():
+    assert faults(TRAIN, TEST, LABELS) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (TRAIN + STRANGE[:2], TEST, "2 .*rome-1-0.wav beach.*expected indoor, outdoor, transportation"),
+        (TRAIN, TEST + STRANGE, "label: 40 "),
+        (TRAIN, [*TEST, replace(TRAIN[0], location="bern-9")], "files in both train and test: 1 .*oslo-1-0.wav"),
+        (TRAIN, TEST + AGAIN, r"locations in both train and test: 2 .*oslo-1, oslo-2\)"),
+    ],
+)
+def test_a_faulty_split_is_rejected(train, test, words):
+    with pytest.raises(InputError, match=words) as rejected:
+        raise_first(iter(faults(train, test, LABELS)))
+    assert len(str(rejected.value)) < 300
+
+
+@pytest.mark.parametrize(("one", "other"), [("indoor", "Indoor"), ("indoor", "indoor "), ("caf\u00e9", "cafe\u0301")])
+def test_a_label_that_is_spelt_in_two_ways_is_rejected(one, other):
+    assert f"2 ({one}, {other})" in faults(TRAIN, TEST, ["outdoor", "transportation", one, other])[0]
 
 
 @pytest.mark.parametrize(
@@ -158,10 +159,9 @@ def test_a_root_that_is_no_folder_is_rejected(tmp_path):
 )
 def test_real_lists_are_sound_splits(shared, name, fold, train, test):
     root = shared / name
-    meta = read_meta(root)
-    lists = [read_clips(root, f"evaluation_setup/fold{fold}_{part}.csv", meta) for part in ("train", "evaluate")]
-    assert not list(split_faults(*lists, labels=sorted({row["scene_label"] for row in meta.values()}), where=root))
+    names = [f"evaluation_setup/fold{fold}_{part}.csv" for part in ("train", "evaluate", "test")]
+    *lists, unlabelled = read_lists(root, names)
+    assert faults(*lists, labels=sorted({row["scene_label"] for row in meta_rows(root)})) == []
     assert [len(part) for part in lists] == [train, test]  # shared/data/README.md
     assert all(clip.path.is_file() for part in lists for clip in part)
-    # the list without labels names the same clips
-    assert read_clips(root, f"evaluation_setup/fold{fold}_test.csv", meta) == lists[1]
+    assert unlabelled == lists[1]

@@ -76,7 +76,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists without scenes"):
+    with pytest.raises(InputError, match="contains other data"):
         write_scenes(tmp_path, **FEW)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

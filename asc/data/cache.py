@@ -1,42 +1,32 @@
 """The cache on disk: features and durations of clips, computed once, and checked whenever they are used again."""
 
 import hashlib
+import io
 import json
-import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nnAudio
 import numpy as np
-import scipy
 import soundfile
-import soxr
-import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from asc.errors import InputError, WriteError
 from asc.files import atomic_write
-from asc.torch_pair import torchaudio
 
-LIBRARIES = {
-    "libsndfile": soundfile.__libsndfile_version__,
-    "nnAudio": nnAudio.__version__,
-    "scipy": scipy.__version__,
-    "soxr": soxr.__version__,
-    "torch": torch.__version__,
-    "torchaudio": torchaudio.__version__,
-}
-CHECKSUM_BYTES = 4  # at the end of a file: the CRC-32 of its content
+LIBRARIES = {name: version(name) for name in ("nnAudio", "scipy", "soxr", "torch", "torchaudio")}
+LIBRARIES["libsndfile"] = soundfile.__libsndfile_version__
+RESIDUE = 0x2144DF1C  # the CRC-32 of any content that is followed by its own CRC-32
 CHUNK = 2**24  # bytes checked at a time
 
 
 def cache_path(directory: Path, settings: dict, paths: Sequence[Path], code: Iterable[ModuleType]) -> Path:
-    """The cache file of these clips under these settings.
+    """The cache file of these clips in this folder.
 
     Args:
         directory: folder of the cache.
@@ -44,8 +34,7 @@ def cache_path(directory: Path, settings: dict, paths: Sequence[Path], code: Ite
         paths: audio files; their sizes and times are part of the key.
         code: modules that compute the values. The key hashes their source, so any edit invalidates the cache.
     """
-    stats = [(str(path), path.stat()) for path in paths]
-    files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    files = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in paths]
     key = hashlib.sha256(json.dumps([settings, files, LIBRARIES], sort_keys=True).encode())
     for module in code:
         if file := getattr(module, "__file__", None):  # none in a notebook
@@ -92,35 +81,25 @@ def load_or_compute(
 
 def write(path: Path, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> None:
     """Write an .npy file from blocks of rows, with a checksum after its end; a failure leaves no file."""
-    with atomic_write(path) as temporary:
-        with open(temporary, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:
-                file.write(np.ascontiguousarray(block, dtype).data)
-        with open(temporary, "r+b") as file:
-            checksum = crc32(file, os.path.getsize(temporary))
-            file.write(checksum)
+    header = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    checksum = 0
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        for part in chain([header.getbuffer()], (np.ascontiguousarray(block, dtype).data for block in blocks)):
+            file.write(part)
+            checksum = zlib.crc32(part, checksum)
+        file.write(checksum.to_bytes(4, "little"))
 
 
 def is_intact(path: Path) -> bool:
     """Whether the file exists and its checksum matches; this reads the whole file."""
-    if not path.is_file() or (size := path.stat().st_size - CHECKSUM_BYTES) <= 0:
+    if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        checksum = crc32(file, size)
-        if file.read() == checksum:
-            return True
-    print(f"{path} is damaged: computing it again", file=sys.stderr)
-    return False
-
-
-def crc32(file: Any, size: int) -> bytes:
-    """The CRC-32 of the next `size` bytes of a file."""
     checksum = 0
-    with tqdm(total=size, desc="checking cache", unit="B", unit_scale=True, leave=False, disable=None, delay=2) as bar:
-        for start in range(0, size, CHUNK):
-            content = file.read(min(CHUNK, size - start))
-            checksum = zlib.crc32(content, checksum)
-            bar.update(len(content))
-    return checksum.to_bytes(CHECKSUM_BYTES, "little")
+    with open(path, "rb") as file:
+        while part := file.read(CHUNK):
+            checksum = zlib.crc32(part, checksum)
+    if checksum != RESIDUE:
+        print(f"{path} is damaged: computing it again", file=sys.stderr)
+    return checksum == RESIDUE

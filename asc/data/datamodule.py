@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,8 +25,8 @@ import asc.frontend
 from asc import audio
 from asc.data import datasets
 from asc.data.cache import cache_path, load_or_compute
-from asc.data.datasets import BatchSampler, FeatureBatch, FeatureDataset, WaveDataset
-from asc.data.lists import Clip, fault, raise_first, read_clips, read_meta, shorten, without_missing
+from asc.data.datasets import Batch, BatchSampler, FeatureBatch, FeatureDataset, WaveDataset
+from asc.data.lists import Clip, fault, raise_first, read_lists, shorten
 from asc.data.splits import cross_validation, hold_out, split_faults
 from asc.errors import InputError, check_number
 from asc.files import expand_home
@@ -34,7 +35,6 @@ from asc.settings import SampleRate, Seed, checked
 
 BLOCK = 4  # clips whose features are computed at a time
 PREFETCH = 2  # batches that each worker prefetches
-DECODING = (audio,)  # modules that read sound files
 
 
 class SceneData(LightningDataModule):
@@ -89,11 +89,8 @@ class SceneData(LightningDataModule):
             raise InputError(f"invalid data.labels={list(labels or [])}: expected {repeated[0]} once")
         root, labels = str(expand_home(root).resolve()), list(labels or [])
         self.save_hyperparameters(logger=False)  # compress.py reads them from the checkpoint
-        self.root = Path(root)
-        list_fold = 1 if cv else fold
-        self.train_list, self.test_list = (name.replace("{fold}", str(list_fold)) for name in (train_list, test_list))
-        self.fold, self.cv = fold, cv
-        self.labels = labels
+        self.root, self.fold, self.cv, self.labels = Path(root), fold, cv, labels
+        self.lists = [name.replace("{fold}", "1" if cv else str(fold)) for name in (train_list, test_list)]
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
         self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
         self.num_workers = min(cores(), 8) if num_workers is None else num_workers
@@ -123,13 +120,10 @@ class SceneData(LightningDataModule):
         Raises:
             InputError: names the values that differ.
         """
-        now = self.batching()
         names = {"train": "training clips", "val": "validation clips"}
-        differing = [names.get(key, key) for key in now if state_dict.get(key) != now[key]]
+        differing = [names.get(key, key) for key, value in self.batching().items() if state_dict.get(key) != value]
         if differing:
-            raise InputError(
-                f"the checkpoint's run used different {', '.join(differing)}: resume with its settings and data"
-            )
+            raise InputError(f"the checkpoint's run used different {', '.join(differing)}: resume with its settings")
         self.start = state_dict.get("start", self.start)
 
     def setup(self, stage: str | None = None) -> None:
@@ -144,23 +138,22 @@ class SceneData(LightningDataModule):
         if self.cv:
             folds = cross_validation(list(dict.fromkeys([*train, *test])), self.cv, self.seed)
             test = folds.pop(self.fold - 1)
-            train = [clip for part in folds for clip in part]
+            train = list(chain.from_iterable(folds))
         self.labels = self.labels or sorted({clip.label for clip in train})
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
         raise_first(split_faults(train, test, self.labels, self.root))
         listed = {clip.label for clip in train}
-        train, test = self._without_missing(train, self.train_list), self._without_missing(test, self.test_list)
+        train, test = self._present(train, "training"), self._present(test, "test")
         if lost := sorted(listed - {clip.label for clip in train}):
             raise InputError(f"{self.root}: all training clips of {', '.join(lost)} are missing: complete the dataset")
-        self.clip_samples = round(self._clip_seconds(train, test) * self.sample_rate)
-        val: list[Clip] = []
-        if self.val_fraction:
-            train, val = hold_out(train, self.val_fraction, self.seed)
-            if not val:
-                raise InputError(
-                    f"data.val_fraction={self.val_fraction} holds out none of {len(train)} clips: increase it or set 0"
-                )
+        self.seconds = dict(zip([*train, *test], self.seconds_of([*train, *test]), strict=True))
+        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
+        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
+        self.clip_samples = round((self.clip_seconds or most_common) * self.sample_rate)
+        train, val = hold_out(train, self.val_fraction, self.seed) if self.val_fraction else (train, [])
+        if self.val_fraction and not val:
+            raise InputError(f"data.val_fraction={self.val_fraction} holds out no clips: increase it or set 0")
         self.clips = {"train": train, "val": val, "test": test}
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
@@ -169,36 +162,29 @@ class SceneData(LightningDataModule):
         Raises:
             InputError: a list is missing or invalid.
         """
-        meta = read_meta(self.root)
-        train, test = (read_clips(self.root, name, meta) for name in (self.train_list, self.test_list))
+        train, test = read_lists(self.root, self.lists)
         return train, test
 
-    def _without_missing(self, clips: list[Clip], list_name: str) -> list[Clip]:
+    def _present(self, clips: list[Clip], split: str) -> list[Clip]:
         """The clips whose files exist; for missing ones an error or a warning, depending on `missing`."""
-        present = without_missing(clips)
-        if len(present) == len(clips):
-            return present
-        found = set(present)
-        names = [str(clip.path.relative_to(self.root)) for clip in clips if clip not in found]
-        what = f"{self.root / list_name}: {len(names)} of {len(clips)} audio files are missing ({shorten(names)})"
-        if self.missing == "error" or not present:
-            raise InputError(f"{what}: complete {self.root}, or skip these files with data.missing=skip")
-        print(f"{what}: skipped", file=sys.stderr)
-        return present
+        missing = [clip for clip in clips if not clip.path.is_file()]
+        if missing:
+            names = shorten([str(clip.path.relative_to(self.root)) for clip in missing])
+            what = f"{self.root}: {len(missing)} of {len(clips)} audio files for {split} are missing ({names})"
+            if self.missing == "error" or len(missing) == len(clips):
+                raise InputError(f"{what}: complete {self.root}, or skip these files with data.missing=skip")
+            print(f"{what}: skipped", file=sys.stderr)
+        return [clip for clip in clips if clip.path.is_file()]
 
-    def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
-        """Length of every clip in seconds; stores the durations of the files in `seconds`."""
-        clips = [*train, *test]
-        self.seconds = dict(zip(clips, self._durations([clip.path for clip in clips]), strict=True))
-        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
-        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
-        return self.clip_seconds or most_common
+    def seconds_of(self, clips: list[Clip]) -> list[float]:
+        """Durations of the clips in seconds."""
+        return self.read_durations([clip.path for clip in clips])
 
-    def _durations(self, paths: list[Path]) -> list[float]:
+    def read_durations(self, paths: list[Path]) -> list[float]:
         """Durations of all files in seconds, from the cache or from their headers."""
         if not self.cache:
             return audio.durations(paths)
-        path = cache_path(self.cache_dir, {}, paths, DECODING)
+        path = cache_path(self.cache_dir, {}, paths, [audio])
         return load_or_compute(path, (len(paths),), np.float64, lambda: [np.array(audio.durations(paths))]).tolist()
 
     def check_length(self, samples: int) -> None:
@@ -207,40 +193,32 @@ class SceneData(LightningDataModule):
         Raises:
             InputError: counts them and names the first few.
         """
+        seconds = samples / self.sample_rate
         if self.clip_samples < samples:
-            raise InputError(
-                f"clips of {self.clip_samples} samples are shorter than one window of the frontend: "
-                f"set data.clip_seconds to at least {samples / self.sample_rate:.3f}"
-            )
-        short = [clip.path.name for clip, seconds in self.seconds.items() if seconds * self.sample_rate < samples]
-        what = f"clips shorter than one window ({samples / self.sample_rate:.3f} s)"
-        raise_first(fault(self.root, what, short, "remove them"))
+            raise InputError(f"clips are shorter than one window: set data.clip_seconds to at least {seconds:.3f}")
+        short = [clip.path.name for clip in self.seconds if self.seconds[clip] < seconds]
+        raise_first(fault(self.root, f"clips shorter than one window ({seconds:.3f} s)", short, "remove them"))
 
     def cached_clips(self) -> list[Clip]:
         """The clips of all splits in the order of the cache's rows, which does not depend on the split."""
-        clips = (clip for split in self.clips.values() for clip in split)
-        return sorted(clips, key=lambda clip: (str(clip.path), clip.start))
+        return sorted(chain.from_iterable(self.clips.values()), key=lambda clip: (str(clip.path), clip.start))
 
     def cache_path(self, settings: dict, frontend: Frontend) -> Path:
         """The cache file of the features that this frontend, built from `settings`, computes."""
         decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         clips = self.cached_clips()
         starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
-        code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, *DECODING]
+        code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, audio]
         return cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
-        """Serve batches from cached features from now on, computing them first if necessary; return their file.
-
-        They are moved to the GPU if they fit.
+        """Serve batches from cached features from now on, on the GPU if they fit; return their file.
 
         Raises:
-            InputError: the frontend is trainable, so its features change at every step.
+            InputError: the frontend is trainable.
         """
         if frontend.trainable:
-            raise InputError(
-                "data.cache=true needs a fixed frontend, but frontend.trainable_stft=true: set data.cache=false"
-            )
+            raise InputError("frontend.trainable_stft=true needs data.cache=false: its features change at every step")
         frontend.to(device)
         clips = self.cached_clips()
         with torch.inference_mode():
@@ -248,36 +226,30 @@ class SceneData(LightningDataModule):
         # float16 resolves log features to 0.008, far below frame differences of about 1, but cannot hold magnitudes
         dtype = np.float16 if frontend.log else np.float32
         path = self.cache_path(settings, frontend)
-        self.features = load_or_compute(
-            path, (len(clips), *shape), dtype, lambda: self._compute_features(clips, frontend, device)
-        )
+        compute = partial(self._compute_features, clips, frontend, device)
+        self.features = load_or_compute(path, (len(clips), *shape), dtype, compute)
         if fits_on(device, self.features.nbytes):
             self.features = torch.from_numpy(np.array(self.features)).to(device)
         return path
 
     def _compute_features(self, clips: list[Clip], frontend: Frontend, device: torch.device) -> Iterator[np.ndarray]:
         """Spectrograms (batch, n_bins, frames) of the clips, a few at a time: waveforms pass through shared memory."""
-        blocks = [list(range(first, min(first + BLOCK, len(clips)))) for first in range(0, len(clips), BLOCK)]
-        with tqdm(total=len(clips), desc="features", unit="clip", leave=False, disable=None) as bar:
-            for wave, _ in self._loader(self._wave_dataset(clips), blocks, BLOCK):
-                with torch.inference_mode():
-                    yield frontend.spectrogram(wave.to(device)).squeeze(1).cpu().numpy()
-                bar.update(len(wave))
+        waves = self._loader(self.wave_dataset(clips), BatchSampler(len(clips), BLOCK), BLOCK)
+        for wave, _ in tqdm(waves, "features", unit="batch", leave=False, disable=None):
+            with torch.inference_mode():
+                yield frontend.spectrogram(wave.to(device)).squeeze(1).cpu().numpy()
+
+    def wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
+        return WaveDataset(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
 
     def dataset(self, split: str) -> WaveDataset | FeatureDataset:
         """The dataset of "train", "val" or "test"."""
-        clips = self.clips[split]
         if self.features is None:
-            return self._wave_dataset(clips)
+            return self.wave_dataset(self.clips[split])
         rows = {clip: row for row, clip in enumerate(self.cached_clips())}
-        return FeatureDataset(clips, self.labels, self.features, rows)
+        return FeatureDataset(self.clips[split], self.labels, self.features, rows)
 
-    def _wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
-        return WaveDataset(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
-
-    def loader(
-        self, split: str, shuffle: bool = False, whole: bool = False, start: tuple[int, int] = (0, 0)
-    ) -> DataLoader:
+    def loader(self, split: str, shuffle: bool = False, whole: bool = False, start: Batch = (0, 0)) -> DataLoader:
         """Batches of a split: `WaveBatch`, or `FeatureBatch` after `cache_features`.
 
         Args:
@@ -287,8 +259,7 @@ class SceneData(LightningDataModule):
             start: epoch and batch to start at.
         """
         dataset, seed = self.dataset(split), self.seed if shuffle else None
-        trainer = None if whole else self.trainer
-        processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        processes, rank = (1, 0) if whole or not self.trainer else (self.trainer.world_size, self.trainer.global_rank)
         batches = BatchSampler(len(dataset), self.batch_size, seed, processes, rank, start)
         return self._loader(dataset, batches, self.batch_size)
 
@@ -328,11 +299,10 @@ class SceneData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        return self.loader("test")
+    predict_dataloader = test_dataloader
 
 
-def next_batch(trainer: Trainer) -> tuple[int, int]:
+def next_batch(trainer: Trainer) -> Batch:
     """The (epoch, batch) at which training continues, from 0; after the last batch, the next epoch's first."""
     loop: Any = trainer.fit_loop
     epoch, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
@@ -349,16 +319,12 @@ def workers_with_room(workers: int, batch_bytes: int) -> int:
 
     Docker gives a container 64 MB of it. Half is reserved for another loader.
     """
-    return int(min(workers, shared_memory() / 2 / (PREFETCH * batch_bytes)))
-
-
-def shared_memory() -> float:
-    """Free bytes of the shared memory that passes batches between processes; 0 if there is none."""
     try:
         multiprocessing.Lock()
-        return shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else math.inf
-    except OSError:
+        free = shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else math.inf
+    except OSError:  # there is none
         return 0
+    return int(min(workers, free / 2 / (PREFETCH * batch_bytes)))
 
 
 def fits_on(device: torch.device, size: int) -> bool:

@@ -13,6 +13,8 @@ from asc.audio import fit_length, read_wave
 from asc.data.lists import Clip
 from asc.errors import InputError
 
+Batch = tuple[int, int]  # index of an epoch, and of a batch within it
+
 
 class WaveBatch(NamedTuple):
     """Decoded clips: wave (batch, samples), float32, and class indices (batch,)."""
@@ -45,13 +47,7 @@ class BatchSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self,
-        clips: int,
-        size: int,
-        seed: int | None = None,
-        processes: int = 1,
-        rank: int = 0,
-        start: tuple[int, int] = (0, 0),
+        self, clips: int, size: int, seed: int | None = None, processes: int = 1, rank: int = 0, start: Batch = (0, 0)
     ):
         if clips < processes:
             raise InputError(f"{clips} clips cannot be shared by {processes} processes: reduce trainer.devices")
@@ -85,7 +81,7 @@ def class_indices(clips: Sequence[Clip], labels: Sequence[str]) -> Tensor:
 
 
 class WaveDataset(Dataset):
-    """Decodes a `WaveBatch` for a list of indices."""
+    """Decodes the `WaveBatch` of a list of indices."""
 
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
         self.clips, self.targets = clips, class_indices(clips, labels)
@@ -96,17 +92,15 @@ class WaveDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, indices: list[int]) -> WaveBatch:
-        return WaveBatch(torch.stack([self.wave(self.clips[index]) for index in indices]), self.targets[indices])
-
-    def wave(self, clip: Clip) -> Tensor:
-        """The clip's waveform (samples,)."""
-        start = round(clip.start * self.rate)
-        wave = read_wave(clip.path, self.rate, self.channel, self.samples, start)
-        return torch.from_numpy(fit_length(wave, self.samples))
+        waves = []
+        for clip in (self.clips[index] for index in indices):
+            wave = read_wave(clip.path, self.rate, self.channel, self.samples, round(clip.start * self.rate))
+            waves.append(torch.from_numpy(fit_length(wave, self.samples)))
+        return WaveBatch(torch.stack(waves), self.targets[indices])
 
 
 class FeatureDataset(Dataset):
-    """Reads a `FeatureBatch` for a list of indices from cached features.
+    """Reads the `FeatureBatch` of a list of indices from cached features.
 
     Args:
         clips: clips of the split.
@@ -134,14 +128,6 @@ class FeatureDataset(Dataset):
             x = self.features[rows]
         else:
             x = torch.from_numpy(np.asarray(self.features[rows.numpy()]))
-            drop_pages(self.features)
+            if isinstance(self.features.base, mmap.mmap) and hasattr(self.features.base, "madvise"):
+                self.features.base.madvise(mmap.MADV_DONTNEED)  # the pages stay in the page cache, outside this process
         return FeatureBatch(x.unsqueeze(1), self.targets[index])
-
-
-def drop_pages(array: np.ndarray) -> None:
-    """Release the pages of a memory-mapped array: they stay in the page cache, outside this process's memory."""
-    base: object = array
-    while isinstance(base, np.ndarray):  # follow views to the underlying mmap
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
-        base.madvise(mmap.MADV_DONTNEED)

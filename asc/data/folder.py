@@ -15,7 +15,6 @@ from asc.errors import InputError
 from asc.settings import Seed, checked
 
 SPLIT = ("seed", "test_fraction", "split_seed")  # cannot be replaced, so that no training clip becomes a test clip
-IGNORED = {"cache_dir"}  # an untrusted checkpoint must not choose where files are written
 COMMON = inspect.signature(SceneData).parameters.keys()  # settings of every subclass too
 
 
@@ -46,7 +45,6 @@ class FolderScenes(SceneData):
             raise InputError(f"invalid data.fold={self.fold}: set data.cv too, the number of folds")
         self.test_fraction, self.split_seed = test_fraction, split_seed
         self.durations: dict[Path, float] = {}  # seconds of the recordings
-        self.length = 0.0  # seconds of the clips
 
     def identity(self, clip: Clip) -> tuple:
         return clip.location, clip.path.name, clip.start
@@ -55,25 +53,24 @@ class FolderScenes(SceneData):
         if self.clips:
             return
         super().setup(stage)
-        for sentence in leaks(self.clips, self.durations, self.root):
+        for sentence in leaks(self.clips, self.root):
             print(f"warning: {sentence}", file=sys.stderr)
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
         found = read_folder(self.root)
         for sentence in notes(found, self.root):
             print(sentence, file=sys.stderr)
-        paths = [recording.path for recordings in found.recordings.values() for recording in recordings]
-        self.durations = dict(zip(paths, self._durations(paths), strict=True))
-        self.length = self.clip_seconds or clip_length(self.durations.values())
-        clips = cut_all(found.recordings, self.durations, self.length)
+        paths = [recording.path for recording in chain.from_iterable(found.recordings.values())]
+        self.durations = dict(zip(paths, self.read_durations(paths), strict=True))
+        self.clip_seconds = self.clip_seconds or clip_length(self.durations.values())
+        clips = cut_all(found.recordings, self.durations, self.clip_seconds)
         if self.cv:
             return list(chain.from_iterable(clips.values())), []
         return divide(clips, self.test_fraction, self.split_seed, self.root)
 
-    def _clip_seconds(self, train: list[Clip], test: list[Clip]) -> float:
-        for clip in [*train, *test]:
-            self.seconds[clip] = min(self.length, self.durations[clip.path] - clip.start)
-        return self.length
+    def seconds_of(self, clips: list[Clip]) -> list[float]:
+        assert self.clip_seconds is not None  # set by `read_split`
+        return [min(self.clip_seconds, self.durations[clip.path] - clip.start) for clip in clips]
 
 
 def scene_data(saved: dict[str, Any], given: dict[str, Any] | None = None, kind: type[SceneData] | None = None) -> Any:
@@ -82,14 +79,14 @@ def scene_data(saved: dict[str, Any], given: dict[str, Any] | None = None, kind:
     The class follows from the settings: a checkpoint cannot name it, so an untrusted one cannot choose the code to run.
 
     Args:
-        saved: settings from the checkpoint.
+        saved: settings from the checkpoint, except where files are written.
         given: settings that replace them, except those in SPLIT.
         kind: the class, if the user names one.
 
     Raises:
         InputError: the settings belong to a class outside this package, and `kind` is None.
     """
-    saved = {name: value for name, value in saved.items() if name not in IGNORED}
+    saved = {name: value for name, value in saved.items() if name != "cache_dir"}
     own = saved.keys() - COMMON
     saved_kind = FolderScenes if own else SceneData
     if kind not in (None, saved_kind):  # another class keeps only the common settings

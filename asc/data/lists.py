@@ -1,9 +1,8 @@
 """Lists in the layout of TAU Urban Acoustic Scenes: the clips with their scenes and locations."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -16,7 +15,7 @@ TAU_NAME = re.compile(r"(?P<scene>[a-z_]+)-(?P<city>[a-z]+)-\d+-\d+(?:-\d+)?-(?P
 
 @dataclass(frozen=True)
 class Clip:
-    """A row of a list: audio file, scene label and recording location. Locations are never split.
+    """A row of a list: audio file, scene label and recording location.
 
     A clip cut from a long recording starts `start` seconds into the file.
     """
@@ -57,25 +56,31 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return table.fillna("").to_dict("records")  # type: ignore[return-value]
 
 
-def read_clips(root: Path, list_name: str, meta: dict[str, dict[str, str]]) -> list[Clip]:
-    """The clips of a list; locations, and labels that the list omits, come from `meta`.
+def read_lists(root: Path, names: Sequence[str]) -> list[list[Clip]]:
+    """The clips of each list; locations, and labels that a list omits, come from meta.csv.
 
     Raises:
-        InputError: the first of `list_faults`.
+        InputError: a list or meta.csv is missing or no such table, or has a fault.
     """
-    path = root / list_name
-    rows = read_table(path, ["filename"])
-    raise_first(list_faults(path, rows, meta))
-    return clips_in(root, rows, meta)
+    rows = meta_rows(root)
+    raise_first(name_faults(root / "meta.csv", [row["filename"] for row in rows]))
+    meta = {row["filename"]: row for row in rows}
+    lists = []
+    for name in names:
+        listed = read_table(root / name, ["filename"])
+        raise_first(list_faults(root / name, listed, meta))
+        lists.append(clips_in(root, listed, meta))
+    return lists
 
 
 def list_faults(path: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[str, str]]) -> Iterator[str]:
     """One sentence for each kind of fault in the rows of a list."""
-    names = [row["filename"] for row in rows]
-    yield from name_faults(path, names)
-    yield from fault(path, "files without a row in meta.csv", [name for name in names if name not in meta])
-    labelled = [row for row in rows if row.get("scene_label") and row["filename"] in meta]
-    conflicting = [row["filename"] for row in labelled if row["scene_label"] != meta[row["filename"]]["scene_label"]]
+    labels = {row["filename"]: row.get("scene_label") for row in rows}
+    yield from name_faults(path, [row["filename"] for row in rows])
+    yield from fault(path, "files without a row in meta.csv", [name for name in labels if name not in meta])
+    conflicting = [
+        name for name in labels if labels[name] and name in meta and labels[name] != meta[name]["scene_label"]
+    ]
     yield from fault(path, "labels other than in meta.csv", conflicting)
 
 
@@ -83,17 +88,6 @@ def clips_in(root: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[st
     """The clips of a list's rows; `meta` must contain every file."""
     listed = [(row["filename"], row.get("scene_label"), meta[row["filename"]]) for row in rows]
     return [Clip(root / name, label or data["scene_label"], data["identifier"]) for name, label, data in listed]
-
-
-def read_meta(root: Path) -> dict[str, dict[str, str]]:
-    """The rows of meta.csv by file name.
-
-    Raises:
-        InputError: the folder or its meta.csv is missing, or the first of `name_faults`.
-    """
-    rows = meta_rows(root)
-    raise_first(name_faults(root / "meta.csv", [row["filename"] for row in rows]))
-    return {row["filename"]: row for row in rows}
 
 
 def meta_rows(root: Path) -> list[dict[str, str]]:
@@ -115,8 +109,7 @@ def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
 
     An absolute name, or one with "..", could hide that a file is in two lists.
     """
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    yield from fault(path, "files listed more than once", twice)
+    yield from fault(path, "files listed more than once", [name for name, n in Counter(names).items() if n > 1])
     outside = [name for name in names if not is_inside(name)]
     yield from fault(path, "file names that are absolute or contain '..'", outside, "use names below the folder")
 
@@ -142,8 +135,3 @@ def raise_first(faults: Iterator[str]) -> None:
 def shorten(names: Sequence[str], most: int = 3) -> str:
     """The first few names."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def without_missing(clips: Iterable[Clip]) -> list[Clip]:
-    """The clips whose files exist."""
-    return [clip for clip in clips if os.path.isfile(clip.path)]

@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
-
-from tqdm import tqdm
 
 from asc.audio import SUFFIXES
 from asc.data.lists import Clip, fault, shorten
@@ -19,9 +16,7 @@ from asc.errors import InputError
 SPLITS = ("train", "test")  # top-level folders that contain the class folders
 MAX_CLIP_SECONDS = 10.0  # unless set
 UNREADABLE = {".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mov"}  # audio that libsndfile cannot read
-
-SAMPLE = 4096  # bytes from the middle of a file: enough to distinguish most files
-Item = TypeVar("Item")
+SAMPLE = 2**16  # bytes from the middle of a file that are compared
 
 
 @dataclass(frozen=True)
@@ -46,65 +41,43 @@ def read_folder(root: Path) -> Folder:
     A recording directly in the folder of its class is a location of its own; recordings in a subfolder share one.
 
     Raises:
-        InputError: there are no recordings, or a folder is unreadable or its name not printable.
+        InputError: there are no recordings, or a folder's name is not printable.
+        OSError: a folder is unreadable.
     """
     if not root.is_dir():
         raise InputError(f"data.root={root} is not a directory: give the folder that contains the class folders")
-    found = Folder({}, [], [])
     given = all((root / split).is_dir() for split in SPLITS)
-    for split in SPLITS if given else ("",):
-        found.recordings[split] = []
-        read_classes(root / split, found.recordings[split], found)
-        if not found.recordings[split]:
-            raise InputError(f"{root / split} contains no sound files in class folders: {remedy(root, found)}")
+    found = Folder({split: [] for split in (SPLITS if given else ("",))}, [], [])
+    for split, recordings in found.recordings.items():
+        for file in files_below(root / split):
+            label, *inner = file.relative_to(root / split).parts
+            if not inner or file.suffix.lower() not in SUFFIXES:
+                found.others.append(file)
+                continue
+            if not label.isprintable():
+                raise InputError(f"{root}: the folder {label!r} has control characters in its name: rename it")
+            recordings.append(Clip(file, label, f"{label}/{file.stem if len(inner) == 1 else inner[0]}"))
+        used = {recording.label for recording in recordings}
+        found.empty.extend(path for path in visible(root / split) if path.is_dir() and path.name not in used)
     if given:
         found.others.extend(path for path in visible(root) if path.is_file())
         found.empty.extend(path for path in visible(root) if path.is_dir() and path.name not in SPLITS)
     labels = {recording.label for recordings in found.recordings.values() for recording in recordings}
-    if len(labels) < 2:
-        raise InputError(f"{root}: all recordings are in the folder {labels.pop()}: {remedy(root, found)}")
+    empty = [split for split, recordings in found.recordings.items() if not recordings]
+    if empty or len(labels) < 2:
+        remedy = "put the recordings of each class into a folder with its name"
+        if (root / "meta.csv").exists():
+            remedy = "it has a meta.csv, so set data=dcase"
+        elif any(path.suffix.lower() in UNREADABLE for path in found.others):
+            remedy = "convert its recordings to WAV or FLAC"
+        where, classes = (root / empty[0], "none") if empty else (root, ", ".join(labels))
+        raise InputError(f"{where}: expected class folders with recordings, found {classes}: {remedy}")
     return found
 
 
-def remedy(root: Path, found: Folder) -> str:
-    """Advice to the user if no classes are found."""
-    if (root / "meta.csv").exists():
-        return "it has a meta.csv, so set data=dcase"
-    if any(path.suffix.lower() in UNREADABLE for path in found.others):
-        return "convert its recordings to WAV or FLAC"
-    return "put the recordings of each class into a folder with its name"
-
-
-def read_classes(folder: Path, recordings: list[Clip], found: Folder) -> None:
-    """Add the contents of the class folders in `folder`."""
-    for path in visible(folder):
-        if not path.is_dir():
-            found.others.append(path)
-            continue
-        label, before = path.name, len(recordings)
-        if not label.isprintable():
-            raise InputError(f"{folder}: the folder {label!r} has control characters in its name: rename it")
-        for entry in visible(path):
-            location = f"{label}/{entry.name if entry.is_dir() else entry.stem}"
-            for file in files_below(entry) if entry.is_dir() else [entry]:
-                if file.suffix.lower() in SUFFIXES:
-                    recordings.append(Clip(file, label, location))
-                else:
-                    found.others.append(file)
-        if len(recordings) == before:
-            found.empty.append(path)
-
-
 def visible(folder: Path) -> list[Path]:
-    """The entries of a folder, sorted by name, without hidden files.
-
-    Raises:
-        InputError: the folder is not readable.
-    """
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error.strerror}): change its permissions") from error
+    """The entries of a folder, sorted by name, without hidden files."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def files_below(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
@@ -124,19 +97,17 @@ def clip_length(durations: Iterable[float]) -> float:
     return min(MAX_CLIP_SECONDS, round(median(durations), 2))
 
 
-def cut(recording: Clip, duration: float, length: float) -> list[Clip]:
-    """The clips of `length` seconds of a recording.
+def cut_all(recordings: dict[str, list[Clip]], durations: dict[Path, float], length: float) -> dict[str, list[Clip]]:
+    """The clips of `length` seconds of all recordings, by split.
 
     A remainder shorter than half a clip is dropped. A longer one, or a recording shorter than a clip, becomes a clip.
     """
-    count = max(1, int(duration / length + 0.5))
-    return [replace(recording, start=number * length) for number in range(count)]
-
-
-def cut_all(recordings: dict[str, list[Clip]], durations: dict[Path, float], length: float) -> dict[str, list[Clip]]:
-    """The clips of `length` seconds of all recordings, by split."""
     return {
-        split: [clip for recording in group for clip in cut(recording, durations[recording.path], length)]
+        split: [
+            replace(recording, start=number * length)
+            for recording in group
+            for number in range(max(1, int(durations[recording.path] / length + 0.5)))
+        ]
         for split, group in recordings.items()
     }
 
@@ -153,8 +124,7 @@ def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path)
         )
         return train, test
     locations = Counter(group[0].label for group in by_location(clips[""]))
-    single = sorted(label for label, count in locations.items() if count < 2)
-    if single:
+    if single := sorted(label for label, count in locations.items() if count < 2):
         raise InputError(
             f"{root}: {shorten(single)} has a single recording or subfolder, but training and test need one each: "
             "add another, or sort the recordings into the folders train and test"
@@ -166,33 +136,32 @@ def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path)
 
 
 def notes(found: Folder, root: Path) -> list[str]:
-    """Sentences about ignored files and folders."""
-    sentences = []
-    if found.others:
-        suffixes = Counter(path.suffix.lower() or "no suffix" for path in found.others)
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(4))
-        advice = ""
-        if suffixes.keys() & UNREADABLE:
-            advice = "; convert recordings to WAV or FLAC"
-        elif suffixes.keys() & SUFFIXES:
-            advice = "; put recordings into the folder of their class"
-        sentences.append(f"{root}: {len(found.others)} files are ignored ({kinds}){advice}")
-    names = [str(path.relative_to(root)) for path in found.empty]
-    return sentences + list(fault(root, "folders without recordings of a class are ignored", names, "remove them"))
+    """Sentences about ignored files and folders; ignored recordings are named first."""
+    others = sorted(found.others, key=lambda path: path.suffix.lower() not in UNREADABLE | SUFFIXES)
+    remedy = "recordings must be WAV, FLAC or the like, and in the folder of their class"
+    empty = [str(path.relative_to(root)) for path in found.empty]
+    return [
+        *fault(root, "files that are ignored", [str(path.relative_to(root)) for path in others], remedy),
+        *fault(root, "folders without recordings of a class are ignored", empty, "remove them"),
+    ]
 
 
-def leaks(splits: dict[str, list[Clip]], durations: dict[Path, float], root: Path) -> list[str]:
-    """Signs that a recording appears in two splits: sentences for each pair of splits."""
-    sentences: list[str] = []
-    files = {name: list({clip.path: clip for clip in clips}.values()) for name, clips in splits.items()}
+def leaks(splits: dict[str, list[Clip]], root: Path) -> Iterator[str]:
+    """A sentence for each pair of splits that contain copies of the same recording."""
+    files = {split: list({clip.path: clip for clip in clips}.values()) for split, clips in splits.items()}
+    contents = {clip.path: content(clip.path) for clips in files.values() for clip in clips}
     for one, other in combinations(files, 2):
-        copies = same_content(*([clip.path for clip in files[name]] for name in (one, other)))
-        names = [f"{first.relative_to(root)} = {second.relative_to(root)}" for first, second in copies]
-        sentences += fault(root, f"the same recordings in {one} and {other}", names, "remove one of them")
-        copied = {second for _, second in copies}
-        rest = [clip for clip in files[other] if clip.path not in copied]
-        sentences += same_names({one: files[one], other: rest}, durations, root)
-    return sentences
+        pairs = matches(files[one], files[other], lambda clip: contents[clip.path])
+        names = [f"{first.path.relative_to(root)} = {second.path.relative_to(root)}" for first, second in pairs]
+        yield from fault(root, f"the same recordings in {one} and {other}", names, "remove one of them")
+
+
+def content(path: Path) -> tuple[int, bytes]:
+    """Size of a file and a digest of its middle, which distinguish recordings."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, (size - SAMPLE) // 2))
+        return size, hashlib.blake2b(file.read(SAMPLE)).digest()
 
 
 def same_names(splits: dict[str, list[Clip]], durations: dict[Path, float], root: Path) -> Iterator[str]:
@@ -206,34 +175,7 @@ def same_names(splits: dict[str, list[Clip]], durations: dict[Path, float], root
         yield from fault(root, what, names, "if they are the same sound, put both into one subfolder")
 
 
-def matches(one: Sequence[Item], other: Sequence[Item], key: Callable[[Item], Hashable]) -> list[tuple[Item, Item]]:
-    """Pairs of items with the same key, for each of `other` the first of `one`."""
-    first: dict[Hashable, Item] = {}
-    for item in one:
-        first.setdefault(key(item), item)
-    return [(first[value], item) for item in other if (value := key(item)) in first]
-
-
-def same_content(one: Sequence[Path], other: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of files with the same bytes; only files of the same size and middle are read whole."""
-    for key in (lambda path: path.stat().st_size, middle):
-        found = {path: key(path) for path in [*one, *other]}
-        common = {found[path] for path in one} & {found[path] for path in other}
-        one, other = ([path for path in paths if found[path] in common] for paths in (one, other))
-    bar = tqdm([*one, *other], "comparing", unit="file", leave=False, disable=None, delay=2)
-    whole = {path: content(path) for path in bar}
-    return matches(one, other, whole.__getitem__)
-
-
-def middle(path: Path) -> tuple[int, bytes]:
-    """The size of a file and bytes from its middle."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(size // 2)
-        return size, file.read(SAMPLE)
-
-
-def content(path: Path) -> bytes:
-    """Digest of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+def matches(one: Sequence[Clip], other: Sequence[Clip], key: Callable[[Clip], Hashable]) -> list[tuple[Clip, Clip]]:
+    """Pairs of clips with the same key, for each of `other` the first of `one`."""
+    first = {key(clip): clip for clip in reversed(one)}
+    return [(first[value], clip) for clip in other if (value := key(clip)) in first]

@@ -1,6 +1,5 @@
 """Training, validation and test splits: all clips of a location go into the same split."""
 
-import os
 import random
 import unicodedata
 from collections import Counter, defaultdict
@@ -13,8 +12,8 @@ from asc.errors import InputError
 
 def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[str], where: Path) -> Iterator[str]:
     """A label outside `labels` or spelt in two ways, a file or location in both lists, a file at two locations."""
-    spellings = Counter(map(spelling, labels))
-    alike = [label for label in labels if spellings[spelling(label)] > 1]
+    spellings = [unicodedata.normalize("NFC", label).casefold().strip() for label in labels]
+    alike = [label for label, spelling in zip(labels, spellings, strict=True) if spellings.count(spelling) > 1]
     yield from fault(where, "labels that differ only in spelling", alike, "write them alike")
     unknown = [f"{clip.path.name} {clip.label}" for clip in [*train, *test] if clip.label not in labels]
     yield from fault(where, "clips with an unknown label", unknown, f"expected {', '.join(labels)}")
@@ -22,28 +21,14 @@ def split_faults(train: Sequence[Clip], test: Sequence[Clip], labels: Sequence[s
     yield from fault(where, "files in both train and test", sorted(path.name for path in both))
     shared = {clip.location for clip in train} & {clip.location for clip in test}
     yield from fault(where, "locations in both train and test", sorted(shared), "keep each location in one list")
-    aliases = [f"{one.path.name} = {other.path.name}" for one, other in same_file([*train, *test])]
-    yield from fault(where, "files at two locations under two names", aliases, "keep one of the names")
-
-
-def spelling(label: str) -> str:
-    """The label in canonical form: without case, surrounding spaces and variants of Unicode normalization."""
-    return unicodedata.normalize("NFC", label).casefold().strip()
-
-
-def same_file(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
-    """Pairs of clips at different locations whose paths, by links, are the same file."""
     first: dict[tuple[int, int], Clip] = {}
-    pairs = []
-    for clip in clips:
-        try:
-            status = os.stat(clip.path)
-        except OSError:  # missing files are reported elsewhere
-            continue
-        known = first.setdefault((status.st_dev, status.st_ino), clip)
+    aliases = []
+    for clip in (clip for clip in [*train, *test] if clip.path.exists()):
+        status = clip.path.stat()
+        known = first.setdefault((status.st_dev, status.st_ino), clip)  # by links, the same file
         if known.location != clip.location and known.path != clip.path:
-            pairs.append((known, clip))
-    return pairs
+            aliases.append(f"{known.path.name} = {clip.path.name}")
+    yield from fault(where, "files at two locations under two names", aliases, "keep one of the names")
 
 
 def by_location(clips: Sequence[Clip]) -> list[list[Clip]]:

@@ -6,13 +6,11 @@ and high voices, and each location has its own colour, level, noise and bustle, 
 each band say little.
 """
 
-import errno
 import io
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -28,27 +26,16 @@ NOTE = "SYNTHETIC.txt"  # marks the folder as synthetic
 CITIES = ("arden", "belmont", "corvo", "delfin", "elmira")  # none is in TAU
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The sound events of one kind of scene.
+class Scene(NamedTuple):
+    """The sound events of one kind of scene."""
 
-    Attributes:
-        label: class of the scene.
-        pitch: Hz, mean fundamental frequency of the voices.
-        harmonics: number in each voice: many for engines and speech, few for chimes and birds.
-        duration: s, of one voice.
-        glide: change of pitch, octaves per second.
-        clicks: bursts in a knock: 1 for a step, 2 for a pair of wheels over a rail joint.
-        reverberation: s, reverberation time RT60.
-    """
-
-    label: str
-    pitch: float
-    harmonics: int
-    duration: float
-    glide: float
-    clicks: int
-    reverberation: float
+    label: str  # class of the scene
+    pitch: float  # Hz, mean fundamental frequency of the voices
+    harmonics: int  # of each voice: many for engines and speech, few for chimes and birds
+    duration: float  # s, of one voice
+    glide: float  # change of pitch, octaves per second
+    clicks: int  # bursts in a knock: 1 for a step, 2 for a pair of wheels over a rail joint
+    reverberation: float  # s, reverberation time RT60
 
 
 SCENES = {
@@ -65,34 +52,21 @@ SCENES = {
 }
 
 
-@dataclass(frozen=True)
-class Location:
-    """What distinguishes a location from others of the same scene.
+class Location(NamedTuple):
+    """What distinguishes a location from others of the same scene."""
 
-    Attributes:
-        pitch: factor on the pitch of the scene.
-        bustle: voices per second, and knocks per second.
-        tilt: spectral tilt of the noise, whose magnitude is proportional to frequency ** -tilt.
-        colour: frequency response of location and microphone, dB at octaves from 20 Hz up.
-        level: root mean square of a clip, dB full scale.
-    """
-
-    pitch: float
-    bustle: float
-    tilt: float
-    colour: np.ndarray
-    level: float
+    pitch: float  # factor on the pitch of the scene
+    bustle: float  # voices per second, and knocks per second
+    tilt: float  # spectral tilt of the noise, whose magnitude is proportional to frequency ** -tilt
+    colour: np.ndarray  # frequency response of location and microphone, dB at octaves from 20 Hz up
+    level: float  # root mean square of a clip, dB full scale
 
 
 def draw_location(rng: np.random.Generator) -> Location:
     """Draw a location; the ranges are the same for all scenes, so that they carry no class information."""
-    return Location(
-        pitch=2 ** rng.uniform(-0.5, 0.5),
-        bustle=rng.uniform(0.6, 1.8),
-        tilt=rng.uniform(0.3, 0.9),
-        colour=rng.normal(0, 4, 11),
-        level=rng.uniform(-42, -30),
-    )
+    pitch = 2 ** rng.uniform(-0.5, 0.5)
+    bustle, tilt = rng.uniform(0.6, 1.8), rng.uniform(0.3, 0.9)
+    return Location(pitch, bustle, tilt, colour=rng.normal(0, 4, 11), level=rng.uniform(-42, -30))
 
 
 def voice(scene: Scene, pitch: float, rng: np.random.Generator) -> np.ndarray:
@@ -144,11 +118,6 @@ def clip(scene: Scene, location: Location, samples: int, rng: np.random.Generato
     return np.clip(wave / np.sqrt(np.mean(wave**2)) * 10 ** (location.level / 20), -1, 1)
 
 
-def write_table(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Write rows, the header first, as tab-separated text with LF line endings."""
-    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="ascii", newline="\n")
-
-
 def write_flac(path: Path, wave: np.ndarray) -> None:
     """Write a waveform (samples,) as FLAC, encoded in memory: libsndfile does not always report a full disk."""
     encoded = io.BytesIO()
@@ -157,14 +126,14 @@ def write_flac(path: Path, wave: np.ndarray) -> None:
 
 
 def write_dataset(
-    root: Path, seed: int, train_locations: int, test_locations: int, segments: int, samples: int
+    root: Path, seed: int, train_locations: int, test_locations: int, segments: int, seconds: float
 ) -> None:
     """Write audio and lists into the new folder `root`; each clip has its own random generator."""
     (root / "audio").mkdir(parents=True)
     (root / "evaluation_setup").mkdir()
     (root / NOTE).write_text("Made by a program. Delete this folder at any time.\n")
-    meta = [("filename", "scene_label", "identifier", "source_label")]
-    train, evaluate = [("filename", "scene_label")], [("filename", "scene_label")]
+    meta = ["filename\tscene_label\tidentifier\tsource_label"]
+    train, evaluate = ["filename\tscene_label"], ["filename\tscene_label"]
     locations = train_locations + test_locations
     for number, (name, scene) in enumerate(SCENES.items()):
         for site in range(locations):
@@ -172,14 +141,14 @@ def write_dataset(
             identifier = f"{CITIES[site % len(CITIES)]}-{number * locations + site}"
             for segment in range(segments):
                 filename = f"audio/{name}-{identifier}-{segment}-a.flac"
-                wave = clip(scene, location, samples, np.random.default_rng([seed, number, site, segment]))
-                write_flac(root / filename, wave)
-                meta.append((filename, scene.label, identifier, "a"))
-                (train if site < train_locations else evaluate).append((filename, scene.label))
-    write_table(root / "meta.csv", meta)
-    write_table(root / "evaluation_setup/fold1_train.csv", train)
-    write_table(root / "evaluation_setup/fold1_evaluate.csv", evaluate)
-    write_table(root / "evaluation_setup/fold1_test.csv", [row[:1] for row in evaluate])
+                rng = np.random.default_rng([seed, number, site, segment])
+                write_flac(root / filename, clip(scene, location, int(seconds * SAMPLE_RATE), rng))
+                meta.append(f"{filename}\t{scene.label}\t{identifier}\ta")
+                (train if site < train_locations else evaluate).append(f"{filename}\t{scene.label}")
+    test = [row.partition("\t")[0] for row in evaluate]
+    for table, rows in (("meta", meta), ("train", train), ("evaluate", evaluate), ("test", test)):
+        name = "meta.csv" if table == "meta" else f"evaluation_setup/fold1_{table}.csv"
+        (root / name).write_text("\n".join([*rows, ""]), encoding="ascii", newline="\n")
 
 
 def write_scenes(
@@ -190,10 +159,9 @@ def write_scenes(
     segments: int = 2,
     seconds: float = 10.0,
 ) -> None:
-    """Generate the dataset, unless `root` already contains it.
+    """Generate the dataset, unless `root` already contains it; the same arguments give the same bytes.
 
-    The same arguments give the same bytes. The folder is created atomically, even if the run is killed or another
-    process writes it at the same time.
+    The folder is created atomically, even if the run is killed or another process writes it at the same time.
 
     Args:
         root: dataset folder, such as `TAU-urban-acoustic-scenes-2020-3class-development`.
@@ -202,26 +170,28 @@ def write_scenes(
         test_locations: number of test locations for each scene.
         segments: number of clips for each location.
         seconds: length of a clip.
+
+    Raises:
+        InputError: the folder contains something else.
+        WriteError: it cannot be written.
     """
-    if (root / NOTE).exists():
-        return
-    if (root / "meta.csv").exists():
-        raise InputError(f"data.root={root} contains recordings that are not synthetic: set data=dcase to use them")
-    new, samples = root.with_name(f".{root.name}.tmp"), int(seconds * SAMPLE_RATE)
+    if root.exists() and any(root.iterdir()):
+        if (root / NOTE).exists():
+            return
+        raise InputError(f"data.root={root} contains other data: set data=dcase to use them, or choose another folder")
+    new = root.with_name(f".{root.name}.tmp")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")) as lock:  # other processes wait
             try:
                 if not (root / NOTE).exists():
                     shutil.rmtree(new, ignore_errors=True)  # left by a killed process
-                    write_dataset(new, seed, train_locations, test_locations, segments, samples)
+                    write_dataset(new, seed, train_locations, test_locations, segments, seconds)
                     os.replace(new, root)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
     except OSError as error:
-        if root.exists() and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"data.root={root} exists without scenes: remove it or choose another") from error
         why = error.strerror or error
         raise WriteError(f"data.root={root} cannot be written ({why}): free space or choose another") from error
 
