@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -151,13 +152,14 @@ def leaks(splits: dict[str, list[Clip]], root: Path) -> Iterator[str]:
     files = {split: list({clip.path: clip for clip in clips}.values()) for split, clips in splits.items()}
     contents = {clip.path: content(clip.path) for clips in files.values() for clip in clips}
     for one, other in combinations(files, 2):
-        pairs = matches(files[one], files[other], lambda clip: contents[clip.path])
+        alike = matches(files[one], files[other], lambda clip: contents[clip.path])
+        pairs = [(first, second) for first, second in alike if cmp(first.path, second.path, shallow=False)]
         names = [f"{first.path.relative_to(root)} = {second.path.relative_to(root)}" for first, second in pairs]
         yield from fault(root, f"the same recordings in {one} and {other}", names, "remove one of them")
 
 
 def content(path: Path) -> tuple[int, bytes]:
-    """Size of a file and a digest of its middle, which distinguish recordings."""
+    """Size of a file and a digest of its middle, which distinguish most recordings."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, (size - SAMPLE) // 2))
