@@ -18,6 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from asc.cli import exit_on_input_error
+from asc.data.lists import shorten
 from asc.download.catalog import File, names, read_dataset
 from asc.download.transfer import PARALLEL, ResumingDownloader, fetch, is_complete, size_of
 from asc.errors import InputError, check_number, printable
@@ -37,18 +38,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the terms and the files, download nothing")
     parser.add_argument("--meta-only", action="store_true", help="only lists and documents, no recordings")
     parser.add_argument("--retries", type=int, default=8, metavar="N", help="attempts after a failure (8)")
-    parser.add_argument(
-        "--timeout", type=float, default=60, metavar="S", help="wait S seconds for a silent server (60)"
-    )
+    parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds to wait for a server (60)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args(argv)
     with exit_on_input_error():
         check_number("--retries", args.retries, int, 0)
         check_number("--timeout", args.timeout, float, 0.1)
         if args.list:
-            datasets = map(read_dataset, names())
-            rows = [(dataset.data, size_text(total(dataset.files)), dataset.content) for dataset in datasets]
-            print(tabulate(rows, tablefmt="plain"))
+            datasets = [read_dataset(name) for name in names()]
+            found = {d.data: d.model_dump(exclude={"data", "sources"}) | {"bytes": total(d.files)} for d in datasets}
+            rows = [(name, size_text(terms["bytes"]), terms["content"]) for name, terms in found.items()]
+            print(json.dumps(found, indent=2) if args.json else tabulate(rows, tablefmt="plain"))
         elif args.dataset and args.dir:
             run(args)
         else:
@@ -110,7 +110,7 @@ def download(root: Path, origin: str, missing: list[File], args: argparse.Namesp
     except Timeout:
         raise InputError(f"{root} is locked by another download: wait for it to finish") from None
     if failed:
-        raise InputError(f"{len(failed)} of {len(missing)} files failed ({', '.join(failed)}): run it again")
+        raise InputError(f"{len(failed)} of {len(missing)} files failed ({shorten(failed)}): run it again")
 
 
 def total(files: Sequence[File]) -> int:
