@@ -138,6 +138,7 @@ class Spectrogram(Frontend):
         window_values = window_function(window, win_length)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames
+        self.filterbank, self.f_range = filterbank, (f_min, f_max)
         self.standardized, self.trainable = standardize, trainable_stft
         self.normalize, self.floor = normalize, 10 ** (-power * dynamic_range / 20)  # the floor: a fraction of the peak
 

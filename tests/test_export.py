@@ -13,7 +13,7 @@ from torch.ao.nn import quantized as nnq
 
 from asc import InputError, SceneClassifier
 from asc.compress import QAT
-from asc.export import export
+from asc.export import export, export_frontend
 from asc.quantization.graph import Add
 
 NETS = {
@@ -184,6 +184,21 @@ def test_file_with_frontend_takes_a_wave(frontend, tmp_path):
     for count in (1, 3):
         wave = 0.1 * torch.randn(count, model.clip_samples)
         np.testing.assert_allclose(run(path, wave=wave), probabilities(model, wave), atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"normalize": "level"}, {"f_min": 50.0, "f_max": 8000.0, "n_bins": 64}])
+def test_frontend_file_computes_its_filterbank_once(settings, tmp_path):
+    """At the report's sizes: a megabyte of weights becomes the formula of gammatone filters."""
+    frontend = {"sample_rate": 44_100, "n_fft": 4096, "win_length": 2048, "hop_length": 1024, "n_bins": 128, **settings}
+    hyperparameters = classifier().hparams
+    frontend = {**hyperparameters["frontend"], **frontend, "frames": None}
+    model = SceneClassifier(**{**hyperparameters, "frontend": frontend, "clip_samples": 44_100}).eval()
+    path = export_frontend(model, tmp_path / "frontend.onnx")
+    assert path.stat().st_size < 30_000
+    assert "Sin" not in optimized(path)
+    wave = 0.1 * torch.randn(2, 44_100)
+    found = onnxruntime.InferenceSession(str(path)).run(None, {"wave": wave.numpy()})[0]
+    np.testing.assert_allclose(found, model.frontend(wave).numpy(), atol=1e-4)
 
 
 def test_what_has_no_onnx_form_is_rejected(tmp_path):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
 
 from asc.errors import InputError
+from asc.export.filterbank import add_filterbank
 from asc.export.graph import Graph
 from asc.frontend import MIN_PEAK, Frontend, Spectrogram
 from asc.nets.layers import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
@@ -39,7 +40,7 @@ def add_frontend(graph: Graph, frontend: Frontend) -> None:
     if frontend.power != 1:
         graph.append("Pow", graph.constant(np.float32(frontend.power)))
     if frontend.weights is not None:
-        graph.append("MatMul", graph.constant(frontend.weights.cpu().T))
+        add_filterbank(graph, frontend)
     if frontend.normalize:
         add_normalized_log(graph, frontend)
     elif frontend.log:
