@@ -21,7 +21,6 @@ class Site:
     files: dict[str, bytes]
     faults: dict[str, list[str | int]] = field(default_factory=dict)
     ranges: bool = True
-    headers: dict[str, str] = field(default_factory=lambda: {"Retry-After": "0"})
     bytes_per_second: float = float("inf")
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # file, Range
     over: threading.Event = field(default_factory=threading.Event)
@@ -38,7 +37,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Site]:
             if name not in site.files:
                 fault = 404
             if isinstance(fault, int):
-                self.answer(fault, b"", **site.headers)
+                self.answer(fault, b"")
             elif fault == "page":
                 self.answer(200, b"<html>log in</html>", **{"Content-Type": "text/html"})
             else:

@@ -40,10 +40,9 @@ def test_each_clip_is_in_one_batch_of_one_process(processes, seed):
         assert all(len(batch) == 4 for batches in lists for batch in batches[:-1])
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_the_batches_of_all_processes_are_one_larger_batch(processes):
-    alone = list(BatchSampler(36, 4 * processes, seed=0))
-    for whole, step in zip(alone, zip(*shares(36, processes), strict=True), strict=True):
+def test_the_batches_of_all_processes_are_one_larger_batch():
+    alone = list(BatchSampler(36, 12, seed=0))
+    for whole, step in zip(alone, zip(*shares(36, 3), strict=True), strict=True):
         assert sorted(whole) == sorted(clip for batch in step for clip in batch)
 
 

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import json
-import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -287,34 +285,6 @@ def test_missing_disk_space_is_reported_before_any_request(site, tmp_path, root,
     assert "needs 2.25PB" in failure(capsys, dataset, root)
     assert not site.requests
     assert not root.exists()
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(not shutil.which("mount") or os.geteuid() != 0, reason="only root can mount a small disk")
-def test_download_resumes_after_a_full_disk(dataset, site, tmp_path, capsys):
-    """Another program takes the space that was free before."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", small], capture_output=True).returncode:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
-        root = small / "data"
-        site.bytes_per_second = 200_000
-        process = start_download(dataset, root)
-        wait_for_requests(process, site, 3)
-        filler = small / "filler"
-        subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=100k"], capture_output=True)
-        _, err = process.communicate(timeout=30)
-        site.bytes_per_second = float("inf")
-        assert process.returncode == 1
-        assert err.startswith("error: ")
-        assert "No space left on device" in err
-        assert err.count("\n") == 1
-        filler.unlink()
-        main([dataset, str(root)])
-        assert tree(root) == TREE
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_folder_with_other_data_is_rejected(dataset, root, site, tmp_path, capsys):

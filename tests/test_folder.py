@@ -67,7 +67,6 @@ def places(clips: list[Clip]) -> set[str]:
         (14.9, [0]),  # 4.9 s are left out
         (15, [0, 10]),
         (479_999 / 48_000 * 3, [0, 10, 20]),  # a few samples short
-        (480_001 / 48_000 * 3, [0, 10, 20]),
         (64, [0, 10, 20, 30, 40, 50]),
     ],
 )
@@ -80,7 +79,6 @@ def test_a_remainder_of_half_a_clip_makes_a_clip(seconds, starts):
 def test_clips_are_ten_seconds_or_as_most_recordings_are():
     assert clip_length([600, 5, 30]) == 10
     assert clip_length([5, 5.001, 4.999, 30]) == 5
-    assert clip_length([2.5]) == 2.5
 
 
 def test_every_clip_is_in_one_split_with_all_of_its_location(own):
@@ -128,13 +126,6 @@ def test_the_test_recordings_do_not_change_with_the_seed(own):
     assert any(other != others[0] for other in others)
 
 
-@pytest.mark.parametrize("fraction", [0.25, 0.5])
-def test_about_the_fraction_is_held_out(own, fraction):
-    for label in LABELS:
-        count = sum(clip.label == label for clip in scenes(own, test_fraction=fraction).clips["test"])
-        assert abs(count - fraction * 12) <= 1.5  # half of a location
-
-
 def test_folders_train_and_test_are_the_split(own, tmp_path):
     for split in ("train", "test"):
         shutil.copytree(own, tmp_path / split)
@@ -177,7 +168,7 @@ def test_a_folder_without_classes_is_rejected_with_a_remedy(root, tmp_path, tiny
     assert "data=dcase" in rejection(tiny)
     assert "data=folder" in str(pytest.raises(InputError, SceneData(str(root), cache=False).setup).value)
     (tmp_path / "empty").mkdir()
-    assert "put the recordings of each class into a folder" in rejection(tmp_path / "empty")
+    assert "into a folder with its name" in rejection(tmp_path / "empty")
     (tmp_path / "phone/rain").mkdir(parents=True)
     (tmp_path / "phone/rain/memo.m4a").write_bytes(bytes(100))
     assert "convert" in rejection(tmp_path / "phone")
