@@ -101,14 +101,11 @@ class SceneData(LightningDataModule):
         self.start = (0, 0)  # epoch and batch at which training starts
 
     def state_dict(self) -> dict[str, Any]:
-        """Values of `batching`, and the (epoch, batch) at which to resume."""
-        return {**self.batching(), "start": next_batch(self.trainer) if self.trainer else (0, 0)}
-
-    def batching(self) -> dict[str, str]:
-        """Values that must not change when a run resumes: the clips and how they are batched."""
+        """Values that must not change when a run resumes, and `start`: the (epoch, batch) at which it resumes."""
         clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in ("train", "val")}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
-        return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest}
+        start = next_batch(self.trainer) if self.trainer else (0, 0)
+        return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest, "start": start}
 
     def identity(self, clip: Clip) -> tuple:
         """Key of a clip, independent of where the dataset is stored."""
@@ -121,7 +118,8 @@ class SceneData(LightningDataModule):
             InputError: names the values that differ.
         """
         names = {"train": "training clips", "val": "validation clips"}
-        differing = [names.get(key, key) for key, value in self.batching().items() if state_dict.get(key) != value]
+        now = self.state_dict()
+        differing = [names.get(key, key) for key in now if key != "start" and state_dict.get(key) != now[key]]
         if differing:
             raise InputError(f"the checkpoint's run used different {', '.join(differing)}: resume with its settings")
         self.start = state_dict.get("start", self.start)
@@ -205,11 +203,12 @@ class SceneData(LightningDataModule):
 
     def cache_path(self, settings: dict, frontend: Frontend) -> Path:
         """The cache file of the features that this frontend, built from `settings`, computes."""
-        decoding = {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         clips = self.cached_clips()
-        starts = {"starts": [clip.start for clip in clips]} if any(clip.start for clip in clips) else {}
+        settings = settings | {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
+        if any(clip.start for clip in clips):
+            settings["starts"] = [clip.start for clip in clips]
         code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, audio]
-        return cache_path(self.cache_dir, {**settings, **decoding, **starts}, [clip.path for clip in clips], code)
+        return cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
         """Serve batches from cached features from now on, on the GPU if they fit; return their file.
