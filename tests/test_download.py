@@ -255,12 +255,16 @@ def test_download_killed_at_any_time_ends_with_the_same_folder(dataset, root, si
     assert tree(root) == TREE
 
 
-def test_archive_put_there_beforehand_is_checked_and_not_downloaded(dataset, root, site):
+def test_archive_put_there_beforehand_is_checked_and_not_downloaded(dataset, root, site, capsys):
     """It may be of a run that was killed before it unpacked it, or put there by hand; a wrong one is replaced."""
     folder = root / ".download"
     folder.mkdir(parents=True)
     (folder / FIRST).write_bytes(ZIPS[FIRST])
     (folder / SECOND).write_bytes(ZIPS[FIRST])
+    (folder / "tiny.meta.zip.part").write_bytes(ZIPS["tiny.meta.zip"])
+    (root / "meta.csv").mkdir()  # in place of a file
+    assert "meta.csv cannot be written" in failure(capsys, dataset, root)
+    (root / "meta.csv").rmdir()
     main([dataset, str(root)])
     assert FIRST not in [name for name, _ in site.requests]
     assert (SECOND, None) in site.requests
