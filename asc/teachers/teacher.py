@@ -1,0 +1,30 @@
+"""The interface of a teacher: a pretrained network that hears a waveform as a vector."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module, ABC):
+    """A pretrained network from waveforms to embeddings, on which a classifier of few labelled clips is fitted.
+
+    To add a teacher, write a subclass in any importable module and a file:
+
+        # conf/teacher/mine.yaml
+        _target_: my_teachers.Mine
+
+    Attributes:
+        sample_rate: Hz of the waveforms.
+        tag_names: names of the sounds that the network was trained to recognize; empty if there are none.
+    """
+
+    sample_rate: int
+    tag_names: list[str] = []
+
+    @abstractmethod
+    def forward(self, wave: Tensor) -> Tensor:
+        """Embeddings (batch, width) of wave (batch, samples), mono, peak at 1, at `sample_rate`."""
+
+    def tags(self, embedding: Tensor) -> Tensor:
+        """Logits (batch, len(tag_names)) from embeddings (batch, width)."""
+        raise NotImplementedError

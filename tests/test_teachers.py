@@ -1,0 +1,160 @@
+"""Teachers: EfficientAT against the original's outputs, ONNX files against arithmetic, targets against scikit-learn."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from sklearn.linear_model import LogisticRegression
+
+from asc import InputError
+from asc.audio import read_wave
+from asc.teachers import EfficientAT, OnnxTeacher
+from asc.teachers.targets import teach
+
+
+def test_efficientat_equals_the_original(shared):
+    """Golden outputs of the original code, on every eighth clip of scenes3."""
+    golden = np.load(shared.parent / "teacher/mn04_scenes3.npz")
+    teacher = EfficientAT(str(shared.parent / "teacher/mn04_as_mAP_432.pt"))
+    for name, embedding, logits in list(zip(*(golden[key] for key in golden), strict=True))[::8]:
+        wave = torch.from_numpy(read_wave(shared / "scenes3" / name, teacher.sample_rate, "mean"))
+        with torch.inference_mode():
+            found = teacher(wave[None])
+            torch.testing.assert_close(found[0], torch.from_numpy(embedding), atol=1e-4, rtol=0)
+            torch.testing.assert_close(teacher.tags(found)[0], torch.from_numpy(logits), atol=1e-4, rtol=0)
+    assert teacher.tag_names[:2] == ["Speech", "Male speech, man speaking"]
+    assert len(teacher.tag_names) == len(logits) == 527
+
+
+def published(width: float) -> dict[str, torch.Tensor]:
+    """Random weights with the names and shapes of a published file: MobileNetV3's table times `width`, rounded to 8."""
+
+    def channels(number: float) -> int:
+        nearest = max(8, int(number + 4) // 8 * 8)
+        return nearest if nearest >= 0.9 * number else nearest + 8
+
+    state: dict[str, torch.Tensor] = {}
+
+    def add(name: str, n_in: int, n_out: int, kernel: int) -> None:
+        state[f"{name}.0.weight"] = torch.randn(n_out, n_in, kernel, kernel)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.1.{part}"] = torch.rand(n_out)
+        state[f"{name}.1.num_batches_tracked"] = torch.tensor(0)
+
+    kernels = (3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5)
+    wide = (16, 64, 72, 72, 120, 120, 240, 200, 184, 184, 480, 672, 672, 960, 960)
+    out = (16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160)
+    n_in = channels(16 * width)
+    add("features.0", 1, n_in, 3)
+    for number, (kernel, n_wide, n_out) in enumerate(zip(kernels, wide, out, strict=True), 1):
+        n_wide, n_out = channels(n_wide * width), channels(n_out * width)
+        block, part = f"features.{number}.block", 0
+        if n_wide != n_in:
+            add(f"{block}.0", n_in, n_wide, 1)
+            part = 1
+        add(f"{block}.{part}", 1, n_wide, kernel)
+        if number in (4, 5, 6, 11, 12, 13, 14, 15):
+            part, squeezed = part + 1, channels(n_wide // 4)
+            for name, shape in (("fc1", (squeezed, n_wide)), ("fc2", (n_wide, squeezed))):
+                state[f"{block}.{part}.conc_se_layers.0.{name}.weight"] = torch.randn(shape)
+                state[f"{block}.{part}.conc_se_layers.0.{name}.bias"] = torch.randn(shape[0])
+        add(f"{block}.{part + 1}", n_wide, n_out, 1)
+        n_in = n_out
+    add("features.16", n_in, 6 * n_in, 1)
+    hidden = channels(1280 * width)
+    for name, shape in (("classifier.2", (hidden, 6 * n_in)), ("classifier.5", (527, hidden))):
+        state |= {f"{name}.weight": torch.randn(shape), f"{name}.bias": torch.randn(shape[0])}
+    return state
+
+
+@pytest.mark.parametrize(("width", "embedding"), [(0.1, 96), (0.4, 384), (1.0, 960)])
+def test_efficientat_of_any_width_loads(width, embedding, tmp_path):
+    torch.save(published(width), tmp_path / "mn.pt")
+    teacher = EfficientAT(str(tmp_path / "mn.pt"))
+    found = teacher(torch.randn(2, 32_000))
+    assert found.shape == (2, embedding)
+    assert teacher.tags(found).shape == (2, 527)
+
+
+@pytest.mark.parametrize("content", [None, b"no weights", {"features.0.0.weight": torch.zeros(8, 1, 3, 3)}])
+def test_a_file_of_another_network_is_rejected(content, tmp_path):
+    if isinstance(content, dict):
+        torch.save(content, tmp_path / "mn.pt")
+    elif content:
+        (tmp_path / "mn.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"^invalid teacher.weights=.*mn.pt: expected") as caught:
+        EfficientAT(str(tmp_path / "mn.pt"))
+    assert "\n" not in str(caught.value)
+
+
+def moments(path, shape: list, **metadata: str) -> str:
+    """Write an ONNX file that computes the mean and the mean square of its input along the last axis."""
+    nodes = [
+        helper.make_node("ReduceMean", ["wave"], ["mean"], axes=[-1], keepdims=1),
+        helper.make_node("Mul", ["wave", "wave"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["power"], axes=[-1], keepdims=1),
+        helper.make_node("Concat", ["mean", "power"], ["moments"], axis=-1),
+    ]
+    wave, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [*shape[:-1], size])
+        for name, size in (("wave", shape[-1]), ("moments", 2), ("power", 1))
+    )
+    graph = helper.make_graph(nodes, "moments", [wave], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("shape", [["samples"], ["batch", "samples"], [1, 4]])
+def test_an_onnx_file_of_any_input_shape_is_a_teacher(shape, tmp_path):
+    file = moments(tmp_path / "moments.onnx", shape, sample_rate="16000")
+    wave = torch.tensor([[1.0, 2.0, 3.0, 2.0], [0.0, 0.0, 4.0, 0.0]])
+    teacher = OnnxTeacher(file)
+    assert teacher.sample_rate == 16_000
+    assert teacher(wave).tolist() == [[2.0, 4.5], [1.0, 4.0]]
+    assert OnnxTeacher(file, sample_rate=8_000, output="power")(wave).tolist() == [[4.5], [4.0]]
+
+
+def test_an_onnx_file_that_cannot_teach_is_rejected(tmp_path):
+    file = moments(tmp_path / "moments.onnx", ["batch", "samples"])
+    with pytest.raises(InputError, match=r"moments.onnx does not store its sample rate"):
+        OnnxTeacher(file)
+    with pytest.raises(InputError, match=r"^invalid teacher.output=vector: expected moments or power"):
+        OnnxTeacher(file, sample_rate=16_000, output="vector")
+    with pytest.raises(InputError, match=r"^invalid teacher.weights=.*expected one input of floats"):
+        OnnxTeacher(moments(tmp_path / "map.onnx", ["batch", 1, "samples"]), sample_rate=16_000)
+    with pytest.raises(InputError, match=r"nowhere.onnx cannot be loaded"):
+        OnnxTeacher(str(tmp_path / "nowhere.onnx"), sample_rate=16_000)
+
+
+def clips(places: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Embeddings (clips, 8), classes and locations: four clips of each place, which are alike but say nothing."""
+    rng = np.random.default_rng(seed)
+    place = np.repeat(np.arange(places), 4)
+    return rng.normal(size=(places, 8))[place] + 0.01 * rng.normal(size=(4 * places, 8)), place % 2, [*map(str, place)]
+
+
+def test_labels_of_a_location_do_not_reach_its_targets():
+    """Embeddings that identify the place would predict its label without cross-validation by location."""
+    x, classes, locations = clips(30)
+    found = teach(x, classes, locations, x)
+    assert found.accuracy < 0.75  # chance is 0.5 of 30 places
+    assert (found.unlabelled.argmax(1) == classes).mean() > found.accuracy
+
+
+def test_targets_of_unlabelled_clips_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    classes = np.arange(60) % 3
+    x = rng.normal(size=(60, 4)) + np.eye(3, 4)[classes]
+    found = teach(x[:48], classes[:48], [str(number) for number in range(48)], x[48:])
+    expected = LogisticRegression(C=found.penalty, class_weight="balanced", max_iter=5000).fit(x[:48], classes[:48])
+    np.testing.assert_allclose(found.unlabelled, expected.predict_proba(x[48:]))
+    np.testing.assert_allclose(found.labelled.sum(1), 1)
+
+
+def test_a_class_with_a_single_location_is_rejected():
+    x, classes, locations = clips(3)
+    with pytest.raises(InputError, match="two locations in each class"):
+        teach(x, classes, locations, x[:0])
