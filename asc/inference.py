@@ -7,13 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from asc.audio import MAX_RATE, MIN_RATE, duration, resample_stream, windows
 from asc.errors import InputError, one_line
+from asc.session import open_session
 
 FRONTEND = "frontend.onnx"  # next to a model.onnx whose input is features
 In = TypeVar("In")
@@ -129,26 +130,6 @@ class OnnxClassifier:
         except Exception as error:  # onnxruntime's exceptions share no other base
             raise InputError(f"{self.path} failed in ONNX Runtime: {one_line(error)}; export it again") from error
         return x
-
-
-def open_session(path: Path, threads: int | None) -> Any:
-    """An ONNX Runtime session of the file, on the CPU.
-
-    Raises:
-        InputError: the file is missing or not an ONNX file, or onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"{path} needs ONNX Runtime: pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no other base
-        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import asc.nets
+import asc.teachers
 from asc.errors import InputError, one_line
 from asc.frontend import Spectrogram
 from asc.quantization.convert import without_deprecation_notices
@@ -23,6 +24,7 @@ RENAMED = {  # hyperparameters of version 0.1 and their current names
     "body_lr": "backbone_lr_scale",
     "one_input_norm": "bn_first_block_only",
 }
+REQUIRED = ("frontend", "net", "optimizer")  # parts that each classifier has
 EXPECTED = "expected a checkpoint of SceneClassifier, such as RUN/checkpoints/best.ckpt"
 
 
@@ -92,23 +94,26 @@ def build(node: dict[str, Any], **arguments: Any) -> Any:
 
 def known_classes(role: str) -> set[str]:
     """Allow-list of the classes for this role in a checkpoint."""
-    if role == "net":
-        return {f"asc.nets.{name}" for name in asc.nets.__all__}
+    if role in ("net", "teacher"):
+        package = asc.nets if role == "net" else asc.teachers
+        return {f"{package.__name__}.{name}" for name in package.__all__}
     if role == "frontend":
         return {f"{Spectrogram.__module__}.{Spectrogram.__name__}"}
     module: Any = torch.optim if role == "optimizer" else torch.optim.lr_scheduler
     return {f"{module.__name__}.{name}" for name in module.__all__ if name[0].isupper()}
 
 
-def check_classes(hyperparameters: dict[str, Any], trusted: Sequence[str]) -> None:
+def check_classes(
+    hyperparameters: dict[str, Any], trusted: Sequence[str], roles: Sequence[str] = REQUIRED + ("scheduler",)
+) -> None:
     """Reject classes outside the allow-list of their role, unless the caller trusts their module.
 
     Raises:
         InputError: names the class.
     """
-    for role in ("frontend", "net", "optimizer", "scheduler"):
+    for role in roles:
         node = hyperparameters.get(role)
-        if node is None and role == "scheduler":
+        if node is None and role not in REQUIRED:
             continue
         target = node.get("_target_") if isinstance(node, dict) else None
         is_trusted = isinstance(target, str) and target.startswith(tuple(f"{module}." for module in trusted))

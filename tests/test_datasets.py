@@ -9,7 +9,7 @@ import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from asc import InputError
-from asc.data.datasets import BatchSampler, FeatureDataset
+from asc.data.datasets import BatchSampler, FeatureDataset, class_indices
 from asc.data.lists import Clip
 
 LABELS = ["indoor", "outdoor", "transportation"]
@@ -80,7 +80,10 @@ def stored(tmp_path) -> tuple[list[Clip], np.ndarray, dict[Clip, int]]:
 
 def test_features_are_the_same_from_the_file_and_from_the_device(stored):
     clips, array, rows = stored
-    mapped, held = (FeatureDataset(clips[:40], LABELS, x, rows) for x in (array, torch.from_numpy(np.array(array))))
+    mapped, held = (
+        FeatureDataset(clips[:40], class_indices(clips[:40], LABELS), x, rows)
+        for x in (array, torch.from_numpy(np.array(array)))
+    )
     assert len(mapped) == len(held) == 40
     for indices in ([0], [39, 2, 17], list(range(40))):
         (x, target), (same, also) = mapped[indices], held[indices]
@@ -101,7 +104,7 @@ def mapped_bytes() -> int:
 @pytest.mark.skipif(not STATUS.exists(), reason="no /proc/self/status")
 def test_reading_all_features_does_not_keep_them_in_memory(stored):
     clips, array, rows = stored
-    features = FeatureDataset(clips, LABELS, array, rows)
+    features = FeatureDataset(clips, class_indices(clips, LABELS), array, rows)
     before = mapped_bytes()
     for index in range(0, len(clips), 4):
         features[list(range(index, index + 4))]

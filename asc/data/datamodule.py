@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,13 +25,17 @@ import asc.frontend
 from asc import audio
 from asc.data import datasets
 from asc.data.cache import cache_path, load_or_compute
-from asc.data.datasets import Batch, BatchSampler, FeatureBatch, FeatureDataset, WaveDataset
+from asc.data.datasets import Batch, BatchSampler, FeatureBatch, FeatureDataset, WaveDataset, class_indices
 from asc.data.lists import Clip, fault, raise_first, read_lists, shorten
 from asc.data.splits import cross_validation, hold_out, split_faults
+from asc.data.unlabelled import unlabelled_clips
 from asc.errors import InputError, check_number
 from asc.files import expand_home
 from asc.frontend import Frontend
-from asc.settings import SampleRate, Seed, checked
+from asc.loading import build
+from asc.settings import SampleRate, Seed, UnitInterval, checked
+from asc.teachers import Teacher
+from asc.teachers.targets import Targets, teach
 
 BLOCK = 4  # clips whose features are computed at a time
 PREFETCH = 2  # batches that each worker prefetches
@@ -58,8 +62,13 @@ class SceneData(LightningDataModule):
         cache: compute features once and cache them on disk.
         cache_dir: folder of the cache; default: the environment variable ASC_CACHE.
         seed: seed of the validation split and the order of the clips.
+        teacher: Hydra node of a `Teacher`, for `learn_targets`; None: the targets are the labels.
+        unlabelled: folder of recordings without labels, for the teacher to label. An epoch contains each of their clips
+            once, and the labelled ones as often as makes half of it.
+        label_weight: weight of the label in the target of a labelled clip; the rest is the teacher's prediction.
 
-    After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val" and "test".
+    After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val", "test" and, if set,
+    "unlabelled".
     """
 
     @checked("data")
@@ -81,8 +90,16 @@ class SceneData(LightningDataModule):
         cache: bool = True,
         cache_dir: Annotated[str, Field(min_length=1)] = os.environ.get("ASC_CACHE", "~/.cache/asc"),
         seed: Seed = 0,
+        teacher: dict[str, Any] | None = None,
+        unlabelled: str | None = None,
+        label_weight: UnitInterval = 0.5,
     ):
         super().__init__()
+        if unlabelled and not teacher:
+            raise InputError(
+                f"data.unlabelled={unlabelled} needs a teacher: set teacher=efficientat teacher.weights=FILE"
+            )
+        unlabelled = unlabelled and str(expand_home(unlabelled).resolve())
         if cv:
             check_number("data.fold", fold, int, 1, cv)
         if repeated := [label for label, count in Counter(labels or []).items() if count > 1]:
@@ -97,13 +114,18 @@ class SceneData(LightningDataModule):
         self.cache, self.cache_dir, self.seed = cache, expand_home(cache_dir).absolute(), seed
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
+        self.teacher, self.unlabelled, self.label_weight = teacher, unlabelled, label_weight
+        self.soft_targets: Tensor | None = None  # of training clips and unlabelled clips, after `learn_targets`
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
         self.start = (0, 0)  # epoch and batch at which training starts
 
     def state_dict(self) -> dict[str, Any]:
         """Values that must not change when a run resumes, and `start`: the (epoch, batch) at which it resumes."""
-        clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in ("train", "val")}
+        splits = ("train", "val", "unlabelled") if self.unlabelled else ("train", "val")
+        clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in splits}
         digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
+        if self.teacher:
+            digest |= {"teacher": repr(self.teacher), "data.label_weight": str(self.label_weight)}
         start = next_batch(self.trainer) if self.trainer else (0, 0)
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest, "start": start}
 
@@ -117,7 +139,7 @@ class SceneData(LightningDataModule):
         Raises:
             InputError: names the values that differ.
         """
-        names = {"train": "training clips", "val": "validation clips"}
+        names = {"train": "training clips", "val": "validation clips", "unlabelled": "unlabelled clips"}
         now = self.state_dict()
         differing = [names.get(key, key) for key in now if key != "start" and state_dict.get(key) != now[key]]
         if differing:
@@ -153,6 +175,9 @@ class SceneData(LightningDataModule):
         if self.val_fraction and not val:
             raise InputError(f"data.val_fraction={self.val_fraction} holds out no clips: increase it or set 0")
         self.clips = {"train": train, "val": val, "test": test}
+        if self.unlabelled:
+            length = self.clip_samples / self.sample_rate
+            self.clips["unlabelled"] = unlabelled_clips(Path(self.unlabelled), [*val, *test], length, self.read_durations)
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
         """The clips for training (validation included) and for testing; with `cv`, all clips, divided in any way.
@@ -225,28 +250,74 @@ class SceneData(LightningDataModule):
         # float16 resolves log features to 0.008, far below frame differences of about 1, but cannot hold magnitudes
         dtype = np.float16 if frontend.log else np.float32
         path = self.cache_path(settings, frontend)
-        compute = partial(self._compute_features, clips, frontend, device)
+
+        def features(wave: Tensor) -> Tensor:
+            return frontend.spectrogram(wave.to(device)).squeeze(1)
+
+        compute = partial(self._compute, features, self.wave_dataset(clips, torch.zeros(len(clips))))
         self.features = load_or_compute(path, (len(clips), *shape), dtype, compute)
         if fits_on(device, self.features.nbytes):
             self.features = torch.from_numpy(np.array(self.features)).to(device)
         return path
 
-    def _compute_features(self, clips: list[Clip], frontend: Frontend, device: torch.device) -> Iterator[np.ndarray]:
-        """Spectrograms (batch, n_bins, frames) of the clips, a few at a time: waveforms pass through shared memory."""
-        waves = self._loader(self.wave_dataset(clips), BatchSampler(len(clips), BLOCK), BLOCK)
+    def _compute(self, function: Callable[[Tensor], Tensor], dataset: WaveDataset) -> Iterator[np.ndarray]:
+        """`function` of the waveforms of all clips, a few at a time: they pass through shared memory."""
+        waves = self._loader(dataset, BatchSampler(len(dataset), BLOCK), BLOCK)
         for wave, _ in tqdm(waves, "features", unit="batch", leave=False, disable=None):
             with torch.inference_mode():
-                yield frontend.spectrogram(wave.to(device)).squeeze(1).cpu().numpy()
+                yield function(wave).cpu().numpy()
 
-    def wave_dataset(self, clips: Sequence[Clip]) -> WaveDataset:
-        return WaveDataset(clips, self.labels, self.sample_rate, self.clip_samples, self.channel)
+    def wave_dataset(self, clips: Sequence[Clip], targets: Tensor) -> WaveDataset:
+        return WaveDataset(clips, targets, self.sample_rate, self.clip_samples, self.channel)
+
+    def learn_targets(self) -> Targets:
+        """Replace the labels of the training clips by what the teacher makes of them: see `Targets`.
+
+        Raises:
+            InputError: the teacher's file is missing or invalid, or a class has a single location.
+        """
+        teacher: Teacher = build(self.teacher or {})
+        train, unlabelled = self.clips["train"], self.clips.get("unlabelled", [])
+        classes = class_indices(train, self.labels)
+        embeddings = self.embeddings(teacher, [*train, *unlabelled])
+        labelled, others = embeddings[: len(train)], embeddings[len(train) :]
+        targets = teach(labelled, classes.numpy(), [clip.location for clip in train], others)
+        one_hot = torch.eye(len(self.labels))[classes]
+        mixed = torch.lerp(torch.tensor(targets.labelled, dtype=torch.float32), one_hot, self.label_weight)
+        self.soft_targets = torch.cat([mixed, torch.tensor(targets.unlabelled, dtype=torch.float32)])
+        return targets
+
+    def embeddings(self, teacher: Teacher, clips: list[Clip]) -> np.ndarray:
+        """The teacher's embeddings (clips, width), computed once; clips are scaled to a peak of 1."""
+        rate, samples = teacher.sample_rate, round(self.clip_samples / self.sample_rate * teacher.sample_rate)
+
+        def embedding(wave: Tensor) -> Tensor:
+            return teacher(wave / wave.abs().amax(1, keepdim=True).clamp_min(1e-6))
+
+        with torch.inference_mode():
+            width = embedding(torch.zeros(1, samples)).shape[1]
+        dataset = WaveDataset(clips, torch.zeros(len(clips)), rate, samples, "mean")
+        settings = {"teacher": teacher.digest(), "starts": [clip.start for clip in clips], "samples": samples}
+        code = [sys.modules[type(teacher).__module__], datasets, audio]
+        path = cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
+        compute = partial(self._compute, embedding, dataset)
+        if not self.cache:
+            return np.concatenate([*compute()])
+        return load_or_compute(path, (len(clips), width), np.float32, compute)
 
     def dataset(self, split: str) -> WaveDataset | FeatureDataset:
         """The dataset of "train", "val" or "test"."""
+        clips = self.clips[split]
+        targets = class_indices(clips, self.labels)
+        if split == "train" and self.soft_targets is not None:
+            unlabelled = self.clips.get("unlabelled", [])
+            copies = max(1, round(len(unlabelled) / len(clips)))
+            labelled, others = self.soft_targets[: len(clips)], self.soft_targets[len(clips) :]
+            clips, targets = [*clips * copies, *unlabelled], torch.cat([labelled.repeat(copies, 1), others])
         if self.features is None:
-            return self.wave_dataset(self.clips[split])
+            return self.wave_dataset(clips, targets)
         rows = {clip: row for row, clip in enumerate(self.cached_clips())}
-        return FeatureDataset(self.clips[split], self.labels, self.features, rows)
+        return FeatureDataset(clips, targets, self.features, rows)
 
     def loader(self, split: str, shuffle: bool = False, whole: bool = False, start: Batch = (0, 0)) -> DataLoader:
         """Batches of a split: `WaveBatch`, or `FeatureBatch` after `cache_features`.

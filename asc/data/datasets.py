@@ -17,14 +17,14 @@ Batch = tuple[int, int]  # index of an epoch, and of a batch within it
 
 
 class WaveBatch(NamedTuple):
-    """Decoded clips: wave (batch, samples), float32, and class indices (batch,)."""
+    """Decoded clips: wave (batch, samples), float32, and targets, class indices (batch,) or (batch, n_classes)."""
 
     wave: Tensor
     target: Tensor
 
 
 class FeatureBatch(NamedTuple):
-    """Cached clips: spectrogram (batch, 1, n_bins, frames), not standardized, and class indices (batch,)."""
+    """Cached clips: spectrogram (batch, 1, n_bins, frames), not standardized, and targets as in `WaveBatch`."""
 
     spectrogram: Tensor
     target: Tensor
@@ -83,8 +83,8 @@ def class_indices(clips: Sequence[Clip], labels: Sequence[str]) -> Tensor:
 class WaveDataset(Dataset):
     """Decodes the `WaveBatch` of a list of indices."""
 
-    def __init__(self, clips: Sequence[Clip], labels: Sequence[str], rate: int, samples: int, channel: int | str):
-        self.clips, self.targets = clips, class_indices(clips, labels)
+    def __init__(self, clips: Sequence[Clip], targets: Tensor, rate: int, samples: int, channel: int | str):
+        self.clips, self.targets = clips, targets
         self.rate, self.samples, self.channel = rate, samples, channel
         self.clip_bytes = 4 * samples
 
@@ -104,17 +104,15 @@ class FeatureDataset(Dataset):
 
     Args:
         clips: clips of the split.
-        labels: all labels, in the order of the class indices.
+        targets: class indices (clips,) or soft labels (clips, n_classes).
         features: those of all splits (clips, n_bins, frames): a memory-mapped array, or a tensor on a device.
         rows: row in `features` of each clip.
     """
 
-    def __init__(
-        self, clips: Sequence[Clip], labels: Sequence[str], features: np.ndarray | Tensor, rows: dict[Clip, int]
-    ):
+    def __init__(self, clips: Sequence[Clip], targets: Tensor, features: np.ndarray | Tensor, rows: dict[Clip, int]):
         # targets and rows are on the features' device, so only a batch's indices are transferred to a GPU
         self.device = features.device if isinstance(features, Tensor) else torch.device("cpu")
-        self.features, self.targets = features, class_indices(clips, labels).to(self.device)
+        self.features, self.targets = features, targets.to(self.device)
         self.rows = torch.tensor([rows[clip] for clip in clips], device=self.device)
         self.clip_bytes = features[0].nbytes
 

@@ -108,7 +108,8 @@ def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequenc
         settings = compose_settings("compress", ["checkpoint=given", *overrides])
         node: Any = OmegaConf.to_container(settings.data, resolve=True)
         given = {name: value for name, value in node.items() if value is not None}
-        data = scene_data(saved, {"batch_size": BATCH_SIZE, **given, **from_classifier})
+        untaught = {"teacher": None, "unlabelled": None}
+        data = scene_data(saved, {"batch_size": BATCH_SIZE, **given, **from_classifier, **untaught})
     data.prepare_data()
     data.setup()
     unknown = sorted(set(data.labels) - set(classifier.labels))

@@ -41,7 +41,7 @@ class EfficientAT(Teacher):
     @checked("teacher")
     def __init__(self, weights: str):
         super().__init__()
-        path = expand_home(weights)
+        self.path = path = expand_home(weights)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.features = feature_layers(state)

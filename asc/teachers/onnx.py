@@ -6,7 +6,7 @@ from torch import Tensor
 
 from asc.errors import InputError, one_line
 from asc.files import expand_home
-from asc.inference import open_session
+from asc.session import open_session
 from asc.settings import SampleRate, checked
 from asc.teachers.teacher import Teacher
 

@@ -1,6 +1,8 @@
-"""The interface of a teacher: a pretrained network that hears a waveform as a vector."""
+"""The interface of a teacher: a pretrained network that maps a waveform to a vector."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -14,10 +16,12 @@ class Teacher(nn.Module, ABC):
         _target_: my_teachers.Mine
 
     Attributes:
+        path: file of its weights.
         sample_rate: Hz of the waveforms.
         tag_names: names of the sounds that the network was trained to recognize; empty if there are none.
     """
 
+    path: Path
     sample_rate: int
     tag_names: list[str] = []
 
@@ -28,3 +32,8 @@ class Teacher(nn.Module, ABC):
     def tags(self, embedding: Tensor) -> Tensor:
         """Logits (batch, len(tag_names)) from embeddings (batch, width)."""
         raise NotImplementedError
+
+    def digest(self) -> str:
+        """Identifies its embeddings, for the cache: the hash of its file."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from asc.complexity import KB
 from asc.compress.phase import phase_of
 from asc.data import SceneData, scene_data
 from asc.errors import InputError, SweepError
-from asc.loading import build, read_checkpoint
+from asc.loading import build, check_classes, read_checkpoint
 from asc.table import text_table
 from asc.training.checkpoints import check_resumable
 from asc.training.run_dir import resume_setting
@@ -27,7 +27,7 @@ def callbacks_of(group: DictConfig) -> list[pl.Callback]:
 
 def trusted_modules(cfg: DictConfig) -> list[str]:
     """Modules of the classes named in the settings, which a checkpoint of such a run may also name."""
-    parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler)
+    parts = (cfg.frontend, cfg.net, cfg.optimizer, cfg.scheduler, cfg.teacher)
     return [part["_target_"].rpartition(".")[0] for part in parts if part]
 
 
@@ -58,6 +58,7 @@ def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
     given |= {"sample_rate": model.sample_rate, "channel": model.channel}
     given |= {"clip_seconds": model.clip_samples / model.sample_rate}
     saved = checkpoints[0].get("datamodule_hyper_parameters", {})
+    check_classes(saved, settings["trusted"], ["teacher"])
     if "root" not in {**saved, **given}:
         raise InputError(f"checkpoint={paths[0]} does not name its training data: add data=dcase data.root=DIR")
     kind = settings["data"].get("_target_")
@@ -100,7 +101,7 @@ def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, da
 
 
 def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneData, fit_frontend: bool) -> None:
-    """Print the summary, and compute the features or find them in the cache.
+    """Print the summary, compute features and the teacher's targets or find them in the cache.
 
     Args:
         trainer: its device computes the features.
@@ -117,6 +118,10 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
             f"features    {path.stat().st_size / 1e6:,.1f} MB of {total / 1e6:,.1f} MB in the cache, "
             f"which you may delete at any time:\n            {path.parent}"
         )
+    if data.teacher:
+        name, targets = data.teacher["_target_"].rpartition(".")[2], data.learn_targets()
+        others = f"; {len(targets.unlabelled):,} unlabelled clips" if len(targets.unlabelled) else ""
+        lines.append(f"teacher     {name}, {100 * targets.accuracy:.1f} % by cross-validation{others}")
     if fit_frontend and frontend.standardized:
         frontend.fit(data.spectrograms(frontend, device))
     if trainer.is_global_zero:
@@ -129,7 +134,11 @@ def summary(data: SceneData, model: SceneClassifier) -> str:
     name = model.hparams["net"]["_target_"].rpartition(".")[2]
     kilobytes = "to be 8-bit" if model.stage == "qat" else f"{cost.parameters * 4 / KB:.1f} KB"
     _, _, n_bins, frames = model.example_features().shape
-    counts = {split: Counter(clip.label for clip in clips) for split, clips in data.clips.items() if clips}
+    counts = {
+        split: Counter(clip.label for clip in clips)
+        for split, clips in data.clips.items()
+        if clips and split != "unlabelled"
+    }
     rows = [[label, *(f"{count[label]:,}" for count in counts.values())] for label in data.labels]
     rows.append(["all", *(f"{count.total():,}" for count in counts.values())])
     return (

@@ -1,0 +1,49 @@
+"""Recordings without labels, whose targets a teacher gives."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from asc.audio import SUFFIXES, open_sound, read_pieces
+from asc.data.lists import Clip, shorten
+from asc.data.recordings import cut_all, files_below
+from asc.errors import InputError
+
+
+def unlabelled_clips(
+    folder: Path, held_out: Sequence[Clip], length: float, durations_of: Callable[[list[Path]], list[float]]
+) -> list[Clip]:
+    """The clips of `length` seconds of all recordings below a folder, but for copies of validation and test recordings.
+
+    Args:
+        folder: a folder of recordings, at any depth.
+        held_out: the validation and test clips; a recording with the samples of one of theirs is left out.
+        length: seconds.
+        durations_of: seconds of these files.
+
+    Raises:
+        InputError: the folder contains no other recordings.
+    """
+    files = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
+    known = list(dict.fromkeys(clip.path for clip in held_out))
+    seconds = dict(zip([*files, *known], durations_of([*files, *known]), strict=True))
+    lengths = {seconds[path] for path in files} & {seconds[path] for path in known}
+    digests = {samples_digest(path) for path in known if seconds[path] in lengths}
+    copies = {path for path in files if seconds[path] in lengths and samples_digest(path) in digests}
+    if copies:
+        names = shorten(sorted(path.name for path in copies))
+        print(f"{folder}: {len(copies)} validation or test recordings are left out ({names})", file=sys.stderr)
+    recordings = [Clip(path, "", "") for path in files if path not in copies]
+    if not recordings:
+        raise InputError(f"invalid data.unlabelled={folder}: expected a folder with sound files, validation and test apart")
+    return cut_all({"": recordings}, seconds, length)[""]
+
+
+def samples_digest(path: Path) -> bytes:
+    """Digest of the samples of a recording, the same in every lossless format."""
+    digest = hashlib.blake2b()
+    with open_sound(path) as sound:
+        for piece in read_pieces(sound, sound.frames, "mean", path):
+            digest.update(piece.tobytes())
+    return digest.digest()
