@@ -1,14 +1,20 @@
 """Teachers: EfficientAT against the original's outputs, ONNX files against arithmetic, targets against scikit-learn."""
 
+import json
+import shutil
+
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
-from onnx import TensorProto, helper
+from command import call, results
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 from asc import InputError
 from asc.audio import read_wave
+from asc.data import SceneData
 from asc.teachers import EfficientAT, OnnxTeacher
 from asc.teachers.targets import teach
 
@@ -89,18 +95,24 @@ def test_a_file_of_another_network_is_rejected(content, tmp_path):
 
 
 def moments(path, shape: list, **metadata: str) -> str:
-    """Write an ONNX file that computes the mean and the mean square of its input along the last axis."""
+    """Write an ONNX file that computes the mean square of its input along the last axis, and of its steps."""
+    node, bounds = helper.make_node, [np.array([value]) for value in (0, -1, 1, 2**31)]
     nodes = [
-        helper.make_node("ReduceMean", ["wave"], ["mean"], axes=[-1], keepdims=1),
-        helper.make_node("Mul", ["wave", "wave"], ["squares"]),
-        helper.make_node("ReduceMean", ["squares"], ["power"], axes=[-1], keepdims=1),
-        helper.make_node("Concat", ["mean", "power"], ["moments"], axis=-1),
+        node("Mul", ["wave", "wave"], ["squares"]),
+        node("ReduceMean", ["squares"], ["power"], axes=[-1], keepdims=1),
+        node("Slice", ["wave", "0", "-1", "-1"], ["first"]),
+        node("Slice", ["wave", "1", "2147483648", "-1"], ["second"]),
+        node("Sub", ["second", "first"], ["steps"]),
+        node("Mul", ["steps", "steps"], ["step_squares"]),
+        node("ReduceMean", ["step_squares"], ["roughness"], axes=[-1], keepdims=1),
+        node("Concat", ["power", "roughness"], ["moments"], axis=-1),
     ]
     wave, *outputs = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [*shape[:-1], size])
         for name, size in (("wave", shape[-1]), ("moments", 2), ("power", 1))
     )
-    graph = helper.make_graph(nodes, "moments", [wave], outputs)
+    constants = [numpy_helper.from_array(value, str(value[0])) for value in bounds]
+    graph = helper.make_graph(nodes, "moments", [wave], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(model, metadata)
     onnx.save(model, path)
@@ -113,7 +125,7 @@ def test_an_onnx_file_of_any_input_shape_is_a_teacher(shape, tmp_path):
     wave = torch.tensor([[1.0, 2.0, 3.0, 2.0], [0.0, 0.0, 4.0, 0.0]])
     teacher = OnnxTeacher(file)
     assert teacher.sample_rate == 16_000
-    assert teacher(wave).tolist() == [[2.0, 4.5], [1.0, 4.0]]
+    assert teacher(wave).tolist() == [[4.5, 1.0], [4.0, pytest.approx(32 / 3)]]
     assert OnnxTeacher(file, sample_rate=8_000, output="power")(wave).tolist() == [[4.5], [4.0]]
 
 
@@ -158,3 +170,118 @@ def test_a_class_with_a_single_location_is_rejected():
     x, classes, locations = clips(3)
     with pytest.raises(InputError, match="two locations in each class"):
         teach(x, classes, locations, x[:0])
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory) -> list[str]:
+    """Arguments of a run with a teacher: loudness and roughness tell the classes of the tiny dataset apart."""
+    file = moments(tmp_path_factory.mktemp("teacher") / "moments.onnx", ["batch", "samples"], sample_rate="16000")
+    return ["teacher=onnx", f"teacher.weights={file}", "trainer.max_epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tiny, tmp_path_factory):
+    """A folder with two training recordings, and with a test recording once copied and once as a FLAC file."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    train = sorted((tiny / "audio").glob("*-oslo-0-*.wav"))
+    first, second, *_ = sorted((tiny / "audio").glob("*-oslo-105-*.wav"))  # a location of the test list
+    (folder / "deep/er").mkdir(parents=True)
+    for number, path in enumerate([*train, first]):
+        shutil.copy(path, folder / f"deep/er/{number}.wav")
+    wave, rate = soundfile.read(second, dtype="int16")
+    soundfile.write(folder / "lossless.flac", wave, rate)
+    (folder / "notes.txt").write_text("no sound")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught(job, lesson, unlabelled, tmp_path_factory):
+    """The directory of a run with a teacher and unlabelled recordings."""
+    directory = tmp_path_factory.mktemp("taught")
+    assert call(*job, *lesson, f"data.unlabelled={unlabelled}", f"hydra.run.dir={directory}") is None
+    return directory
+
+
+def test_training_with_a_teacher_prints_its_accuracy(job, lesson, unlabelled, tmp_path, capsys):
+    assert call(*job, *lesson, f"data.unlabelled={unlabelled}", f"hydra.run.dir={tmp_path}") is None
+    captured = capsys.readouterr()
+    assert "teacher     OnnxTeacher, 100.0 % by cross-validation; 2 unlabelled clips" in captured.out.splitlines()
+    assert "2 validation or test recordings are left out (2.wav, lossless.flac)" in captured.err
+    assert results(tmp_path)["stage"] == "float"
+
+
+def test_half_of_an_epoch_is_labelled(tiny, lesson, tmp_path):
+    """Of 24 training clips and 96 unlabelled ones: the same four clips in 24 files each."""
+    waves = [soundfile.read(path) for path in sorted((tiny / "audio").glob("*-oslo-0-*.wav"))[:2]]
+    for number in range(48):
+        for name, (wave, rate) in zip("ab", waves, strict=True):
+            soundfile.write(tmp_path / f"{name}{number}.wav", (0.5 + number / 96) * wave, rate)
+    node = {"_target_": "asc.teachers.OnnxTeacher", "weights": lesson[1].partition("=")[2]}
+    settings = {"sample_rate": 16_000, "num_workers": 0, "cache": False, "batch_size": 16}
+    data = SceneData(str(tiny), teacher=node, unlabelled=str(tmp_path), label_weight=0.25, **settings)
+    data.setup()
+    found = data.learn_targets()
+    targets = torch.cat([batch.target for batch in data.train_dataloader()])
+    assert targets.shape == (96 + 4 * 24, 3)
+    torch.testing.assert_close(targets.sum(1), torch.ones(len(targets)))
+    classes = torch.tensor([data.labels.index(clip.label) for clip in data.clips["train"]])
+    expected = 0.25 * torch.eye(3)[classes] + 0.75 * torch.tensor(found.labelled, dtype=torch.float32)
+    ours = data.dataset("train").targets
+    torch.testing.assert_close(ours[24:48], expected)
+    torch.testing.assert_close(ours[96:], torch.tensor(found.unlabelled, dtype=torch.float32))
+
+
+def test_compression_learns_the_same_targets(taught, tmp_path, capsys):
+    words = [f"checkpoint={taught}/checkpoints/best.ckpt", "phase=qat", "trainer.max_epochs=1"]
+    assert call(*words, f"hydra.run.dir={tmp_path}", script="compress.py") is None
+    assert "teacher     OnnxTeacher, 100.0 % by cross-validation; 2 unlabelled clips" in capsys.readouterr().out
+    assert results(tmp_path)["stage"] == "int8"
+
+
+def test_a_checkpoint_cannot_name_a_teacher_outside_the_package(taught, tmp_path):
+    content = torch.load(taught / "checkpoints/best.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"]["teacher"]["_target_"] = "os.system"
+    torch.save(content, tmp_path / "bad.ckpt")
+    words = [f"checkpoint={tmp_path}/bad.ckpt", "phase=qat", f"hydra.run.dir={tmp_path}/run"]
+    assert "invalid teacher=os.system" in str(call(*words, script="compress.py"))
+
+
+def test_evaluation_needs_neither_teacher_nor_unlabelled_recordings(taught, tmp_path):
+    content = torch.load(taught / "checkpoints/best.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"] |= {"unlabelled": "/nowhere"}
+    content["datamodule_hyper_parameters"]["teacher"]["weights"] = "/nowhere.onnx"
+    torch.save(content, tmp_path / "moved.ckpt")
+    assert call(str(tmp_path / "moved.ckpt"), script="asc.evaluate") is None
+
+
+def test_unlabelled_recordings_need_a_teacher_and_a_folder_with_sound(job, lesson, tmp_path):
+    message = str(call(*job, f"data.unlabelled={tmp_path}", f"hydra.run.dir={tmp_path}/a"))
+    assert message.startswith(f"error: data.unlabelled={tmp_path} needs a teacher")
+    message = str(call(*job, *lesson, f"data.unlabelled={tmp_path}", f"hydra.run.dir={tmp_path}/b"))
+    assert message.startswith(f"error: invalid data.unlabelled={tmp_path}: expected")
+
+
+# Check
+
+
+def test_check_lists_the_labels_that_a_teacher_doubts(tiny, lesson, tmp_path, capsys):
+    """One recording of 36 is in the folder of another class."""
+    for path in (tiny / "audio").glob("*.wav"):
+        label, _, place, number, _ = path.stem.split("-")
+        (tmp_path / label / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / label / place / f"{number}.wav")
+    (tmp_path / "indoor/wrong").mkdir()
+    (tmp_path / "outdoor/104/1.wav").rename(tmp_path / "indoor/wrong/1.wav")
+    teacher = ["--teacher", lesson[1].partition("=")[2]]
+    assert call(str(tmp_path), *teacher, "--json", script="asc.check") == 0
+    found = json.loads(capsys.readouterr().out)
+    (doubt,) = found["doubts"]
+    assert (doubt["file"], doubt["label"], doubt["sounds"]) == ("indoor/wrong/1.wav", "indoor", {})
+    assert max(doubt["probabilities"], key=doubt["probabilities"].get) == "outdoor"
+    # of 13 recordings indoors one is not recognized
+    assert found["teacher_accuracy"] == pytest.approx((12 / 13 + 1 + 1) / 3)
+    assert call(str(tmp_path), *teacher, script="asc.check") == 0
+    assert "indoor/wrong/1.wav" in capsys.readouterr().out.split("1 labels that the teacher doubts")[1]

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for split, name in (("train", "train"), ("test", "evaluate")):
         default = f"evaluation_setup/fold{{fold}}_{name}.csv"
         add(f"--{split}-list", metavar="LIST", default=default, help="default: %(default)s")
+    add("--teacher", metavar="FILE", help="pretrained network, .pt of EfficientAT or .onnx: list the labels it doubts")
     add("--json", action="store_true", help="for programs: one JSON object, with all files")
     arguments = parser.parse_args(argv)
     with exit_on_input_error():
@@ -50,11 +51,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         sounds, errors = analyze_all(dataset.files())
         dataset.add_sounds(sounds, errors)
         summary = summarize(dataset, sounds)
+        text = tables(summary)
+        if arguments.teacher and dataset.faults:
+            print("correct the faults first, then the teacher can check the labels", file=sys.stderr)
+        elif arguments.teacher:
+            from asc.check.doubts import doubts, doubts_table  # torch takes seconds to import
+
+            doubted = doubts(dataset, names, arguments.teacher)
+            summary, text = {**summary, **doubted}, f"{text}\n\n{doubts_table(doubted)}"
         if arguments.json:
             sounds["level"] = sounds.level.astype(object).where(sounds.level > -math.inf, None)
             sounds.insert(0, "file", [str(path.relative_to(dataset.root)) for path in sounds.index])
-            summary["sounds"] = sounds.to_dict("records")
-        print(json.dumps(summary, allow_nan=False) if arguments.json else tables(summary), flush=True)
+            text = json.dumps({**summary, "sounds": sounds.to_dict("records")}, allow_nan=False)
+        print(text, flush=True)
     sys.exit(1 if dataset.faults else 0)
 
 
