@@ -1,5 +1,6 @@
 """Teachers: EfficientAT against the original's outputs, ONNX files against arithmetic, targets against scikit-learn."""
 
+import hashlib
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from asc import InputError
 from asc.audio import read_wave
 from asc.data import SceneData
+from asc.download.catalog import read_dataset
 from asc.teachers import EfficientAT, OnnxTeacher
 from asc.teachers.targets import teach
 
@@ -285,3 +287,9 @@ def test_check_lists_the_labels_that_a_teacher_doubts(tiny, lesson, tmp_path, ca
     assert found["teacher_accuracy"] == pytest.approx((12 / 13 + 1 + 1) / 3)
     assert call(str(tmp_path), *teacher, script="asc.check") == 0
     assert "indoor/wrong/1.wav" in capsys.readouterr().out.split("1 labels that the teacher doubts")[1]
+
+
+def test_the_published_file_is_known_by_its_hash(shared):
+    (file,) = read_dataset("efficientat_mn04").files
+    content = (shared.parent / "teacher" / file.name).read_bytes()
+    assert (len(content), hashlib.md5(content).hexdigest()) == (file.bytes, file.md5)

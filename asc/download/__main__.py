@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
             print(tabulate(rows, tablefmt="plain"))
         download(root, dataset.files[0].name, missing, args)
         if not args.dry_run:
-            command = shlex.join(["python", "train.py", f"data={dataset.data}", f"data.root={root}"])
-            print(f"{root} has the lists" if args.meta_only else f"{root} is complete. Train on it with\n  {command}")
+            command = dataset.use.format(data=dataset.data, root=shlex.quote(str(root)))
+            print(f"{root} has the lists" if args.meta_only else f"{root} is complete. Use it with\n  {command}")
     if args.json:
         found = [asdict(file) | {"complete": is_complete(root, file)} for file in files]
         result = {"dataset": dataset.data, "root": str(root), "complete": all(file["complete"] for file in found)}

@@ -1,4 +1,4 @@
-"""The datasets that can be downloaded, each described by a YAML file in `datasets/`."""
+"""The datasets and teachers that can be downloaded, each described by a YAML file in `datasets/`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ class Dataset(BaseModel):
     page: str  # page of the publication
     licence: str
     citation: str
+    use: str = "python train.py data={data} data.root={root}"  # the command that uses it
     sources: list[Source] = Field(min_length=1)
 
     @property
