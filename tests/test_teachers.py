@@ -12,6 +12,7 @@ import torch
 from command import call, results
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
+from tiny import SETTINGS
 
 from asc import InputError
 from asc.audio import read_wave
@@ -266,15 +267,33 @@ def test_unlabelled_recordings_need_a_teacher_and_a_folder_with_sound(job, lesso
     assert message.startswith(f"error: invalid data.unlabelled={tmp_path}: expected")
 
 
+def test_a_folder_of_classes_has_unlabelled_recordings_too(tiny, lesson, unlabelled, tmp_path, capsys):
+    folders(tiny, tmp_path / "data")
+    words = [
+        "data=folder",
+        f"data.root={tmp_path}/data",
+        f"data.unlabelled={unlabelled}",
+        "data.cache=false",
+        *SETTINGS,
+    ]
+    assert call(*words, *lesson, f"hydra.run.dir={tmp_path}/run") is None
+    assert "unlabelled clips" in capsys.readouterr().out
+
+
 # Check
+
+
+def folders(tiny, root) -> None:
+    """The tiny dataset as a folder for each class and location."""
+    for path in (tiny / "audio").glob("*.wav"):
+        label, _, place, number, _ = path.stem.split("-")
+        (root / label / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / label / place / f"{number}.wav")
 
 
 def test_check_lists_the_labels_that_a_teacher_doubts(tiny, lesson, tmp_path, capsys):
     """One recording of 36 is in the folder of another class."""
-    for path in (tiny / "audio").glob("*.wav"):
-        label, _, place, number, _ = path.stem.split("-")
-        (tmp_path / label / place).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, tmp_path / label / place / f"{number}.wav")
+    folders(tiny, tmp_path)
     (tmp_path / "indoor/wrong").mkdir()
     (tmp_path / "outdoor/104/1.wav").rename(tmp_path / "indoor/wrong/1.wav")
     teacher = ["--teacher", lesson[1].partition("=")[2]]

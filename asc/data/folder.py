@@ -53,7 +53,8 @@ class FolderScenes(SceneData):
         if self.clips:
             return
         super().setup(stage)
-        for sentence in leaks(self.clips, self.root):
+        labelled = {split: clips for split, clips in self.clips.items() if split != "unlabelled"}
+        for sentence in leaks(labelled, self.root):
             print(f"warning: {sentence}", file=sys.stderr)
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
