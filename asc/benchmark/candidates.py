@@ -15,8 +15,8 @@ from torch import Tensor
 from asc.classifier import SceneClassifier
 from asc.compress import QAT
 from asc.export import export
-from asc.inference import open_session
 from asc.machine import keep_freed_memory
+from asc.session import open_session
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
 WINDOW, HOP, BINS, FRAMES = 2048, 1024, 128, 428  # the frontend's defaults
