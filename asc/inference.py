@@ -16,6 +16,7 @@ from asc.audio import MAX_RATE, MIN_RATE, duration, resample_stream, windows
 from asc.errors import InputError, one_line
 from asc.session import open_session
 
+PRETRAINED = Path(__file__).parent / "pretrained/model.onnx"  # see the README.md next to it
 FRONTEND = "frontend.onnx"  # next to a model.onnx whose input is features
 In = TypeVar("In")
 Out = TypeVar("Out")

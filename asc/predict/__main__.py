@@ -1,4 +1,4 @@
-"""Predict the scene in recordings or at the microphone: python -m asc.predict CHECKPOINT PATH..."""
+"""Predict the scene in recordings or at the microphone: python -m asc.predict [CHECKPOINT] PATH..."""
 
 import argparse
 import io
@@ -13,12 +13,15 @@ from tqdm import tqdm
 
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, check_number, printable
-from asc.inference import Classifier, load_classifier, predict_files, predict_stream
+from asc.inference import PRETRAINED, Classifier, load_classifier, predict_files, predict_stream
 from asc.predict.output import check_picture, clock, plot_timeline, print_head, print_windows
 from asc.predict.sources import find_sound_files, microphone, spooled
 
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} passed, {remaining} left"
 EPILOG = """\
+CHECKPOINT is a .ckpt or model.onnx of a run; without one, a demonstration distinguishes indoor, outdoor and
+transportation (asc/pretrained/README.md).
+
 A PATH is a sound file (WAV, FLAC, OGG, MP3...) of any rate, channels and length; a folder, which is searched
 with all its folders; a pattern such as 'day*/**/*.flac'; or - for standard input. Put -- before names that begin with
 a dash. A recording longer than the training clips is classified window by window; the prediction is their mean.
@@ -31,12 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m asc.predict",
-        usage="%(prog)s CHECKPOINT PATH... [options]\n       %(prog)s CHECKPOINT --microphone [options]",
+        usage="%(prog)s [CHECKPOINT] PATH... [options]\n       %(prog)s [CHECKPOINT] --microphone [options]",
         description="Predict the scene in recordings or at the microphone.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt or model.onnx of a run")
     parser.add_argument("path", nargs="*", metavar="PATH", help="files, folders, patterns, or -")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="print a line of JSON a file")
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_trusted_option(parser)
     parser.set_defaults(form="table")
     arguments = parser.parse_intermixed_args(argv)
+    has_checkpoint = bool(arguments.path) and Path(arguments.path[0]).suffix.lower() in (".ckpt", ".onnx")
+    checkpoint = arguments.path.pop(0) if has_checkpoint else PRETRAINED
     if bool(arguments.path) == arguments.microphone:
         parser.error("give at least one PATH, or --microphone")
     if arguments.microphone and arguments.picture:
@@ -62,11 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         channel = arguments.channel
         if channel not in (None, "mean") and not (channel.isascii() and channel.isdigit()):
             raise InputError(f"invalid --channel={channel}: expected an index from 0, or mean")
-        classifier = load_classifier(arguments.checkpoint, arguments.trusted, threads=1)
+        classifier = load_classifier(checkpoint, arguments.trusted, threads=1)
         if channel is not None:
             classifier.channel = channel if channel == "mean" else int(channel)
         if arguments.form == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names keep their bytes
+        if not has_checkpoint:
+            print("no CHECKPOINT: using the demonstration network, see asc/pretrained/README.md", file=sys.stderr)
         if arguments.microphone:
             follow_microphone(classifier, arguments.form, arguments.hop or 1.0)
         elif not predict(classifier, arguments):
