@@ -237,6 +237,16 @@ def test_onnx_file_and_standard_input_need_neither_torch_nor_pandas(run, model, 
     assert json.loads(first)["probabilities"] == pytest.approx(model.classify("sounds/a.wav"), abs=1e-4)
 
 
+def test_without_a_checkpoint_the_network_in_the_package_predicts(folder):
+    """It needs no torch, either."""
+    program = "import sys, asc.predict.__main__ as p; p.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    process = start(program, str(folder / "sounds/a.wav"), "--json", script="-c")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert list(json.loads(out)["probabilities"]) == ["indoor", "outdoor", "transportation"]
+    assert "asc/pretrained/README.md" in err
+
+
 def test_ctrl_c_stops_within_a_long_file(run, folder):
     with soundfile.SoundFile("long.flac", "w", RATE, 1) as file:
         for _ in range(20):
