@@ -52,10 +52,8 @@ def doubts(dataset: Dataset, lists: list[str], weights: str) -> dict[str, Any]:
 
 def sounds_heard(teacher: Teacher, embedding: torch.Tensor) -> dict[str, float]:
     """The most probable sounds in a clip, from its embedding (width,)."""
-    if not teacher.tag_names:
-        return {}
     with torch.inference_mode():
-        probabilities, indices = teacher.tags(embedding[None])[0].sigmoid().topk(MAX_TAGS)
+        probabilities, indices = teacher.tags(embedding[None])[0].sigmoid().topk(min(MAX_TAGS, len(teacher.tag_names)))
     return {
         teacher.tag_names[index]: value for index, value in zip(indices.tolist(), probabilities.tolist(), strict=True)
     }
