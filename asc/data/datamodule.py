@@ -177,7 +177,9 @@ class SceneData(LightningDataModule):
         self.clips = {"train": train, "val": val, "test": test}
         if self.unlabelled:
             length = self.clip_samples / self.sample_rate
-            self.clips["unlabelled"] = unlabelled_clips(Path(self.unlabelled), [*val, *test], length, self.read_durations)
+            self.clips["unlabelled"] = unlabelled_clips(
+                Path(self.unlabelled), [*val, *test], length, self.read_durations
+            )
 
     def read_split(self) -> tuple[list[Clip], list[Clip]]:
         """The clips for training (validation included) and for testing; with `cv`, all clips, divided in any way.

@@ -36,7 +36,9 @@ def unlabelled_clips(
         print(f"{folder}: {len(copies)} validation or test recordings are left out ({names})", file=sys.stderr)
     recordings = [Clip(path, "", "") for path in files if path not in copies]
     if not recordings:
-        raise InputError(f"invalid data.unlabelled={folder}: expected a folder with sound files, validation and test apart")
+        raise InputError(
+            f"invalid data.unlabelled={folder}: expected a folder with sound files, validation and test apart"
+        )
     return cut_all({"": recordings}, seconds, length)[""]
 
 
