@@ -114,7 +114,7 @@ def clips(places: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]
 def test_labels_of_a_location_do_not_reach_its_targets():
     """Embeddings that identify the place would predict its label without cross-validation by location."""
     x, classes, locations = clips(30)
-    found = teach(x, classes, locations, x)
+    found = teach(x, classes, locations, x, 2)
     assert found.accuracy < 0.75  # chance is 0.5 of 30 places
     assert (found.unlabelled.argmax(1) == classes).mean() > found.accuracy
 
@@ -123,16 +123,17 @@ def test_targets_of_unlabelled_clips_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     classes = np.arange(60) % 3
     x = rng.normal(size=(60, 4)) + np.eye(3, 4)[classes]
-    found = teach(x[:48], classes[:48], [str(number) for number in range(48)], x[48:])
+    found = teach(x[:48], classes[:48], [str(number) for number in range(48)], x[48:], 4)
     expected = LogisticRegression(C=found.penalty, class_weight="balanced", max_iter=5000).fit(x[:48], classes[:48])
-    np.testing.assert_allclose(found.unlabelled, expected.predict_proba(x[48:]))
+    np.testing.assert_allclose(found.unlabelled[:, :3], expected.predict_proba(x[48:]))
+    assert not found.unlabelled[:, 3].any(), "a class without clips"
     np.testing.assert_allclose(found.labelled.sum(1), 1)
 
 
 def test_a_class_with_a_single_location_is_rejected():
     x, classes, locations = clips(3)
     with pytest.raises(InputError, match="two locations in each class"):
-        teach(x, classes, locations, x[:0])
+        teach(x, classes, locations, x[:0], 2)
 
 
 # Training

@@ -38,7 +38,8 @@ def doubts(dataset: Dataset, lists: list[str], weights: str) -> dict[str, Any]:
     clips = [*data.clips["train"], *data.clips["test"]]
     classes = class_indices(clips, data.labels).numpy()
     embeddings = data.embeddings(teacher, clips)
-    targets = teach(embeddings, classes, [clip.location for clip in clips], embeddings[:0])
+    places = [clip.location for clip in clips]
+    targets = teach(embeddings, classes, places, embeddings[:0], len(data.labels))
     found: list[dict[str, Any]] = []
     for clip, own, probabilities, embedding in zip(clips, classes, targets.labelled, embeddings, strict=True):
         if probabilities.argmax() != own:

@@ -283,8 +283,9 @@ class SceneData(LightningDataModule):
         classes = class_indices(train, self.labels)
         embeddings = self.embeddings(teacher, [*train, *unlabelled])
         labelled, others = embeddings[: len(train)], embeddings[len(train) :]
-        targets = teach(labelled, classes.numpy(), [clip.location for clip in train], others)
-        one_hot = torch.eye(len(self.labels))[classes]
+        places, n_classes = [clip.location for clip in train], len(self.labels)
+        targets = teach(labelled, classes.numpy(), places, others, n_classes)
+        one_hot = torch.eye(n_classes)[classes]
         mixed = torch.lerp(torch.tensor(targets.labelled, dtype=torch.float32), one_hot, self.label_weight)
         self.soft_targets = torch.cat([mixed, torch.tensor(targets.unlabelled, dtype=torch.float32)])
         return targets

@@ -30,14 +30,17 @@ class Targets:
     penalty: float
 
 
-def teach(labelled: np.ndarray, classes: np.ndarray, locations: Sequence[str], unlabelled: np.ndarray) -> Targets:
+def teach(
+    labelled: np.ndarray, classes: np.ndarray, locations: Sequence[str], unlabelled: np.ndarray, n_classes: int
+) -> Targets:
     """Fit a logistic regression, its classes weighted alike, whose penalty has the least log loss by cross-validation.
 
     Args:
         labelled: embeddings (clips, width) of the labelled clips.
-        classes: class index (clips,) of each; every class occurs.
+        classes: class index (clips,) of each.
         locations: location of each; cross-validation never splits one.
         unlabelled: embeddings (clips, width) of the unlabelled clips.
+        n_classes: number of classes; those without a clip get the probability 0.
 
     Raises:
         InputError: all clips of a class are from one location.
@@ -61,4 +64,8 @@ def teach(labelled: np.ndarray, classes: np.ndarray, locations: Sequence[str], u
     _, penalty, held_out = min(found, key=lambda entry: entry[0])
     regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000).fit(labelled, classes)
     predicted = regression.predict_proba(unlabelled) if len(unlabelled) else np.empty((0, held_out.shape[1]))
-    return Targets(held_out, predicted, balanced_accuracy_score(classes, held_out.argmax(1)), penalty)
+    labelled_targets, unlabelled_targets = (np.zeros((len(part), n_classes)) for part in (held_out, predicted))
+    labelled_targets[:, regression.classes_] = held_out
+    unlabelled_targets[:, regression.classes_] = predicted
+    accuracy = balanced_accuracy_score(classes, labelled_targets.argmax(1))
+    return Targets(labelled_targets, unlabelled_targets, accuracy, penalty)
