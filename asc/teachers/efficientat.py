@@ -51,7 +51,7 @@ class EfficientAT(Teacher):
             )
             self.load_state_dict(state)
         except Exception as error:  # torch.load raises arbitrary exceptions on invalid bytes
-            reason = getattr(error, "strerror", None) or one_line(error)[:200]
+            reason = getattr(error, "strerror", None) or one_line(error).partition(". ")[0][:200]
             raise InputError(f"invalid teacher.weights={path}: {EXPECTED} ({reason})") from error
         self.tag_names = AUDIOSET.read_text().splitlines()
         self.register_buffer("window", torch.hann_window(800, periodic=False), persistent=False)

@@ -111,6 +111,10 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
     """
     lines = [summary(data, model)]
     frontend, device = model.frontend, trainer.strategy.root_device
+    if data.teacher:
+        name, targets = data.teacher["_target_"].rpartition(".")[2], data.learn_targets()
+        others = f"; {len(targets.unlabelled):,} unlabelled clips" if len(targets.unlabelled) else ""
+        lines.append(f"teacher     {name}, {100 * targets.accuracy:.1f} % by cross-validation{others}")
     if data.cache:
         path = data.cache_features(model.hparams["frontend"], frontend, device)
         total = sum(file.stat().st_size for file in path.parent.glob("*.npy"))
@@ -118,10 +122,6 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
             f"features    {path.stat().st_size / 1e6:,.1f} MB of {total / 1e6:,.1f} MB in the cache, "
             f"which you may delete at any time:\n            {path.parent}"
         )
-    if data.teacher:
-        name, targets = data.teacher["_target_"].rpartition(".")[2], data.learn_targets()
-        others = f"; {len(targets.unlabelled):,} unlabelled clips" if len(targets.unlabelled) else ""
-        lines.append(f"teacher     {name}, {100 * targets.accuracy:.1f} % by cross-validation{others}")
     if fit_frontend and frontend.standardized:
         frontend.fit(data.spectrograms(frontend, device))
     if trainer.is_global_zero:
