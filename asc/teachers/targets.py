@@ -33,7 +33,7 @@ class Targets:
 def teach(
     labelled: np.ndarray, classes: np.ndarray, locations: Sequence[str], unlabelled: np.ndarray, n_classes: int
 ) -> Targets:
-    """Fit a logistic regression, its classes weighted alike, whose penalty has the least log loss by cross-validation.
+    """Fit a class-balanced logistic regression, whose penalty has the least log loss in cross-validation by location.
 
     Args:
         labelled: embeddings (clips, width) of the labelled clips.
