@@ -1,13 +1,16 @@
 """Sound files to waveforms: decode, pick a channel, resample, cut into windows. One path for training and prediction.
 
-soundfile (libsndfile) decodes and soxr resamples, both in pieces: memory does not grow with the length of a file.
+libsndfile or FFmpeg decodes and soxr resamples, both in pieces: memory does not grow with the length of a file.
 """
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
 from math import gcd
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import soundfile
@@ -15,51 +18,102 @@ import soxr
 from tqdm import tqdm
 
 from asc.errors import InputError, check_number, one_line
+from asc.media import Media
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; outside this range the header is wrong or the recording useless
 MAX_SAMPLE = 2.0**31  # some files store 32-bit integers as floats
 BLOCK_SECONDS = 10.0  # length decoded at a time
 WARM_UP = 0.1  # seconds before a clip, for soxr's filter; 0.05 s changes a sample by 1e-7
-MP3_WARM_UP = 16 * 1152  # samples: without up to nine preceding frames, a frame decodes to silence
+# how the files begin that libsndfile reads: FFmpeg reads the others, and MP3, whose length libsndfile guesses
+LIBSNDFILE = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b".snd", b"caff")
 # libsndfile reads a truncated file without an error; its log has the declared and the actual number of bytes
 CUT_OFF = r"(?:data|SSND|Data Size  |riff|Riff size) : (\d+) \(should be (\d+)\)"
-SUFFIXES = frozenset(  # suffixes of the files that libsndfile reads
+MALFORMED = 3  # libsndfile's error for a known format with an invalid header, such as that of a truncated CAF
+MAX_MISSING = 1024  # bytes: some recorders count the header as data
+# what programs declare that write to a pipe and cannot return: ffmpeg all ones, sox and arecord about 2 GiB
+PLACEHOLDERS = tuple(range(end - 2**13, end + 1) for end in (2**31, 2**32))
+AFTER_DATA = r"Unknown chunk marker \(\w+\) at position (\d+)"
+SUFFIXES = frozenset(
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
-    + (".au", ".snd", ".caf", ".w64", ".rf64")
+    + (".au", ".snd", ".caf", ".w64", ".rf64", ".mp2", ".aac", ".ac3", ".amr", ".wma", ".wv")
+    + (".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".3g2", ".webm", ".mka", ".mkv")
 )
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")  # truncation is detected
+Sound: TypeAlias = soundfile.SoundFile | Media
 
 
-def open_sound(path: Path) -> soundfile.SoundFile:
+def open_sound(path: Path) -> Sound:
     """Open a sound file.
 
     Raises:
         InputError: the file is missing, empty, truncated, in an unsupported format, or its header is invalid.
     """
     try:
-        with open(path, "rb"):
-            pass
-        # bytes, since POSIX names need not be valid Unicode
-        sound = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
+        with open(path, "rb") as file:
+            start = file.read(4)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless file has no sample rate
-        reason = getattr(error, "error_string", "no header").rstrip(".")
-        raise InputError(f"{path} is not a sound file: {reason}; replace or remove it") from error
-    if sound.format not in FORMATS:
-        raise InputError(f"{path} has the format {sound.format}: expected {', '.join(FORMATS)}; convert it")
-    cut = re.search(CUT_OFF, sound.extra_info)
-    if cut and int(cut[2]) < int(cut[1]) < 0xFFFFFFFF:  # all ones: a stream of unknown length
-        raise InputError(f"{path} is truncated: {cut[2]} of {cut[1]} bytes; replace or remove it")
-    if re.search(r"Ogg ?: (Last page lacks|Junk after)", sound.extra_info):
-        raise InputError(f"{path} is truncated within its last Ogg page; replace or remove it")
-    if sound.frames > 2**48:
-        raise InputError(f"{path} has no length in its header, as streams do; rewrite it with a complete header")
+    if not start:
+        raise InputError(f"{path} is not a sound file: it is empty; replace or remove it")
+    sound = open_by_header(path) if start in LIBSNDFILE else Media(path)
     if sound.frames == 0:
         raise InputError(f"{path} is empty (0 samples); replace or remove it")
     if not MIN_RATE <= sound.samplerate <= MAX_RATE:
         raise InputError(f"{path} has {sound.samplerate} samples a second: expected {MIN_RATE} to {MAX_RATE}")
     return sound
+
+
+def open_by_header(path: Path) -> Sound:
+    """Open a sound file with libsndfile, or with FFmpeg if libsndfile does not know its codec or length.
+
+    Raises:
+        InputError: the file is truncated, or neither reads it.
+    """
+    try:
+        # bytes, since POSIX names need not be valid Unicode
+        sound = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
+    except soundfile.LibsndfileError as error:
+        if error.code == MALFORMED:
+            raise InputError(f"{path} is not a sound file: {error.error_string}; replace or remove it") from error
+        return Media(path)
+    log, size = sound.extra_info, path.stat().st_size
+    cut = re.search(CUT_OFF, log)
+    if cut and int(cut[2]) < int(cut[1]) - MAX_MISSING and not any(int(cut[1]) in near for near in PLACEHOLDERS):
+        raise InputError(f"{path} is truncated: {cut[2]} of {cut[1]} bytes; replace or remove it")
+    if re.search(r"Ogg ?: (Last page lacks|Junk after)", log):
+        raise InputError(f"{path} is truncated within its last Ogg page; replace or remove it")
+    if sound.frames > 2**48:  # a FLAC stream
+        return Media(path)
+    unknown = re.search(AFTER_DATA, log)
+    # the header of a WAV states 0 or little if it was never finished, and the length modulo 4 GiB if it is longer
+    if sound.format in ("WAV", "WAVEX") and (size > 2**32 or (unknown and size > 2 * int(unknown[1]))):
+        samples = FromByte(path, data_offset(path))
+        return soundfile.SoundFile(samples, "r", sound.samplerate, sound.channels, sound.subtype, sound.endian, "RAW")
+    return sound
+
+
+class FromByte(FileIO):
+    """The bytes of a file from an offset on."""
+
+    def __init__(self, path: Path, offset: int):
+        super().__init__(path)
+        self.offset = offset
+        self.seek(0)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(position + (self.offset if whence == os.SEEK_SET else 0), whence) - self.offset
+
+    def tell(self) -> int:
+        return super().tell() - self.offset
+
+
+def data_offset(path: Path) -> int:
+    """Position of the first sample in a WAV file."""
+    with open(path, "rb") as file:
+        file.seek(12)  # past RIFF, its length and WAVE
+        while len(chunk := file.read(8)) == 8 and not chunk.startswith(b"data"):
+            (size,) = struct.unpack("<I", chunk[4:])
+            file.seek(size + size % 2, os.SEEK_CUR)
+        return file.tell()
 
 
 def duration(path: Path) -> float:
@@ -90,7 +144,7 @@ def durations(paths: Sequence[Path]) -> list[float]:
     return seconds
 
 
-def decode(sound: soundfile.SoundFile, samples: int, path: Path) -> np.ndarray:
+def decode(sound: Sound, samples: int, path: Path) -> np.ndarray:
     """The next `samples` of all channels, float32 (samples, channels).
 
     Raises:
@@ -100,7 +154,7 @@ def decode(sound: soundfile.SoundFile, samples: int, path: Path) -> np.ndarray:
         wave = sound.read(samples, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} cannot be decoded: {one_line(error)} Replace or remove it") from error
-    if len(wave) < samples:
+    if len(wave) < samples - sound.samplerate // 1000:  # some formats have time stamps in whole milliseconds
         raise InputError(f"{path} is truncated: its header declares more samples; replace or remove it")
     if not (wave.min() >= -MAX_SAMPLE and wave.max() <= MAX_SAMPLE):  # false for NaN too
         raise InputError(f"{path} has samples that are NaN, infinite or beyond 2^31; replace or remove it")
@@ -122,7 +176,7 @@ def to_mono(wave: np.ndarray, channel: int | str, path: Path) -> np.ndarray:
     return np.ascontiguousarray(wave[:, channel])
 
 
-def read_pieces(sound: soundfile.SoundFile, samples: int, channel: int | str, path: Path) -> Iterator[np.ndarray]:
+def read_pieces(sound: Sound, samples: int, channel: int | str, path: Path) -> Iterator[np.ndarray]:
     """The next `samples` of one channel in pieces (n,), float32."""
     block = round(BLOCK_SECONDS * sound.samplerate)
     for start in range(0, samples, block):
@@ -156,7 +210,7 @@ def resampled_length(samples: int, old_rate: int, new_rate: int) -> int:
 def read_wave(
     path: Path, sample_rate: int, channel: int | str = 0, samples: int | None = None, start: int = 0
 ) -> np.ndarray:
-    """Waveform (samples,), float32 in [-1, 1], from a sound file (WAV, FLAC, OGG, MP3...).
+    """Waveform (samples,), float32 in [-1, 1], from a sound file (WAV, FLAC, MP3, M4A...).
 
     Args:
         path: the sound file.
@@ -186,19 +240,16 @@ def read_wave(
     return wave[skipped : None if samples is None else skipped + samples]
 
 
-def seek(sound: soundfile.SoundFile, sample: int, path: Path) -> None:
+def seek(sound: Sound, sample: int, path: Path) -> None:
     """Move to this sample of the file.
 
     Raises:
         InputError: the file is damaged.
     """
-    warm_up = min(sample, MP3_WARM_UP) if sound.format == "MP3" else 0
     try:
-        sound.seek(sample - warm_up)
+        sound.seek(sample)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path} cannot be decoded: {one_line(error)} Replace or remove it") from error
-    if warm_up:
-        decode(sound, warm_up, path)
 
 
 def fit_length(wave: np.ndarray, samples: int) -> np.ndarray:

@@ -1,15 +1,19 @@
 """Sound files to waveforms: decoded, resampled and cut as by soundfile and soxr at once."""
 
 import math
+import os
 import struct
 from collections import Counter
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from tiny import encode
 
 from asc import InputError
 from asc.audio import duration, fit_length, read_wave, resample_stream, resampled_length, windows
@@ -176,8 +180,10 @@ def test_a_file_without_sound_is_reported(tmp_path, function):
     assert "2000000000" in error_of(bad, function)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.99])
-@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "caf", "flac", "mp3", "ogg", "opus", "rf64", "w64"])
+SUFFIXES = ["wav", "aiff", "au", "caf", "flac", "ogg", "opus", "rf64", "w64"]
+
+
+@pytest.mark.parametrize(("suffix", "share"), [*product(SUFFIXES, (0.5, 0.99)), ("mp3", 0.5)])
 def test_a_truncated_file_is_reported(tmp_path, suffix, share):
     path = tmp_path / f"a.{suffix}"
     write(path, noise(RATE, 2), 48000, **({"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}))
@@ -187,21 +193,138 @@ def test_a_truncated_file_is_reported(tmp_path, suffix, share):
     error_of(path)
 
 
-def test_a_wav_of_unknown_length_reads_whole_and_such_a_flac_is_reported(tmp_path):
-    """A program that writes to a pipe cannot return to fill in the length: it leaves all ones, or zeros."""
-    path = write(tmp_path / "stream.wav", noise(RATE, 2), subtype="PCM_16")
+def wav(path: Path, data: bytes, stated: int, riff: int | None = None, before: bytes = b"", after: bytes = b"") -> Path:
+    """A mono 16-bit WAV whose header states these lengths."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    head = struct.pack("<4sI4s", b"RIFF", min(stated + 36, 2**32 - 1) if riff is None else riff, b"WAVE")
+    path.write_bytes(head + form + before + struct.pack("<4sI", b"data", stated) + data + after)
+    return path
+
+
+FILLER = struct.pack("<4sI", b"FLLR", 4044) + bytes(4044)
+LENGTH = 4 * RATE  # bytes of two seconds
+
+
+@pytest.mark.parametrize(
+    ("stated", "riff", "rest"),
+    [
+        (0xFFFFFFFF, 0xFFFFFFFF, {}),  # ffmpeg into a pipe
+        (0xFFFFFFFF - 36, 0xFFFFFFFF, {}),
+        (0x7FFFF000, 0x7FFFF024, {}),  # sox
+        (0x80000000, 0x80000024, {}),  # arecord
+        (0x7FFFFFFF - 36, 0x7FFFFFFF, {}),
+        (LENGTH + 44, LENGTH + 80, {}),  # a recorder that counts the header as data
+        (LENGTH + 1, LENGTH + 37, {}),  # the last byte is missing
+        (0, 0, {}),  # power failed
+        (0, 36, {}),
+        (0, 4088, {"before": FILLER}),  # the same on macOS
+        (44, LENGTH + 36, {}),
+        (LENGTH, None, {"after": b"\x01\x02\x03" * 171}),
+        (LENGTH, None, {"after": struct.pack("<4sI", b"id3 ", 10**6) + bytes(10**6)}),  # a picture
+    ],
+)
+def test_a_wav_reads_whole_whatever_length_its_header_states(tmp_path, stated, riff, rest):
+    samples = np.random.default_rng(0).integers(-30000, 30000, 2 * RATE, np.int16)
+    path = wav(tmp_path / "a.wav", samples.tobytes(), stated, riff, **rest)
+    assert duration(path) == 2
+    np.testing.assert_array_equal(read_wave(path, RATE), (samples / 2**15).astype(np.float32))
+
+
+def test_a_wav_of_more_than_4_gib_reads_whole(tmp_path):
+    """Its length does not fit into the header, which has all ones or the remainder; the file is sparse."""
+    size = 5_000_000_000
+    for stated in (size % 2**32, 0xFFFFFFFF):
+        path = wav(tmp_path / "long.wav", b"", stated)
+        with open(path, "r+b") as file:
+            file.truncate(44 + size)
+        assert duration(path) == size // 2 / RATE
+        with open(path, "r+b") as file:
+            file.seek(44 + size - 2 * RATE)
+            file.write(np.arange(100, dtype="<i2").tobytes())
+        np.testing.assert_array_equal(
+            read_wave(path, RATE, 0, 100, size // 2 - RATE), np.arange(100) / np.float32(2**15)
+        )
+
+
+def test_a_flac_of_unknown_length_reads_whole(tmp_path):
+    """As of a program that writes to a pipe and cannot return to fill in the length."""
+    path = write(tmp_path / "stream.flac", noise(RATE, 2))
     expected = read_wave(path, RATE)
     content = bytearray(path.read_bytes())
-    assert struct.unpack_from("<4sI", content, 36) == (b"data", RATE * 2 * 2)
-    content[4:8] = content[40:44] = b"\xff" * 4
-    path.write_bytes(content)
-    np.testing.assert_array_equal(read_wave(path, RATE), expected)
-    flac = write(tmp_path / "stream.flac", noise(RATE, 2))
-    content = bytearray(flac.read_bytes())
     content[21] &= 0xF0  # 36 bits of length, 13.5 bytes into the first block, which begins at byte 8
     content[22:26] = bytes(4)
-    flac.write_bytes(content)
-    error_of(flac)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_wave(path, RATE), expected)
+
+
+PHONE = {"a.m4a": {}, "a.mp4": {"codec": "aac"}, "a.3gp": {"codec": "aac"}, "a.aac": {}, "a.webm": {"codec": "libopus"}}
+TONE = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(3 * 48000) / 48000, dtype=np.float32)[None]
+
+
+@pytest.mark.parametrize("name", [*PHONE, "a.mp3", "a.mp2", "a.ac3"])
+def test_phones_and_players_files_read_as_what_was_encoded(tmp_path, name):
+    path = encode(tmp_path / name, TONE, 48000, **PHONE.get(name, {}))
+    wave = read_wave(path, 48000)
+    assert 0 <= len(wave) - TONE.size < 2500  # some formats keep the encoder's padding
+    delay = int(np.argmax(np.abs(wave) > 0.25)) - int(np.argmax(TONE > 0.25))
+    late = wave[delay:][4800:-4800]
+    assert np.abs(late - TONE[0, 4800 : 4800 + len(late)])[: TONE.size - 9600].max() < 0.1
+    path.rename(tmp_path / "named.wav")  # the content decides
+    np.testing.assert_array_equal(read_wave(tmp_path / "named.wav", 48000), wave)
+
+
+@pytest.mark.parametrize("parts", [["a.mp3"], ["a.mp3", "a.mp3"], ["zeros", "a.mp3"]])
+@pytest.mark.parametrize("xing", ["0", "1"])
+def test_an_mp3_is_as_long_as_its_decoded_sound(tmp_path, parts, xing):
+    """Without the header of Xing, its length can only be guessed, from a bit rate that here changes in the middle."""
+    rng = np.random.default_rng(0)
+    loud_first = np.concatenate([0.5 * rng.standard_normal(10 * 44100), np.zeros(10 * 44100)])[None]
+    path = encode(tmp_path / "a.mp3", loud_first, write_xing=xing)
+    content = {"a.mp3": path.read_bytes(), "zeros": bytes(2000)}
+    path.write_bytes(b"".join(content[part] for part in parts))
+    assert duration(path) == pytest.approx(20 * parts.count("a.mp3"), abs=0.1)
+    assert len(read_wave(path, 44100)) == round(44100 * duration(path))
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.webm"])
+def test_an_excerpt_from_the_middle_of_a_long_file_is_in_place(tmp_path, name):
+    """A chirp: each moment has its own frequency."""
+    time = np.arange(40 * 48000) / 48000
+    path = encode(
+        tmp_path / name, 0.5 * np.sin(2 * np.pi * (100 + 50 * time) * time)[None], 48000, **PHONE.get(name, {})
+    )
+    whole = read_wave(path, 48000)
+    for start in (0, 1000, 300_000, 1_800_000):
+        part, expected = read_wave(path, 48000, 0, 4800, start), whole[start : start + 4800]
+        shifts = [np.abs(part[24:-24] - expected[24 + shift : 4776 + shift]).max() for shift in range(-24, 25)]
+        assert min(shifts) < 1e-3  # half a millisecond: WebM's time stamps are in milliseconds
+        assert name != "a.mp3" or shifts[24] == 0
+
+
+def test_a_truncated_recording_of_a_phone_is_reported(tmp_path):
+    for name in ("a.m4a", "a.webm"):
+        path = encode(tmp_path / name, TONE, 48000, **PHONE.get(name, {}))
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        error_of(path)
+
+
+def test_what_is_no_sound_opens_no_other_file(tmp_path):
+    """A playlist would name others, at any address."""
+    encode(tmp_path / "a.mp3", TONE, 48000)
+    for content in ("#EXTM3U\n#EXTINF:3,\na.mp3\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile a.mp3\n"):
+        (tmp_path / "list.mp3").write_text(content)
+        assert "not a sound file" in error_of(tmp_path / "list.mp3")
+    picture = tmp_path / "picture.mp3"
+    matplotlib.image.imsave(picture, np.zeros((8, 8)), format="png")
+    assert "not a sound file" in error_of(picture)
+
+
+def test_a_name_is_no_address(tmp_path):
+    path = encode(tmp_path / "a.mp3", TONE, 48000)
+    for name in ("14:26:11 #2 100%.mp3", "http:a.mp3", os.fsdecode(b"caf\xe9.mp3")):
+        path = path.rename(tmp_path / name)
+        assert duration(path) == pytest.approx(3, abs=0.1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])

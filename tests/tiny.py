@@ -3,7 +3,9 @@ classes such as a user would bring."""
 
 import signal
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytorch_lightning as pl
 import soundfile
@@ -170,3 +172,17 @@ def write_tiny(root: Path) -> Path:
     write_list(root / "evaluation_setup/fold1_train.csv", "filename\tscene_label", train)
     write_list(root / "evaluation_setup/fold1_evaluate.csv", "filename\tscene_label", test)
     return root
+
+
+def encode(path: Path, wave: np.ndarray, rate: int = 44100, codec: str | None = None, **options: str) -> Path:
+    """Write wave (channels, samples) by FFmpeg, as the suffix says; `options` are the container's."""
+    layout = "mono" if len(wave) == 1 else "stereo"
+    with av.open(str(path), "w", options=options) as container:
+        name = codec or container.default_audio_codec
+        stream: Any = container.add_stream(name, rate=rate, layout=layout)
+        to_format = av.AudioResampler(stream.codec_context.codec.audio_formats[0].name, layout, rate)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32), "fltp", layout)
+        frame.sample_rate = rate
+        for part in [*to_format.resample(frame), *to_format.resample(None), None]:
+            container.mux(stream.encode(part))
+    return path

@@ -84,7 +84,7 @@ def analyze_all(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     """A row of `Sound` for each readable file, indexed by its path, and the errors of the others."""
     sounds: dict[Path, Sound] = {}
     errors = []
-    with closing_pool(os.cpu_count() or 1) as pool:  # libsndfile, NumPy and hashlib release the interpreter's lock
+    with closing_pool(os.cpu_count() or 1) as pool:  # decoders, NumPy and hashlib release the interpreter's lock
         jobs = [(path, pool.submit(analyze, path)) for path in paths]
         for path, job in tqdm(jobs, "analyzing", unit="file", leave=False, disable=None, delay=1):
             try:

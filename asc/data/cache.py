@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from asc.errors import InputError, WriteError
 from asc.files import atomic_write
 
-LIBRARIES = {name: version(name) for name in ("nnAudio", "scipy", "soxr", "torch", "torchaudio")}
+LIBRARIES = {name: version(name) for name in ("av", "nnAudio", "scipy", "soxr", "torch", "torchaudio")}
 LIBRARIES["libsndfile"] = soundfile.__libsndfile_version__
 RESIDUE = 0x2144DF1C  # the CRC-32 of any content that is followed by its own CRC-32
 CHUNK = 2**24  # bytes checked at a time

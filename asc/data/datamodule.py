@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import asc.frontend
-from asc import audio
+from asc import audio, media
 from asc.data import datasets
 from asc.data.cache import cache_path, load_or_compute
 from asc.data.datasets import Batch, BatchSampler, FeatureBatch, FeatureDataset, WaveDataset, class_indices
@@ -209,7 +209,7 @@ class SceneData(LightningDataModule):
         """Durations of all files in seconds, from the cache or from their headers."""
         if not self.cache:
             return audio.durations(paths)
-        path = cache_path(self.cache_dir, {}, paths, [audio])
+        path = cache_path(self.cache_dir, {}, paths, [audio, media])
         return load_or_compute(path, (len(paths),), np.float64, lambda: [np.array(audio.durations(paths))]).tolist()
 
     def check_length(self, samples: int) -> None:
@@ -234,7 +234,7 @@ class SceneData(LightningDataModule):
         settings = settings | {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         if any(clip.start for clip in clips):
             settings["starts"] = [clip.start for clip in clips]
-        code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, audio]
+        code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, audio, media]
         return cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
@@ -301,7 +301,7 @@ class SceneData(LightningDataModule):
             width = embedding(torch.zeros(1, samples)).shape[1]
         dataset = WaveDataset(clips, torch.zeros(len(clips)), rate, samples, "mean")
         settings = {"teacher": teacher.digest(), "starts": [clip.start for clip in clips], "samples": samples}
-        code = [sys.modules[type(teacher).__module__], datasets, audio]
+        code = [sys.modules[type(teacher).__module__], datasets, audio, media]
         path = cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
         compute = partial(self._compute, embedding, dataset)
         if not self.cache:

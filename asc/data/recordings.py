@@ -16,7 +16,6 @@ from asc.errors import InputError
 
 SPLITS = ("train", "test")  # top-level folders that contain the class folders
 MAX_CLIP_SECONDS = 10.0  # unless set
-UNREADABLE = {".m4a", ".aac", ".mp4", ".wma", ".amr", ".3gp", ".webm", ".mov"}  # audio that libsndfile cannot read
 SAMPLE = 2**16  # bytes from the middle of a file that are compared
 
 
@@ -69,8 +68,6 @@ def read_folder(root: Path) -> Folder:
         remedy = "put the recordings of each class into a folder with its name"
         if (root / "meta.csv").exists():
             remedy = "it has a meta.csv, so set data=dcase"
-        elif any(path.suffix.lower() in UNREADABLE for path in found.others):
-            remedy = "convert its recordings to WAV or FLAC"
         where, classes = (root / empty[0], "none") if empty else (root, ", ".join(labels))
         raise InputError(f"{where}: expected class folders with recordings, found {classes}: {remedy}")
     return found
@@ -138,8 +135,8 @@ def divide(clips: dict[str, list[Clip]], fraction: float, seed: int, root: Path)
 
 def notes(found: Folder, root: Path) -> list[str]:
     """Sentences about ignored files and folders; ignored recordings are named first."""
-    others = sorted(found.others, key=lambda path: path.suffix.lower() not in UNREADABLE | SUFFIXES)
-    remedy = "recordings must be WAV, FLAC or the like, and in the folder of their class"
+    others = sorted(found.others, key=lambda path: path.suffix.lower() not in SUFFIXES)
+    remedy = "recordings must be sound files such as WAV, MP3 or M4A, and in the folder of their class"
     empty = [str(path.relative_to(root)) for path in found.empty]
     return [
         *fault(root, "files that are ignored", [str(path.relative_to(root)) for path in others], remedy),

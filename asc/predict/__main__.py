@@ -22,7 +22,7 @@ EPILOG = """\
 CHECKPOINT is a .ckpt or model.onnx of a run; without one, a demonstration distinguishes indoor, outdoor and
 transportation (asc/pretrained/README.md).
 
-A PATH is a sound file (WAV, FLAC, OGG, MP3...) of any rate, channels and length; a folder, which is searched
+A PATH is a sound file (WAV, FLAC, MP3, M4A...) of any rate, channels and length; a folder, which is searched
 with all its folders; a pattern such as 'day*/**/*.flac'; or - for standard input. Put -- before names that begin with
 a dash. A recording longer than the training clips is classified window by window; the prediction is their mean.
 

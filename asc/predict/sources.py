@@ -41,7 +41,7 @@ def find_sound_files(word: str) -> list[Path]:
     visible = [match for match in matches if match == path or not match.name.startswith(".")]
     files = [file for match in visible for file in (sound_files_below(match) if match.is_dir() else [match])]
     if not files:
-        raise InputError(f"{word} has no sound files, such as .wav or .flac: check the folder or the pattern")
+        raise InputError(f"{word} has no sound files, such as .wav, .mp3 or .m4a: check the folder or the pattern")
     return files
 
 
@@ -57,7 +57,7 @@ def sound_files_below(folder: Path) -> list[Path]:
 
 @contextmanager
 def spooled(stream: BinaryIO) -> Iterator[Path]:
-    """A temporary file with the content of a stream, in which libsndfile can seek."""
+    """A temporary file with the content of a stream, in which a decoder can seek."""
     with tempfile.NamedTemporaryFile(prefix="asc-") as file:
         shutil.copyfileobj(stream, file)
         file.flush()
