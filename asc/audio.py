@@ -224,18 +224,24 @@ def read_wave(
             infinity.
     """
     with open_sound(path) as sound:
-        rate = sound.samplerate
-        warm_up = 0 if rate == sample_rate else round(WARM_UP * rate)
-        first = max(0, start * rate // sample_rate - warm_up)
-        first -= first % (rate // gcd(rate, sample_rate))  # where a resampled sample coincides with an original one
-        end = sound.frames
-        if samples is not None:
-            end = min(end, -(-(start + samples) * rate // sample_rate) + warm_up)
-        if first >= end:
-            raise InputError(f"{path} ends before {start / sample_rate:g} s; it was longer when the clips were cut")
-        if first:
-            seek(sound, first, path)
-        wave = np.concatenate([*resample_stream(read_pieces(sound, end - first, channel, path), rate, sample_rate)])
+        return read_excerpt(sound, path, sample_rate, channel, samples, start)
+
+
+def read_excerpt(
+    sound: Sound, path: Path, sample_rate: int, channel: int | str, samples: int | None, start: int
+) -> np.ndarray:
+    """As `read_wave`, from an open file."""
+    rate = sound.samplerate
+    warm_up = 0 if rate == sample_rate else round(WARM_UP * rate)
+    first = max(0, start * rate // sample_rate - warm_up)
+    first -= first % (rate // gcd(rate, sample_rate))  # where a resampled sample coincides with an original one
+    end = sound.frames
+    if samples is not None:
+        end = min(end, -(-(start + samples) * rate // sample_rate) + warm_up)
+    if first >= end:
+        raise InputError(f"{path} ends before {start / sample_rate:g} s; it was longer when the clips were cut")
+    seek(sound, first, path)
+    wave = np.concatenate([*resample_stream(read_pieces(sound, end - first, channel, path), rate, sample_rate)])
     skipped = start - first * sample_rate // rate
     return wave[skipped : None if samples is None else skipped + samples]
 

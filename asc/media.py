@@ -70,6 +70,10 @@ class Media:
         codec.thread_count = 1  # files are read in parallel
         self.samplerate, self.channels = codec.sample_rate or 0, codec.channels
         self.format, self.subtype = self.container.format.name.partition(",")[0].upper(), codec.name.upper()
+        self.start()
+
+    def start(self) -> None:
+        """Decode from here on."""
         self.to_float = av.AudioResampler(format="flt")
         self.decoder, self.pending = self.decode(), np.empty((0, self.channels), np.float32)
 
@@ -130,10 +134,12 @@ class Media:
         """Move to this sample."""
         warm_up = round(WARM_UP_SECONDS * self.samplerate)
         stamp, first = max((mark for mark in self.index.marks if mark[1] <= sample - warm_up), default=(0, 0))
-        self.close()
-        self.open()
-        if first:
+        if not first:
+            self.close()
+            self.open()
+        else:  # without opening it again: the demuxer remembers the frames that it has passed
             self.container.seek(stamp, stream=self.stream)
+            self.start()
             frame = next((frame for frame in self.decoder if (frame.pts or 0) >= stamp), None)
             if frame is None or frame.pts is None or frame.time_base is None:
                 raise InputError(f"{self.path} cannot be decoded from the middle; convert it to WAV or FLAC")

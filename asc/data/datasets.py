@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from asc.audio import fit_length, read_wave
+from asc.audio import Sound, fit_length, open_sound, read_excerpt
 from asc.data.lists import Clip
 from asc.errors import InputError
 
@@ -87,6 +88,9 @@ class WaveDataset(Dataset):
         self.clips, self.targets = clips, targets
         self.rate, self.samples, self.channel = rate, samples, channel
         self.clip_bytes = 4 * samples
+        self.opened: tuple[Path, Sound] | None = (
+            None  # the last clip's file: to seek anew in an MP3 of hours takes long
+        )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -94,9 +98,18 @@ class WaveDataset(Dataset):
     def __getitem__(self, indices: list[int]) -> WaveBatch:
         waves = []
         for clip in (self.clips[index] for index in indices):
-            wave = read_wave(clip.path, self.rate, self.channel, self.samples, round(clip.start * self.rate))
+            start = round(clip.start * self.rate)
+            wave = read_excerpt(self.sound(clip.path), clip.path, self.rate, self.channel, self.samples, start)
             waves.append(torch.from_numpy(fit_length(wave, self.samples)))
         return WaveBatch(torch.stack(waves), self.targets[indices])
+
+    def sound(self, path: Path) -> Sound:
+        """The file, opened unless it was the last one."""
+        if self.opened is None or self.opened[0] != path:
+            if self.opened:
+                self.opened[1].close()
+            self.opened = path, open_sound(path)
+        return self.opened[1]
 
 
 class FeatureDataset(Dataset):
