@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from asc.export import export
 from asc.inference import Window
 from asc.predict.__main__ import main
 from asc.predict.output import clock, edges, plot_timeline, print_windows, segments
-from asc.predict.sources import find_sound_files
+from asc.predict.sources import find_sound_files, microphone
 
 RATE = 8000  # of the classifier, whose clips are half a second
 
@@ -295,3 +296,36 @@ def test_the_microphone_is_classified_until_ctrl_c(run, capsys, monkeypatch):
     assert r"listening to a\x1bdevice" in err
     ends = [float(row["end"]) for row in csv.DictReader(io.StringIO(out))]
     assert ends == pytest.approx([0.5, 1, 1.5], abs=0.1)  # the resampler returns blocks of 0.07 s
+
+
+DEVICE = """
+import threading, numpy as np
+class PortAudioError(Exception): pass
+def query_devices(kind=None): return {"name": "default", "max_input_channels": 128, "default_samplerate": 44100.0}
+class InputStream:
+    def __init__(self, rate, block, channels=1, dtype=None, callback=None):
+        if channels > 2: raise PortAudioError("Invalid number of channels [PaErrorCode -9998]")
+        if rate not in RATES: raise PortAudioError("Invalid sample rate [PaErrorCode -9997]")
+        self.made, self.on = (block, channels, callback), True
+    def __enter__(self):
+        block, channels, callback = self.made
+        sound = np.arange(channels, dtype="float32")[None].repeat(block, 0)
+        def record():
+            while self.on: callback(sound, block, None, None); threading.Event().wait(0.01)
+        threading.Thread(target=record, daemon=True).start()
+    def __exit__(self, *error): self.on = False
+"""
+
+
+@pytest.mark.parametrize(("rates", "channel", "value"), [([44100], 0, 0), ([48000], 1, 1), ([44100], "mean", 0.5)])
+def test_a_device_opens_with_the_channels_and_a_rate_that_it_has(monkeypatch, rates, channel, value):
+    """As ALSA's default on a Raspberry Pi: it claims 128 channels, and may refuse its own rate."""
+    device = ModuleType("sounddevice")
+    exec(DEVICE.replace("RATES", str(rates)), device.__dict__)
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    name, rate, pieces = microphone(channel)
+    assert (name, [rate]) == ("default", rates)
+    assert set(next(pieces)) == {np.float32(value)}
+    pieces.close()
+    with pytest.raises(InputError, match="-9998"):
+        microphone(2)

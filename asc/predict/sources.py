@@ -17,6 +17,7 @@ from asc.errors import InputError, one_line
 
 PIECE_SECONDS = 0.1  # of a piece from the microphone
 MAX_SILENCE_SECONDS = 10.0  # without a piece
+COMMON_RATES = (48_000, 44_100)  # Hz, tried if the device refuses its default
 
 
 def find_sound_files(word: str) -> list[Path]:
@@ -68,11 +69,11 @@ def microphone(channel: int | str) -> tuple[str, int, Generator[np.ndarray, None
     """Name and rate in Hz of the default input, and its waveform in endless pieces (samples,), float32.
 
     Args:
-        channel: index from 0, or "mean" for the mean of all channels; ignored for a device with one channel.
+        channel: index from 0, or "mean" for the mean of the first two; ignored for a device with one channel.
 
     Raises:
-        InputError: sounddevice, PortAudio or a device is missing, or the device has no such channel. The pieces raise
-            it if the device does not record, or stops.
+        InputError: sounddevice, PortAudio or a device is missing, or the device does not open or has no such
+            channel. The pieces raise it if the device does not record, or stops.
     """
     try:
         import sounddevice
@@ -83,20 +84,31 @@ def microphone(channel: int | str) -> tuple[str, int, Generator[np.ndarray, None
             f"--microphone needs sounddevice, PortAudio and an input device: {one_line(error)}; connect one, "
             "pip install sounddevice, and on Debian apt install libportaudio2"
         ) from error
-    channels, rate = int(device["max_input_channels"]), int(device["default_samplerate"])
+    channels = int(device["max_input_channels"])
     if channels > 1 and channel != "mean" and int(channel) >= channels:
         raise InputError(f"invalid --channel={channel}: expected 0 to {channels - 1}, or mean")
+    blocks: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+
+    def store(block: np.ndarray, frames: int, time: Any, status: Any) -> None:
+        mono = block.mean(axis=1) if channel == "mean" else block[:, min(int(channel), block.shape[1] - 1)]
+        blocks.put(mono.copy())
+
+    # ALSA's default device claims up to 128 channels that do not open
+    used = min(channels, 2 if channel == "mean" else int(channel) + 1)
+    reason = ""
+    for rate in dict.fromkeys((int(device["default_samplerate"]), *COMMON_RATES)):
+        try:
+            size = round(PIECE_SECONDS * rate)
+            stream = sounddevice.InputStream(rate, size, channels=used, dtype="float32", callback=store)
+            break
+        except sounddevice.PortAudioError as error:
+            reason = reason or f"{one_line(error)} at {rate} Hz"
+    else:
+        raise InputError(f"the microphone does not open: {reason}; close other programs using it")
 
     def pieces() -> Generator[np.ndarray, None, None]:
-        blocks: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-
-        def store(block: np.ndarray, frames: int, time: Any, status: Any) -> None:
-            mono = block.mean(axis=1) if channel == "mean" else block[:, 0 if channels == 1 else int(channel)]
-            blocks.put(mono.copy())
-
-        size = round(PIECE_SECONDS * rate)
         try:
-            with sounddevice.InputStream(rate, size, channels=channels, dtype="float32", callback=store):
+            with stream:
                 while True:
                     piece = [blocks.get(timeout=MAX_SILENCE_SECONDS)]
                     while not blocks.empty():  # recorded while the caller was busy
