@@ -11,12 +11,14 @@ from nnAudio.librosa_functions import get_gammatone
 from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.signal import get_window
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from asc.errors import InputError, check_number
 from asc.settings import SampleRate, checked
 from asc.torch_pair import torchaudio
 
 MAX_BANDS = 1024  # maximum bands of a filterbank
+CACHED_FRAMES = 64  # whose spectrum stays in the cache of a processor
 MIN_PEAK = 1e-30  # far below magnitude and energy of any recording but digital silence
 
 
@@ -183,9 +185,7 @@ class Spectrogram(Frontend):
                 f"give at least {self.min_samples} ({self.min_samples / self.sample_rate:.3f} s)"
             )
         with torch.autocast(wave.device.type, enabled=False):
-            x = self.magnitude(wave.float())[..., : self.frames] ** self.power
-            if self.weights is not None:
-                x = self.weights @ x
+            x = self.bands(wave.float())
             if self.normalize:
                 x = self.normalized_log(x) if self.log else self.normalized_log(x).exp()
             elif self.log:
@@ -201,13 +201,24 @@ class Spectrogram(Frontend):
             return log - x.square().mean((1, 2), keepdim=True).log() / 2
         return log - log.mean((1, 2) if self.normalize == "clip" else 2, keepdim=True)
 
-    def magnitude(self, wave: Tensor) -> Tensor:
-        """|STFT|: (batch, samples) -> (batch, n_fft // 2 + 1, frames)."""
+    def bands(self, wave: Tensor) -> Tensor:
+        """|STFT| ** power and the filterbank: (batch, samples) -> (batch, n_bins, frames)."""
         if self.trainable:
-            return self.stft(wave)
-        return torch.stft(
-            wave, self.n_fft, self.hop_length, self.win_length, self.window, pad_mode="reflect", return_complex=True
-        ).abs()
+            x = self.stft(wave)[..., : self.frames] ** self.power
+            return x if self.weights is None else self.weights @ x
+        half, left = self.n_fft // 2, (self.n_fft - self.win_length) // 2
+        count = 1 + (wave.shape[-1] + 2 * half - self.n_fft) // self.hop_length
+        padded = F.pad(wave.unsqueeze(1), (half, half), mode="reflect").squeeze(1)[:, left:]
+        frames = padded.unfold(1, self.win_length, self.hop_length)[:, : min(count, self.frames or count)]
+        step = max(1, CACHED_FRAMES // len(wave)) if wave.device.type == "cpu" else count
+        return torch.cat([self.filtered(part) for part in frames.split(step, 1)], 1).mT.contiguous()
+
+    def filtered(self, frames: Tensor) -> Tensor:
+        """(batch, frames, win_length) -> (batch, frames, n_bins)."""
+        # the window stands at the beginning of the transform: a delay leaves the magnitude as it is
+        spectrum = torch.fft.rfft(frames * self.window, self.n_fft)
+        x = (spectrum.real.square() + spectrum.imag.square()) ** (self.power / 2)  # abs() is half as fast
+        return x if self.weights is None else x @ self.weights.T
 
     def standardize(self, features: Tensor) -> Tensor:
         """Zero mean and unit variance for each band if `standardized`, otherwise the identity."""
