@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from command import ENVIRONMENT, call, results, run
+from command import ENVIRONMENT, REPOSITORY, call, results, run
 
 from asc import InputError
 from asc.data import SceneData, datasets
@@ -134,3 +136,18 @@ def test_letters_that_the_output_lacks_are_escaped(tmp_path):
     done = run("asc.check", str(tmp_path), script="-m", env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"})
     assert not done.stderr
     assert "Stra\\xdfe" in done.stdout
+
+
+def test_asc_lists_and_runs_each_command(capsys):
+    (entry,) = entry_points(group="console_scripts", name="asc")
+    with pytest.raises(SystemExit, match="0"):
+        entry.load()([])
+    listed = capsys.readouterr().out
+    for file in (REPOSITORY / "asc").glob("*/__main__.py"):
+        name, helps = file.parent.name, []
+        for main, words in ((entry.load(), [name]), (import_module(f"asc.{name}.__main__").main, [])):
+            with pytest.raises(SystemExit, match="0"):
+                main([*words, "--help"])
+            helps.append(capsys.readouterr().out)
+        assert helps[0] == helps[1]
+        assert f"\n  {name} " in listed

@@ -1,14 +1,15 @@
 """The command line: python -m asc.export CHECKPOINT [--frontend] [--output FILE]."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError
 
 
-def main() -> None:
-    """The command line."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m asc.export", description="Write a checkpoint's classifier as ONNX."
     )
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("--frontend", action="store_true", help="use a waveform as input instead of features")
     parser.add_argument("--output", type=Path, help="output file; by default next to the checkpoint")
     add_trusted_option(parser)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     silence_libraries()
     with exit_on_input_error():
         from asc.classifier import SceneClassifier  # imported after --help, since torch takes seconds
