@@ -35,7 +35,7 @@ def export(model: SceneClassifier, path: Path, with_frontend: bool = False) -> P
         raise InputError("cannot export a checkpoint of stage qat: export int8.ckpt of the same run")
     graph = Graph("wave" if with_frontend else "features")
     if with_frontend:
-        add_frontend(graph, model.frontend)
+        add_frontend(graph, model.frontend, model.clip_samples)
     add_net(graph, model)
     shape = [model.clip_samples] if with_frontend else list(model.example_features().shape[1:])
     return write(graph, shape, "probabilities", [len(model.labels)], model, path)
@@ -48,7 +48,7 @@ def export_frontend(model: SceneClassifier, path: Path) -> Path:
         InputError: the frontend is trainable or not of `asc.frontend.Spectrogram`; or the file cannot be written.
     """
     graph = Graph("wave")
-    add_frontend(graph, model.frontend)
+    add_frontend(graph, model.frontend, model.clip_samples)
     return write(graph, [model.clip_samples], "features", list(model.example_features().shape[1:]), model, path)
 
 

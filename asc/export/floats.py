@@ -9,6 +9,7 @@ from torch.ao.nn import quantized as nnq
 
 from asc.errors import InputError
 from asc.export.filterbank import add_filterbank
+from asc.export.fourier import add_magnitudes
 from asc.export.graph import Graph
 from asc.frontend import MIN_PEAK, Frontend, Spectrogram
 from asc.nets.layers import AvgPoolOverTime, MaxPoolOverTime, MeanStdPoolOverTime
@@ -16,7 +17,7 @@ from asc.quantization.fold import ConstantPad, Shift
 from asc.quantization.graph import Add
 
 
-def add_frontend(graph: Graph, frontend: Frontend) -> None:
+def add_frontend(graph: Graph, frontend: Frontend, samples: int) -> None:
     """Add the frontend, from wave (batch, samples) to features (batch, 1, n_bins, frames).
 
     Raises:
@@ -26,21 +27,14 @@ def add_frontend(graph: Graph, frontend: Frontend) -> None:
         raise InputError(f"cannot export the frontend {type(frontend).__name__}: export the network alone")
     if frontend.trainable:
         raise InputError("cannot export a frontend with trainable_stft=true: export the network alone")
-    n_fft, half = frontend.n_fft, frontend.n_fft // 2
-    left = (n_fft - frontend.win_length) // 2
-    window = np.zeros(n_fft, np.float32)
-    window[left : left + frontend.win_length] = frontend.window.cpu()
-    graph.append("Pad", graph.constant(np.array([0, half, 0, half])), mode="reflect")
-    graph.append("Unsqueeze", graph.constant(np.array([2])))  # (batch, samples, 1): real numbers
-    step = graph.constant(np.int64(frontend.hop_length))
-    graph.append("STFT", step, graph.constant(window))  # (batch, frames, n_fft // 2 + 1, 2)
-    graph.append("ReduceL2", axes=[3], keepdims=0)
-    if frontend.frames:
-        graph.append("Slice", *(graph.constant(np.array([n])) for n in (0, frontend.frames, 1)))
+    frequencies = add_magnitudes(graph, frontend, samples)
     if frontend.power != 1:
         graph.append("Pow", graph.constant(np.float32(frontend.power)))
-    if frontend.weights is not None:
-        add_filterbank(graph, frontend)
+    if frontend.weights is None:
+        first = np.unique(frequencies, return_index=True)[1]
+        graph.append("Gather", graph.constant(first), axis=2)
+    else:
+        add_filterbank(graph, frontend, frequencies)
     if frontend.normalize:
         add_normalized_log(graph, frontend)
     elif frontend.log:

@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-OPSET = 17  # the first opset with STFT
+OPSET = 17
 DOMAIN = "asc"
 
 
