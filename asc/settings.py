@@ -25,24 +25,39 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's maximum
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)  # no coercion except int to float
 
+# settings that are paths
+PATHS = ("checkpoint", "init", "resume", "teacher.weights", "logger.save_dir", "hydra.run.dir", "hydra.sweep.dir")
+PATHS += ("data.root", "data.unlabelled", "data.cache_dir", "data.train_list", "data.test_list")
+
 Init = TypeVar("Init", bound=Callable[..., None])
 
 
-def literal(override: str) -> str:
-    """The override with ~ expanded, and quoted if Hydra's grammar rejects a character of the path, such as = or ü."""
+def literal(override: str, is_sweep: bool = False) -> str:
+    """The override as Hydra reads it: with ~ expanded, and quotes where they are needed.
+
+    A path is the text that was typed, though Hydra would read 20240512_060000 as a number and a,b as a sweep; in a sweep,
+    commas separate paths. Other values get quotes only if Hydra's grammar rejects them, as it does = and ü.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
 
     name, _, value = override.partition("=")
-    mark = "'" if '"' in value else '"'
-    if override.startswith("-") or not value or value[0] in "[{('\"" or value[-1] == "\\" or mark in value:
-        return override  # not a string, or one that quotes would not help
+    if override.startswith("-") or value in ("", "null") or value[0] + value[-1] in ("[]", "{}", "''", '""'):
+        return override
+    is_path = name.lstrip("+") in PATHS
+    is_list = is_sweep and not name.startswith("hydra.") and "," in value and not set(value) & set("'\"[]{}()")
+    if is_path and is_list:
+        parts = [literal(f"{name}={part}").removeprefix(f"{name}=") for part in value.split(",")]
+        return f"{name}={','.join(parts)}"
     value = os.path.expanduser(value)
     try:
-        OverridesParser.create().parse_overrides([f"{name}={value}"])
-        return f"{name}={value}"
-    except OverrideParseException:
-        return f"{name}={mark}{value}{mark}"
+        (read,) = OverridesParser.create().parse_overrides([f"{name}={value}"])
+        if read.value() == value or not is_path:
+            return f"{name}={value}"
+    except HydraException:
+        pass
+    return f"{name}={QuotedString(value, Quote.double).with_quotes()}"
 
 
 def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -52,7 +67,7 @@ def compose_settings(command: str, overrides: Sequence[str]) -> DictConfig:
     package = Path(__file__).parent
     conf = package / "conf"  # an installed package contains its own copy
     with initialize_config_dir(str(conf if conf.is_dir() else package.parent / "conf"), version_base="1.3"):
-        return compose(command, list(map(literal, overrides)))
+        return compose(command, [literal(override) for override in overrides])
 
 
 def checked(group: str) -> Callable[[Init], Init]:

@@ -112,20 +112,41 @@ def test_paths_with_special_characters_work_as_typed(quick, tiny, tmp_path, monk
     assert results(home / "pruned")["stage"] == "pruned"
 
 
+def test_numbers_and_commas_in_paths_are_taken_as_typed(quick, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("20240512_060000").symlink_to(tiny)
+    Path("a,b").symlink_to(tiny)
+    assert call(*quick, "data.root=20240512_060000", "hydra.run.dir=1e3") is None
+    words = ["checkpoint=1e3/checkpoints/best.ckpt", "data.root=a,b", "trainer.max_epochs=1", "data.num_workers=0"]
+    assert call(*words, "phase=prune", "hydra.run.dir=2024_1", script="compress.py") is None
+    assert results(Path("2024_1"))["stage"] == "pruned"
+
+
 @pytest.mark.parametrize(
     ("word", "read"),
     [
         ("data.root=~/a b", "data.root={home}/a b"),
         ("data.root=/ü", 'data.root="/ü"'),
-        ('+a.b=/ü"', "+a.b='/ü\"'"),
+        ('+a.b=/ü"', '+a.b="/ü\\""'),
         ("optimizer.lr=1e-3,3e-4", None),
         ("data.root='~/x'", None),
+        ("data.root=20240512_060000", 'data.root="20240512_060000"'),
+        ("data.root=a,b", 'data.root="a,b"'),
+        ("data.root=[1] x", 'data.root="[1] x"'),
+        ("data.unlabelled=null", None),
+        ("checkpoint=[A,B]", None),
+        ("+seed=1_0", None),
         ("--config-dir=/ü", None),
         ("hydra.run.dir=", None),
     ],
 )
-def test_only_paths_that_hydra_cannot_parse_get_quotes(word, read):
+def test_only_what_hydra_would_read_otherwise_gets_quotes(word, read):
     assert literal(word) == (word if read is None else read.format(home=Path("~").expanduser()))
+
+
+def test_in_a_sweep_commas_separate_paths():
+    assert literal("data.root=~/a,2024", is_sweep=True) == f'data.root={Path("~").expanduser()}/a,"2024"'
+    assert literal("hydra.sweep.dir=a,b", is_sweep=True) == 'hydra.sweep.dir="a,b"'
 
 
 def test_letters_that_the_output_lacks_are_escaped(tmp_path):

@@ -61,7 +61,8 @@ def sweep_summary() -> Iterator[None]:
         is_search = any(argument.startswith(("search=", "+search=")) for argument in sys.argv[1:])
         if is_search and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
             raise InputError('search= needs Optuna: pip install -e ".[sweep]"')
-        sys.argv[1:] = map(literal, sys.argv[1:])
+        is_sweep = bool({"-m", "--multirun"} & set(sys.argv))
+        sys.argv[1:] = [literal(argument, is_sweep) for argument in sys.argv[1:]]
         try:
             yield
         finally:
