@@ -35,8 +35,8 @@ Init = TypeVar("Init", bound=Callable[..., None])
 def literal(override: str, is_sweep: bool = False) -> str:
     """The override as Hydra reads it: with ~ expanded, and quotes where they are needed.
 
-    A path is the text that was typed, though Hydra would read 20240512_060000 as a number and a,b as a sweep; in a sweep,
-    commas separate paths. Other values get quotes only if Hydra's grammar rejects them, as it does = and ü.
+    A path is the text that was typed, though Hydra would read 20240512_060000 as a number and a,b as a sweep. In a
+    sweep, commas separate paths. Other values get quotes only if Hydra's grammar rejects them, as it does = and ü.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
