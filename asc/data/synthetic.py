@@ -182,7 +182,7 @@ def write_scenes(
     new = root.with_name(f".{root.name}.tmp")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.with_name(f".{root.name}.lock")) as lock:  # other processes wait
+        with FileLock(root.with_name(f".{root.name}.lock")):  # other processes wait
             try:
                 if not (root / NOTE).exists():
                     shutil.rmtree(new, ignore_errors=True)  # left by a killed process
@@ -190,7 +190,6 @@ def write_scenes(
                     os.replace(new, root)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror or error
         raise WriteError(f"data.root={root} cannot be written ({why}): free space or choose another") from error

@@ -25,6 +25,8 @@ def is_main_process() -> bool:
 def lock_run_dir(directory: Path) -> Iterator[None]:
     """Lock the directory for this process. The system releases the lock when the process ends, even if killed.
 
+    The lock file stays: Windows does not delete an open file, and another process may have just opened it.
+
     Raises:
         InputError: another process has locked it.
         WriteError: it cannot be written.
@@ -41,7 +43,6 @@ def lock_run_dir(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
