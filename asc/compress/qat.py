@@ -26,7 +26,8 @@ class QAT(Phase):
     Weights that are zero at the start stay zero, which preserves pruning.
 
     Args:
-        engine: PyTorch's engine that will run the network: onednn or x86 on PCs and servers, qnnpack anywhere.
+        engine: PyTorch's engine that will run the network: onednn or x86 on PCs and servers, qnnpack anywhere. None:
+            onednn if this machine has it, otherwise qnnpack, as on Apple Silicon.
         fold: fold batch norms into the convolutions first (`asc.quantization.fold`).
         weight_bits: bits of a weight; None: the most that the engine accumulates without overflow on every processor, 8
             on qnnpack and 7 on the others, where 8 need a processor with VNNI.
@@ -40,14 +41,15 @@ class QAT(Phase):
     @checked("phase")
     def __init__(
         self,
-        engine: Engine = "onednn",
+        engine: Engine | None = None,
         fold: bool = True,
         weight_bits: WeightBits | None = None,
         freeze_observer_epochs: NonNegativeInt | None = None,
         freeze_bn_epochs: NonNegativeInt | None = None,
     ):
-        if engine not in torch.backends.quantized.supported_engines:
-            supported = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
+        supported = [name for name in ENGINES if name in torch.backends.quantized.supported_engines]
+        engine = engine or ("onednn" if "onednn" in supported else "qnnpack")
+        if engine not in supported:
             raise InputError(f"invalid phase.engine={engine}: expected {' or '.join(supported)} on this machine")
         self.engine, self.fold, self.weight_bits = engine, fold, weight_bits or safe_weight_bits(engine)
         self.freeze_observer_epochs, self.freeze_bn_epochs = freeze_observer_epochs, freeze_bn_epochs
