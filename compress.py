@@ -23,9 +23,9 @@ def compress(cfg: DictConfig) -> float | None:
     from asc.export import export_or_checkpoint
     from asc.results import results_table, write_results
     from asc.training.callbacks import History, progress_bar
-    from asc.training.checkpoints import AtomicCheckpointIO, ExactResume, last_checkpoints
+    from asc.training.checkpoints import ExactResume, last_checkpoints
     from asc.training.loggers import log_augmentation, log_results, make_logger, open_log
-    from asc.training.parts import callbacks_of, check_parts, load_trained, prepare_features
+    from asc.training.parts import callbacks_of, check_parts, load_trained, make_trainer, prepare_features
     from asc.training.testing import make_tester, recalibrate_batch_norm, validation_accuracy
 
     directory = Path(cfg.run_dir)
@@ -42,7 +42,7 @@ def compress(cfg: DictConfig) -> float | None:
     logger, history, augmentation = make_logger(cfg.logger), History(directory), callbacks_of(cfg.augmentation)
     callbacks = [history, progress_bar(), ExactResume(cfg.seed), *augmentation, *callbacks_of(cfg.callbacks), phase]
     callbacks += last_checkpoints(last, cfg.save_minutes)
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpointIO()])
+    trainer = make_trainer(cfg.trainer, callbacks=callbacks, logger=logger or False)
     check_parts(cfg, trainer, model, data)
     prepare_features(trainer, model, data, fit_frontend=False)
     with open_log(logger):

@@ -150,6 +150,7 @@ def silence_libraries() -> None:
         ".*You have overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*ended before the epoch ended and your dataloader is not resumable.*",  # our sampler can resume
+        "GPU available but not used.*",  # when the CPU was chosen
         "Checkpoint directory .* exists and is not empty",  # when a run resumes
         "The dirpath has changed from",  # when a run resumes in another directory
     ):

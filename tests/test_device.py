@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 
+import lightning_fabric
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from classifiers import BASELINE, classifier
-from command import ENVIRONMENT, REPOSITORY, results, run
+from command import ENVIRONMENT, REPOSITORY, call, results, run
 from emulated import EmulatedAccelerator, Emulation
 from hydra.utils import instantiate
 from pytorch_lightning.accelerators import CUDAAccelerator
@@ -205,6 +206,37 @@ def test_a_classifier_on_the_device_classifies_and_exports(there, tiny, tmp_path
     assert export(model, tmp_path / "model.onnx").exists()
     smaller = without_filters(model.net, strongest_filters(model.net, 0.5))
     assert {value.device for value in smaller.parameters()} == {there[0]}
+
+
+def trainer_without_kernels(accelerator: str, **settings: object) -> pl.Trainer:
+    """A trainer on a device for which torch has no kernels, as it has none for old GPUs."""
+    return pl.Trainer(strategy=SingleDeviceStrategy(torch.device("meta"), EmulatedAccelerator()), **settings)
+
+
+def test_a_device_that_cannot_compute_is_one_sentence(job, tmp_path):
+    words = ["trainer._target_=test_device.trainer_without_kernels", f"data.cache_dir={tmp_path}/cache"]
+    message = str(call(*job, *words, f"hydra.run.dir={tmp_path}"))
+    assert message.startswith("error: meta cannot compute (")
+    assert "trainer.accelerator=cpu" in message
+    assert len(message.splitlines()) == 1
+    kept = [np.load(file, mmap_mode="r").ndim for file in tmp_path.glob("cache/*.npy")]
+    assert kept == [1], "only the durations of the clips: no features were computed"
+
+
+def test_on_apple_silicon_everything_runs_on_the_cpu(job, tmp_path, monkeypatch, capfd):
+    """Its GPU cannot do it, and its torch has one engine for 8 bits."""
+    for module in (pl, lightning_fabric):
+        monkeypatch.setattr(module.accelerators.MPSAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["none", "qnnpack"])
+    assert pl.Trainer(barebones=True).strategy.root_device.type == "mps", "Lightning would choose it"
+    capfd.readouterr()
+    assert call(*job, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/float") is None
+    words = [f"checkpoint={tmp_path}/float/checkpoints/best.ckpt", "phase=qat", "trainer.max_epochs=2"]
+    assert call(*words, f"hydra.run.dir={tmp_path}/int8", script="compress.py") is None
+    content = torch.load(tmp_path / "int8/int8.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["quantization"]["engine"] == "qnnpack"
+    assert call(f"{tmp_path}/int8/int8.ckpt", "--output", f"{tmp_path}/e", script="asc.evaluate") is None
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize("compile", ["null", "reduce-overhead"])

@@ -113,6 +113,7 @@ FAULTS = {  # words of the command line, and of its message
     "trainer.precision=bf16-true": ["trainer.precision=bf16-true", "bf16-mixed"],
     "trainer.max_epochs=0": ["trainer.max_epochs=0"],
     "compile=quick": ["compile=quick", "reduce-overhead"],
+    "trainer.accelerator=mps": ["trainer.accelerator=mps", "'cpu'"],
     "frontend.sample_rate=8000": ["data.sample_rate=16000", "frontend.sample_rate=8000", "sample_rate"],
     "~callbacks.checkpoint": ["callbacks.checkpoint", "best.ckpt"],
     "checkpoint=nowhere.ckpt": ["checkpoint=nowhere.ckpt", "No such file"],

@@ -4,10 +4,12 @@ from collections import Counter
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.accelerators import CUDAAccelerator
 
 from asc.classifier import SceneClassifier
 from asc.complexity import KB
@@ -16,7 +18,7 @@ from asc.data import SceneData, scene_data
 from asc.errors import InputError, SweepError
 from asc.loading import build, check_classes, read_checkpoint
 from asc.table import text_table
-from asc.training.checkpoints import check_resumable
+from asc.training.checkpoints import AtomicCheckpointIO, check_resumable
 from asc.training.run_dir import resume_setting
 
 
@@ -71,6 +73,29 @@ def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
         )
     data.labels = model.labels
     return models, data
+
+
+def make_trainer(settings: DictConfig, **others: Any) -> pl.Trainer:
+    """Lightning's Trainer from these settings and others, which replace them.
+
+    Its GPU is one for CUDA: on Apple's, torch has neither fake quantization nor 64-bit floats.
+
+    Raises:
+        InputError: the GPU cannot compute.
+    """
+    chosen = others.get("accelerator", settings.accelerator)
+    gpus = {"gpu": "cuda", "auto": "cuda" if CUDAAccelerator.is_available() else "cpu"}
+    others = {"plugins": [AtomicCheckpointIO()], **others, "accelerator": gpus.get(chosen, chosen)}
+    trainer = instantiate(settings, **others)
+    device = trainer.strategy.root_device
+    try:
+        torch.zeros(1, device=device).add(1).item()  # fails if torch or the driver is too old or too new for the GPU
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{device} cannot compute ({reason}): set trainer.accelerator=cpu, or install a driver and a torch for it"
+        ) from error
+    return trainer
 
 
 def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, data: SceneData) -> None:

@@ -67,6 +67,7 @@ class Trainer(Settings):
     """Settings of Lightning's Trainer."""
 
     max_epochs: PositiveInt
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"]
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16]
     devices: PositiveInt | Literal["auto"] | list[NonNegativeInt] = 1
     strategy: Literal["auto", "ddp"] = "auto"  # spawned or forked processes do not return results

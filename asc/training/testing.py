@@ -4,7 +4,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.ao.nn import quantized as nnq
@@ -14,6 +13,7 @@ from asc.classifier import SceneClassifier
 from asc.data import SceneData
 from asc.training.callbacks import progress_bar
 from asc.training.checkpoints import AtomicCheckpointIO
+from asc.training.parts import make_trainer
 
 
 def make_tester(settings: DictConfig, **changes: Any) -> pl.Trainer:
@@ -32,7 +32,7 @@ def make_tester(settings: DictConfig, **changes: Any) -> pl.Trainer:
         "plugins": [LightningEnvironment(), AtomicCheckpointIO()],
         **changes,
     }
-    return instantiate(settings, **single, logger=False, enable_checkpointing=False, callbacks=[progress_bar()])
+    return make_trainer(settings, **single, logger=False, enable_checkpointing=False, callbacks=[progress_bar()])
 
 
 @torch.no_grad()
