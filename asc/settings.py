@@ -25,9 +25,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's maximum
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)  # no coercion except int to float
 
-# settings that are paths
-PATHS = ("checkpoint", "init", "resume", "teacher.weights", "logger.save_dir", "hydra.run.dir", "hydra.sweep.dir")
-PATHS += ("data.root", "data.unlabelled", "data.cache_dir", "data.train_list", "data.test_list")
+PATHS = {
+    *("checkpoint", "init", "resume", "teacher.weights", "logger.save_dir", "hydra.run.dir", "hydra.sweep.dir"),
+    *("data.root", "data.unlabelled", "data.cache_dir", "data.train_list", "data.test_list"),
+}
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
