@@ -98,6 +98,22 @@ def make_trainer(settings: DictConfig, **others: Any) -> pl.Trainer:
     return trainer
 
 
+def check_compiler(mode: str, device: torch.device) -> None:
+    """Compile a function on the device, as torch.compile will the network after minutes of features.
+
+    Raises:
+        InputError: there is no compiler, or it fails.
+    """
+    try:
+        torch.compile(torch.sin, mode=mode)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"invalid compile={mode}: nothing can be compiled here ({reason}); install a C++ compiler such as g++, or "
+            "omit compile"
+        ) from error
+
+
 def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, data: SceneData) -> None:
     """Reject incompatible parts before anything is computed.
 
@@ -123,6 +139,8 @@ def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, da
         raise InputError(f"invalid save_minutes={cfg.save_minutes}: expected null for several processes")
     if resumed := cfg[resume_setting(cfg)]:
         check_resumable(resumed, model, trainer)
+    if mode := cfg.get("compile"):
+        check_compiler(mode, trainer.strategy.root_device)
 
 
 def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneData, fit_frontend: bool) -> None:
