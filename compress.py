@@ -44,8 +44,8 @@ def compress(cfg: DictConfig) -> float | None:
     callbacks += last_checkpoints(last, cfg.save_minutes)
     trainer = make_trainer(cfg.trainer, callbacks=callbacks, logger=logger or False)
     check_parts(cfg, trainer, model, data)
-    prepare_features(trainer, model, data, fit_frontend=False)
     with open_log(logger):
+        prepare_features(trainer, model, data, fit_frontend=False)
         if logger and trainer.is_global_zero:
             log_augmentation(logger, model, data, augmentation, directory / "augmentation.png")
         with explain_interruption(cfg, last, data.batch_size):

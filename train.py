@@ -49,10 +49,10 @@ def train(cfg: DictConfig) -> float | None:
     callbacks += last_checkpoints(last, cfg.save_minutes)
     trainer = make_trainer(cfg.trainer, callbacks=callbacks, logger=logger or False)
     check_parts(cfg, trainer, model, data)
-    prepare_features(trainer, model, data, fit_frontend=not cfg.init)
-    if cfg.compile:
-        model.net.compile(mode=cfg.compile, dynamic=False)  # a smaller last batch is compiled apart from the others
     with open_log(logger):
+        prepare_features(trainer, model, data, fit_frontend=not cfg.init)
+        if cfg.compile:
+            model.net.compile(mode=cfg.compile, dynamic=False)  # a smaller last batch is compiled apart from the others
         if logger and trainer.is_global_zero:
             log_augmentation(logger, model, data, augmentation, directory / "augmentation.png")
         with explain_interruption(cfg, last, data.batch_size):

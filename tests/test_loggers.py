@@ -101,6 +101,20 @@ def test_a_missing_extra_is_named_before_anything_is_computed(job, tmp_path, mon
     assert not list(tmp_path.glob("*.csv"))
 
 
+def test_wandb_without_a_key_is_one_sentence_before_features_are_computed(job, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where `wandb login` writes
+    words = ["logger=wandb", f"data.cache_dir={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run"]
+    message = str(call(*job, *words))
+    assert message.startswith("error: logger=wandb failed: No API key configured.")
+    assert "wandb login" in message
+    assert "logger.offline=true" in message
+    assert len(message.splitlines()) == 1
+    assert len(list(tmp_path.glob("cache/*.npy"))) == 1, "only the durations of the clips"
+
+
 def test_the_reason_of_a_server_that_rejects_is_shown(job, tmp_path):
     pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     message = str(call(*job, "logger=mlflow", "logger.tracking_uri=nonsense://x", f"hydra.run.dir={tmp_path}"))

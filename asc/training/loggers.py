@@ -39,7 +39,7 @@ def make_logger(settings: DictConfig | None) -> Logger | None:
 
 @contextmanager
 def open_log(logger: Logger | None) -> Iterator[None]:
-    """Open the log before training starts, and close it as "success" or "failed".
+    """Open the log before features are computed, and close it as "success" or "failed".
 
     Raises:
         InputError: the logger's files or server cannot be used; shows its library's reason.
@@ -51,7 +51,8 @@ def open_log(logger: Logger | None) -> Iterator[None]:
         _ = logger.experiment  # type: ignore[attr-defined]
     except Exception as error:  # libraries raise their own exceptions
         name = EXTRAS.get(type(logger).__name__, type(logger).__name__)
-        raise InputError(f"logger={name} failed: {one_line(error)}; correct its settings, or omit it") from error
+        remedy = "set logger.offline=true" if isinstance(logger, WandbLogger) else "correct its settings"
+        raise InputError(f"logger={name} failed: {one_line(error).rstrip('.')}; {remedy}, or omit it") from error
     status = "failed"
     try:
         yield
