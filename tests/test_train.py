@@ -118,6 +118,9 @@ FAULTS = {  # words of the command line, and of its message
     "~callbacks.checkpoint": ["callbacks.checkpoint", "best.ckpt"],
     "checkpoint=nowhere.ckpt": ["checkpoint=nowhere.ckpt", "No such file"],
     "experiment=null": ["~experiment"],
+    "--optimizer.lr=0.001": ["expected optimizer.lr=0.001", "without dashes", "${args_no_hyphens}"],
+    "--optimizer.lr 0.001": ["expected optimizer.lr", "without dashes"],
+    "--seed=1": ["expected seed=1"],
     "max_size_kb=200": ["the network has 249.0 KB, more than max_size_kb=200"],
 }
 

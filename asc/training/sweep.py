@@ -7,6 +7,7 @@ on another machine, records in its directory how it ended, and the command reads
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +53,7 @@ def sweep_summary() -> Iterator[None]:
     """Run a command in this block. A sweep ends with table and plot, even after Ctrl-C, and status 1 if a run failed.
 
     Raises:
-        InputError: a search needs an extra that is missing.
+        InputError: a search needs an extra that is missing, or a setting has dashes.
         SystemExit: see `exit_on_input_error`, or a run failed.
     """
     Sweep.directory = None
@@ -61,6 +62,11 @@ def sweep_summary() -> Iterator[None]:
         is_search = any(argument.startswith(("search=", "+search=")) for argument in sys.argv[1:])
         if is_search and find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
             raise InputError('search= needs Optuna: pip install -e ".[sweep]"')
+        if dashed := next(filter(re.compile(r"--((?!cfg|info|package)[\w.]+=|\w+\.)").match, sys.argv[1:]), None):
+            raise InputError(
+                f"invalid {dashed}: expected {dashed.lstrip('-')}, without dashes; in the command of a sweep of "
+                "Weights & Biases, use ${args_no_hyphens}"
+            )
         is_sweep = bool({"-m", "--multirun"} & set(sys.argv))
         sys.argv[1:] = [literal(argument, is_sweep) for argument in sys.argv[1:]]
         try:
