@@ -86,6 +86,15 @@ def test_a_resumed_run_knows_the_best_score_so_far(job, tmp_path, place, later, 
         assert (saved(tmp_path / "same"), saved(tmp_path / "same", "last.ckpt")) == (1, 2), "the first run stays"
 
 
+def test_a_finished_run_trains_for_longer(job, tmp_path):
+    values = [0.2, 0.9, 0.1, 0.5]
+    assert train(job, tmp_path / "two", "~scheduler", *VALIDATED, *score(values[:2])) is None
+    last = f"checkpoint={tmp_path}/two/checkpoints/last.ckpt"
+    assert train(job, tmp_path / "four", "~scheduler", *VALIDATED, *score(values), last) is None
+    assert (saved(tmp_path / "four"), saved(tmp_path / "four", "last.ckpt")) == (1, 3)
+    assert [row["epoch"] for row in rows(tmp_path / "four/metrics.csv")] == ["1", "2", "3", "4"]
+
+
 def test_a_resumed_run_needs_no_earlier_best_epoch(job, tmp_path):
     """last.ckpt alone is enough; the epochs from here on compete."""
     values = [0.9, 0.3, 0.2]

@@ -182,11 +182,12 @@ def test_resuming_with_other_settings_is_rejected(trained, job, tmp_path, change
         assert kept == [1], "only the durations of the clips: no features were computed"
 
 
-def test_a_finished_run_resumes_to_the_same_results(trained, job, tmp_path):
+def test_a_finished_run_resumes_to_the_same_results(trained, job, tmp_path, capsys):
     directory, _ = trained
     last = directory / "checkpoints/last.ckpt"
     same = [*job, "trainer.max_epochs=20", "data.val_fraction=0.25"]
     assert call(*same, f"checkpoint={last}", f"hydra.run.dir={tmp_path}") is None
+    assert "has completed all 20 epochs: there is no more to train, only to test" in capsys.readouterr().out
     again, before = results(tmp_path), results(directory)
     assert (again["test"], again["training"]) == (before["test"], before["training"])
     assert rows(tmp_path / "metrics.csv") == rows(directory / "metrics.csv")

@@ -154,7 +154,7 @@ class ExactResume(pl.Callback):
             if scheduler.get("total_steps", steps) != steps:
                 raise InputError(
                     f"the checkpoint's learning rate is scheduled for {scheduler['total_steps']} steps, not {steps}: "
-                    "use the trainer settings of its run, above all trainer.max_epochs"
+                    "use the trainer settings of its run, above all trainer.max_epochs, or start anew"
                 )
 
 
@@ -182,3 +182,5 @@ def check_resumable(path: str, model: SceneClassifier, trainer: pl.Trainer) -> N
     done = checkpoint["epoch"] + 1
     if done > (trainer.max_epochs or 0):
         raise InputError(f"checkpoint={path} has completed {done} epochs: set trainer.max_epochs to at least {done}")
+    if done == trainer.max_epochs and "within_epoch" not in checkpoint:
+        print(f"{path} has completed all {done} epochs: there is no more to train, only to test")
