@@ -59,6 +59,13 @@ def test_the_best_epoch_is_that_of_the_highest_validation_accuracy(trained):
     assert saved(directory) == accuracy.index(max(accuracy))
 
 
+def test_the_lowest_loss_is_the_best(job, tmp_path):
+    words = ["data.val_fraction=0.25", "callbacks.checkpoint.monitor=val/loss", "trainer.max_epochs=3"]
+    assert train(job, tmp_path, *words) is None
+    losses = [float(row["val/loss"]) for row in rows(tmp_path / "metrics.csv")]
+    assert saved(tmp_path) == losses.index(min(losses)) != losses.index(max(losses))
+
+
 def test_without_validation_the_last_epoch_is_the_best(job, tmp_path):
     assert train(job, tmp_path, "callbacks.checkpoint.after_epoch=1") is None
     assert saved(tmp_path) == saved(tmp_path, "last.ckpt") == 1

@@ -48,7 +48,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         dirpath: folder of best.ckpt.
-        monitor: validation metric to maximize.
+        monitor: validation metric to maximize, or a loss to minimize.
         after_epoch: number of initial epochs to ignore; the official baseline ignores 50.
     """
 
@@ -56,7 +56,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     @checked("callbacks.checkpoint")
     def __init__(self, dirpath: str, monitor: str = "val/acc", after_epoch: NonNegativeInt = 0):
-        super().__init__(dirpath, "best", monitor, mode="max", save_weights_only=True, enable_version_counter=False)
+        mode = "min" if monitor.endswith("loss") else "max"
+        super().__init__(dirpath, "best", monitor, mode=mode, save_weights_only=True, enable_version_counter=False)
         self.after_epoch = after_epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
