@@ -43,7 +43,7 @@ def compress(cfg: DictConfig) -> float | None:
     callbacks = [history, progress_bar(), ExactResume(cfg.seed), *augmentation, *callbacks_of(cfg.callbacks), phase]
     callbacks += last_checkpoints(last, cfg.save_minutes)
     trainer = make_trainer(cfg.trainer, callbacks=callbacks, logger=logger or False)
-    check_parts(cfg, trainer, model, data)
+    check_parts(cfg, trainer, model, data, augmentation)
     with open_log(logger):
         prepare_features(trainer, model, data, fit_frontend=False)
         if logger and trainer.is_global_zero:

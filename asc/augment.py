@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from asc.classifier import SceneClassifier, soft_labels
+from asc.errors import check_number
 from asc.settings import UnitInterval, checked
 from asc.torch_pair import torchaudio
 
@@ -197,8 +198,8 @@ class SpecAugment(pl.Callback):
     """Frequency and time masking of each training clip (SpecAugment).
 
     Args:
-        bins: maximum height of the frequency mask.
-        frames: maximum length of the time mask.
+        bins: maximum height of the frequency mask, at most the features' bins.
+        frames: maximum length of the time mask, at most the features' frames, after a crop.
     """
 
     @checked("augmentation.spec_augment")
@@ -206,4 +207,7 @@ class SpecAugment(pl.Callback):
         self.bins, self.frames = bins, frames
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
-        batch[0] = mask(batch[0], self.bins, self.frames)
+        x = batch[0]
+        check_number("augmentation.spec_augment.bins", self.bins, int, 0, x.shape[2])
+        check_number("augmentation.spec_augment.frames", self.frames, int, 0, x.shape[3])
+        batch[0] = mask(x, self.bins, self.frames)

@@ -86,7 +86,7 @@ class SceneData(LightningDataModule):
         batch_size: PositiveInt = 100,
         val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0,
         missing: Literal["error", "skip"] = "error",
-        num_workers: Annotated[int, Field(ge=0, le=1024)] | None = None,
+        num_workers: Annotated[int, Field(ge=0, le=128)] | None = None,
         cache: bool = True,
         cache_dir: Annotated[str, Field(min_length=1)] = os.environ.get("ASC_CACHE", "~/.cache/asc"),
         seed: Seed = 0,

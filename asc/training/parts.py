@@ -1,6 +1,7 @@
 """The parts of a run: built from settings or checkpoints, and checked for compatibility."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,7 +19,7 @@ from asc.data import SceneData, scene_data
 from asc.errors import InputError, SweepError
 from asc.loading import build, check_classes, read_checkpoint
 from asc.table import text_table
-from asc.training.checkpoints import AtomicCheckpointIO, check_resumable
+from asc.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, check_resumable
 from asc.training.run_dir import resume_setting
 
 
@@ -114,7 +115,25 @@ def check_compiler(mode: str, device: torch.device) -> None:
         ) from error
 
 
-def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, data: SceneData) -> None:
+def try_augmentation(augmentation: Sequence[pl.Callback], trainer: pl.Trainer, model: SceneClassifier) -> None:
+    """Augment silence, since a setting may not fit the features; random numbers are drawn again afterwards.
+
+    Raises:
+        InputError: names the setting.
+    """
+    batch = [model.example_features(), torch.zeros(1, dtype=torch.long)]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for callback in augmentation:
+            callback.on_train_batch_start(trainer, model, batch, 0)
+
+
+def check_parts(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    model: SceneClassifier,
+    data: SceneData,
+    augmentation: Sequence[pl.Callback],
+) -> None:
     """Reject incompatible parts before anything is computed.
 
     Raises:
@@ -128,6 +147,13 @@ def check_parts(cfg: DictConfig, trainer: pl.Trainer, model: SceneClassifier, da
         )
     data.check_length(model.frontend.min_samples)
     model.complexity()  # raises if the features are too small for the network's pooling
+    try_augmentation(augmentation, trainer, model)
+    best = trainer.checkpoint_callback
+    if isinstance(best, BestCheckpoint) and best.monitor != "val/acc" and not data.clips["val"]:
+        raise InputError(
+            f"invalid callbacks.checkpoint.monitor={best.monitor}: expected val/acc, unless validation clips are held "
+            "out by data.val_fraction"
+        )
     build(model.hparams["optimizer"], params=model.parameters())
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if is_sweep and trainer.world_size > 1:  # Lightning would start its processes with the sweep's command line
