@@ -121,7 +121,7 @@ def try_augmentation(augmentation: Sequence[pl.Callback], trainer: pl.Trainer, m
     Raises:
         InputError: names the setting.
     """
-    batch = [model.example_features(), torch.zeros(1, dtype=torch.long)]
+    batch = [model.example_features().clone(), torch.zeros(1, dtype=torch.long)]  # which a callback may edit
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for callback in augmentation:
             callback.on_train_batch_start(trainer, model, batch, 0)
