@@ -30,30 +30,57 @@ def read(root: Path, text: str, meta: str = META) -> list[Clip]:
 # Tables
 
 
-def test_crlf_and_a_byte_order_mark_read_the_same(tmp_path):
+QUOTED = LABELLED.replace("audio/bus-oslo-1-2-a.wav", '"audio/bus-oslo-1-2-a.wav"')
+EXCEL = LABELLED.replace("\t", ";").replace("\n", ";\n") + ";;\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LABELLED.encode(),
+        LABELLED.replace("\n", "\r\n").encode("utf-8-sig"),
+        LABELLED.replace("\n", "\r").encode("utf-16"),
+        LABELLED.replace("\t", ",").encode(),
+        LABELLED.replace("\t", ", ").encode(),
+        EXCEL.encode("utf-8-sig"),
+        QUOTED.encode(),
+        QUOTED.replace("\t", ";").encode("utf-16"),
+        LABELLED.replace("audio/", "audio\\").encode(),
+        LABELLED.replace("audio/", "./audio/").encode(),
+    ],
+    ids=range(10),
+)
+def test_tables_of_any_program_read_the_same(tmp_path, content):
     table = tmp_path / "list.csv"
-    table.write_bytes(LABELLED.encode())
-    expected = read_table(table, ["filename", "scene_label"])
-    assert expected[1] == {"filename": "audio/park-oslo-2-3-a.wav", "scene_label": "outdoor"}
-    table.write_bytes(LABELLED.replace("\n", "\r\n").encode("utf-8-sig"))
-    assert read_table(table, ["filename", "scene_label"]) == expected
+    table.write_bytes(content)
+    names = ("audio/bus-oslo-1-2-a.wav", "transportation"), ("audio/park-oslo-2-3-a.wav", "outdoor")
+    rows = read_table(table, ["filename", "scene_label"])
+    assert [(row["filename"], row["scene_label"]) for row in rows] == list(names)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_umlauts_separators_and_quotes_survive(tmp_path, encoding):
+    table = tmp_path / "list.csv"
+    table.write_text('filename,scene_label\n"Straße, 5"" pipe.wav",Straße\n', encoding=encoding)
+    assert read_table(table, ["scene_label"]) == [{"filename": 'Straße, 5" pipe.wav', "scene_label": "Straße"}]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (LABELLED.replace("\t", ","), "tabs"),
-        (LABELLED.replace("\t", ";"), "tabs"),
-        ("", "not a tab-separated"),
-        ("\n\n", "not a tab-separated"),
+        (LABELLED.replace("\t", "|"), "tabs, commas or semicolons"),
+        ("", "an empty file"),
+        ("\n\n", "an empty file"),
         ("filename\tscene_label\n", "no rows"),
         (BARE, "scene_label"),
         (LABELLED + "audio/tram.wav\n", "row 3"),
         (LABELLED + "audio/tram.wav\t\n", "row 3"),
         (LABELLED + "\tindoor\n", "row 3"),
-        (bytes(range(256)), "tab"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "tab"),
-        (LABELLED.encode("utf-16"), "tab"),
+        ("filename,scene_label\naudio/a,b.wav,indoor\n", "row 1"),
+        ('filename\tscene_label\n"a.wav\tindoor\n', "not a table"),
+        (bytes(range(256)), "not a table"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "header"),
+        (LABELLED.encode("utf-16-le"), "header"),
         (None, "does not exist"),
     ],
 )
@@ -89,6 +116,8 @@ def test_what_a_list_leaves_out_comes_from_meta(tmp_path, text):
         (BARE, META + "../outside.wav\tindoor\trome-1\ta\n", "meta.csv: file names that are absolute"),
         (BARE, META + "audio/../audio/a.wav\tindoor\trome-1\ta\n", "meta.csv: file names that are absolute"),
         (BARE + "/tmp/bus.wav\n", META, "fold1.csv: file names that are absolute"),
+        (BARE + "C:\\data\\bus.wav\n", META, "fold1.csv: file names that are absolute"),
+        (BARE + "audio\\..\\..\\bus.wav\n", META, "fold1.csv: file names that are absolute"),
     ],
 )
 def test_a_faulty_list_is_rejected(tmp_path, text, meta, words):

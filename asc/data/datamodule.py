@@ -49,7 +49,7 @@ class SceneData(LightningDataModule):
         fold: replaces {fold} in the names of the lists; with `cv`, the test fold, from 1.
         cv: number of cross-validation folds over the clips of both lists (of fold 1), grouped by location, balanced by
             label and shuffled by `seed`; None uses the lists as they are.
-        train_list, test_list: tab-separated lists below `root`; labels may be in meta.csv only.
+        train_list, test_list: lists below `root`; labels may be in meta.csv only.
         labels: the label set, in the order of the network's outputs; None: the labels in the training list, sorted.
         sample_rate: Hz; clips at another rate are resampled.
         channel: index from 0, or "mean".

@@ -1,10 +1,13 @@
 """Lists in the layout of TAU Urban Acoustic Scenes: the clips with their scenes and locations."""
 
+import codecs
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from asc.errors import InputError, one_line
 from asc.files import regular
@@ -31,29 +34,53 @@ class Clip:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a tab-separated file with a header.
+    """Rows of a table with a header, separated by tabs, commas or semicolons: the first of them in the header.
+
+    File names get slashes for backslashes, and lose a leading "./".
 
     Raises:
         InputError: the file is missing, empty or not such a table, or lacks a column or a value.
     """
-    import pandas as pd  # half a second to import, and not needed for prediction
-
     try:
-        table = pd.read_csv(regular(path), sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig", quoting=3)
+        text = decoded(regular(path).read_bytes()).lstrip("\r\n")
+        lines = list(io.StringIO(text, newline=None))  # any line ends
+        separator = next((character for character in "".join(lines[:1]) if character in "\t,;"), "\t")
+        table = csv.DictReader(lines, restval="", delimiter=separator, skipinitialspace=True, strict=True)
+        names = list(table.fieldnames or [])
+        rows = [row for row in table if any(map("".join, row.values()))]  # Excel saves empty rows
     except FileNotFoundError:
         raise InputError(f"{path} does not exist, but the TAU layout needs it: check data.root and data.fold") from None
-    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
-        raise InputError(f"{path} is not a tab-separated table: {one_line(error)}") from error
-    if lacking := [column for column in columns if column not in table]:
-        header = " ".join(table.columns)[:80]
-        raise InputError(f"{path} lacks the column {', '.join(lacking)}, separated by tabs; its header is {header}")
-    if table.empty:
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is not a table: {one_line(error)}; save it as CSV in UTF-8") from error
+    if lacking := [column for column in columns if column not in names]:
+        raise InputError(
+            f"{path} lacks the column {', '.join(lacking)}: expected a header, separated by tabs, commas or "
+            f"semicolons, not {' '.join(names)[:80] or 'an empty file'}"
+        )
+    if not rows:
         raise InputError(f"{path} has a header but no rows: add a row for each clip")
-    incomplete = (table[list(columns)].fillna("") == "").any(axis=1)
-    if incomplete.any():
-        row = incomplete.tolist().index(True) + 1
-        raise InputError(f"{path}, row {row} after the header: expected values of {', '.join(columns)}")
-    return table.fillna("").to_dict("records")  # type: ignore[return-value]
+    for number, row in enumerate(rows, 1):
+        excess: Sequence[str] = row.pop(None, [])  # type: ignore[call-overload]
+        if any(excess) or not all(row[column] for column in columns):
+            what = f"{len(names)} values, {', '.join(columns)} among them"
+            raise InputError(f"{path}, row {number} after the header: expected {what}; quote those with a separator")
+        if "filename" in row:
+            row["filename"] = str(PurePosixPath(row["filename"].replace("\\", "/")))
+    return rows
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file in UTF-16, UTF-8 or, as Excel saves in the West, Windows-1252.
+
+    Raises:
+        UnicodeDecodeError: it is not a text file.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
 
 
 def read_lists(root: Path, names: Sequence[str]) -> list[list[Clip]]:
@@ -116,7 +143,7 @@ def name_faults(path: Path, names: Sequence[str]) -> Iterator[str]:
 
 def is_inside(name: str) -> bool:
     """Whether a file name is relative and without ".."; it may be a link to another disk."""
-    path = PurePath(name)
+    path = PureWindowsPath(name)  # which recognizes absolute paths of both kinds
     return not path.anchor and ".." not in path.parts
 
 
