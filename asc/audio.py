@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
-from math import gcd
+from math import gcd, nan
 from pathlib import Path
 from typing import TypeAlias
 
@@ -127,20 +127,13 @@ def duration(path: Path) -> float:
 
 
 def durations(paths: Sequence[Path]) -> list[float]:
-    """Durations of all files in seconds.
-
-    Raises:
-        InputError: names the first invalid file and counts the others.
-    """
-    seconds, faults = [], []
+    """Durations of all files in seconds; NaN for those that cannot be read."""
+    seconds = []
     for path in tqdm(paths, "headers", unit="file", leave=False, disable=None, delay=1):
         try:
             seconds.append(duration(path))
-        except InputError as error:
-            faults.append(error)
-    if faults:
-        others = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
-        raise InputError(f"{faults[0]}{others}") from faults[0]
+        except InputError:
+            seconds.append(nan)
     return seconds
 
 

@@ -10,7 +10,18 @@ import pandas as pd
 
 from asc.audio import SUFFIXES
 from asc.data.lists import Clip, clips_in, fault, is_inside, list_faults, meta_rows, name_faults, read_table
-from asc.data.recordings import clip_length, cut_all, divide, files_below, matches, notes, read_folder, same_names
+from asc.data.recordings import (
+    check_classes,
+    clip_length,
+    cut_all,
+    divide,
+    files_below,
+    matches,
+    notes,
+    read_folder,
+    same_names,
+    same_sources,
+)
 from asc.data.splits import split_faults
 from asc.errors import InputError
 
@@ -25,7 +36,7 @@ class Dataset:
 
     root: Path
     layout: str  # "TAU" for lists, "folder" for a folder for each class
-    splits: dict[str, list[Clip]] = field(default_factory=dict)  # train, test and unused; "" for undivided folders
+    splits: dict[str, list[Clip]] = field(default_factory=dict)  # train, val, test, unused; "" for undivided folders
     faults: list[str] = field(default_factory=list)  # a sentence for each fault that stops or spoils a run
     warnings: list[str] = field(default_factory=list)  # a sentence for each property that may be intended
 
@@ -39,7 +50,7 @@ class Dataset:
         if self.layout == "folder":
             self.divide_folder(sounds)
         if {"train", "test"} <= self.splits.keys():
-            self.check_split(self.splits["train"], self.splits["test"])
+            self.check_split([*self.splits["train"], *self.splits.get("val", [])], self.splits["test"])
         self.faults += errors
         digests = sounds.digest[sounds.peak > 0].to_dict()  # all silent files are equal
         files = {
@@ -56,6 +67,7 @@ class Dataset:
                 self.faults += fault(self.root, what, copies, f"{remedy}: the accuracy would be too high")
         if self.layout == "folder":
             self.warnings += same_names(files, sounds.seconds.to_dict(), self.root)
+            self.warnings += same_sources(files, self.root)
         self.warnings += [*sound_warnings(self, sounds), *format_by_class(self, sounds)]
 
     def divide_folder(self, sounds: pd.DataFrame) -> None:
@@ -66,7 +78,7 @@ class Dataset:
             readable = {split: [clip for clip in clips if clip.path in durations] for split, clips in found.items()}
             clips = cut_all(readable, durations, clip_length(durations.values()))
             try:
-                self.splits["train"], self.splits["test"] = divide(clips, TEST_FRACTION, SPLIT_SEED, self.root)
+                self.splits = divide(clips, TEST_FRACTION, SPLIT_SEED, self.root)
             except InputError as error:
                 self.faults.append(str(error))
                 self.splits["all"] = [clip for group in clips.values() for clip in group]
@@ -131,6 +143,7 @@ def read_dataset(root: Path, train_list: str, test_list: str) -> Dataset:
     if (root / "meta.csv").exists():
         return read_tau(root, train_list, test_list)
     found = read_folder(root)
+    check_classes(found, root)
     return Dataset(root, "folder", found.recordings, warnings=notes(found, root))
 
 

@@ -35,7 +35,7 @@ def doubts(dataset: Dataset, lists: list[str], weights: str) -> dict[str, Any]:
         FolderScenes(root) if dataset.layout == "folder" else SceneData(root, train_list=lists[0], test_list=lists[1])
     )
     data.setup()
-    clips = [*data.clips["train"], *data.clips["test"]]
+    clips = [*data.clips["train"], *data.clips["val"], *data.clips["test"]]
     classes = class_indices(clips, data.labels).numpy()
     embeddings = data.embeddings(teacher, clips)
     places = [clip.location for clip in clips]

@@ -26,7 +26,7 @@ from asc import audio, media
 from asc.data import datasets
 from asc.data.cache import cache_path, load_or_compute
 from asc.data.datasets import Batch, BatchSampler, FeatureBatch, FeatureDataset, WaveDataset, class_indices
-from asc.data.lists import Clip, fault, raise_first, read_lists, shorten
+from asc.data.lists import Clip, fault, raise_first, read_all, read_labelled, read_lists
 from asc.data.splits import cross_validation, hold_out, split_faults
 from asc.data.unlabelled import unlabelled_clips
 from asc.errors import InputError, check_number
@@ -57,7 +57,7 @@ class SceneData(LightningDataModule):
             training clips.
         batch_size: clips in a batch, in each process.
         val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
-        missing: "error" rejects lists with missing files, "skip" drops these clips.
+        missing: "error" rejects missing and unreadable recordings, "skip" leaves them out.
         num_workers: processes that decode clips; None: one for each core, at most 8.
         cache: compute features once and cache them on disk.
         cache_dir: folder of the cache; default: the environment variable ASC_CACHE.
@@ -114,6 +114,8 @@ class SceneData(LightningDataModule):
         self.cache, self.cache_dir, self.seed = cache, expand_home(cache_dir).absolute(), seed
         self.clips: dict[str, list[Clip]] = {}
         self.seconds: dict[Clip, float] = {}
+        self.durations: dict[Path, float] = {}  # seconds of the files
+        self.unreadable: list[Path] = []
         self.teacher, self.unlabelled, self.label_weight = teacher, unlabelled, label_weight
         self.soft_targets: Tensor | None = None  # of training clips and unlabelled clips, after `learn_targets`
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
@@ -154,63 +156,111 @@ class SceneData(LightningDataModule):
         """
         if self.clips:  # Lightning calls this before fit and before test
             return
-        train, test = self.read_split()
+        splits = self.read_splits()
         if self.cv:
-            folds = cross_validation(list(dict.fromkeys([*train, *test])), self.cv, self.seed)
+            folds = cross_validation(list(dict.fromkeys(chain.from_iterable(splits.values()))), self.cv, self.seed)
             test = folds.pop(self.fold - 1)
-            train = list(chain.from_iterable(folds))
-        self.labels = self.labels or sorted({clip.label for clip in train})
-        if len(self.labels) < 2:
-            raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
-        raise_first(split_faults(train, test, self.labels, self.root))
-        listed = {clip.label for clip in train}
-        train, test = self._present(train, "training"), self._present(test, "test")
-        if lost := sorted(listed - {clip.label for clip in train}):
-            raise InputError(f"{self.root}: all training clips of {', '.join(lost)} are missing: complete the dataset")
-        self.seconds = dict(zip([*train, *test], self.seconds_of([*train, *test]), strict=True))
-        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
-        most_common = Counter(round(self.seconds[clip], 2) for clip in train).most_common(1)[0][0]
-        self.clip_samples = round((self.clip_seconds or most_common) * self.sample_rate)
-        train, val = hold_out(train, self.val_fraction, self.seed) if self.val_fraction else (train, [])
-        if self.val_fraction and not val:
-            raise InputError(f"data.val_fraction={self.val_fraction} holds out no clips: increase it or set 0")
-        self.clips = {"train": train, "val": val, "test": test}
-        if self.unlabelled:
-            length = self.clip_samples / self.sample_rate
-            self.clips["unlabelled"] = unlabelled_clips(
-                Path(self.unlabelled), [*val, *test], length, self.read_durations
-            )
+            splits = {"train": list(chain.from_iterable(folds)), "test": test}
+        self.use(splits)
 
-    def read_split(self) -> tuple[list[Clip], list[Clip]]:
-        """The clips for training (validation included) and for testing; with `cv`, all clips, divided in any way.
+    def read_splits(self) -> dict[str, list[Clip]]:
+        """The clips for training and testing, and perhaps those for validation; with `cv`, all, divided in any way.
 
         Raises:
             InputError: a list is missing or invalid.
         """
         train, test = read_lists(self.root, self.lists)
-        return train, test
+        return {"train": train, "test": test}
 
-    def _present(self, clips: list[Clip], split: str) -> list[Clip]:
-        """The clips whose files exist; for missing ones an error or a warning, depending on `missing`."""
-        missing = [clip for clip in clips if not clip.path.is_file()]
-        if missing:
-            names = shorten([str(clip.path.relative_to(self.root)) for clip in missing])
-            what = f"{self.root}: {len(missing)} of {len(clips)} audio files for {split} are missing ({names})"
-            if self.missing == "error" or len(missing) == len(clips):
-                raise InputError(f"{what}: complete {self.root}, or skip these files with data.missing=skip")
-            print(f"{what}: skipped", file=sys.stderr)
-        return [clip for clip in clips if clip.path.is_file()]
+    def read_only(self, split: str) -> list[Clip]:
+        """The clips to evaluate a classifier on that knows `labels`: "test" needs no training list, "all" no list.
 
-    def seconds_of(self, clips: list[Clip]) -> list[float]:
-        """Durations of the clips in seconds."""
-        return self.read_durations([clip.path for clip in clips])
+        Raises:
+            InputError: the list is missing or invalid.
+        """
+        if split == "all":
+            return read_all(self.root)
+        if (self.root / "meta.csv").exists():
+            return read_lists(self.root, self.lists[1:])[0]
+        return read_labelled(self.root / self.lists[1], self.root)
 
-    def read_durations(self, paths: list[Path]) -> list[float]:
-        """Durations of all files in seconds, from the cache or from their headers."""
-        if not self.cache:
-            return audio.durations(paths)
-        path = cache_path(self.cache_dir, {}, paths, [audio, media])
-        return load_or_compute(path, (len(paths),), np.float64, lambda: [np.array(audio.durations(paths))]).tolist()
+    def use(self, splits: dict[str, list[Clip]]) -> None:
+        """Check the clips of these splits and set `clips`; without "train", `labels` and `clip_seconds` must be set.
+
+        Raises:
+            InputError: the files or the split are invalid.
+        """
+        splits = {"train": [], "val": [], **splits}
+        listed = [*splits["train"], *splits["val"]]
+        self.labels = self.labels or sorted({clip.label for clip in listed})
+        if len(self.labels) < 2:
+            raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
+        others = [clip for split, clips in splits.items() if split not in ("train", "val") for clip in clips]
+        raise_first(split_faults(listed, others, self.labels, self.root))
+        splits = self.readable(splits)
+        self.seconds = {clip: self.seconds_of(clip) for clip in chain.from_iterable(splits.values())}
+        # rounded to 0.01 s: some TAU clips are a sample longer or shorter than 10 s
+        lengths = Counter(round(self.seconds[clip], 2) for clip in splits["train"])
+        self.clip_samples = round((self.clip_seconds or lengths.most_common(1)[0][0]) * self.sample_rate)
+        if self.val_fraction and splits["train"] and not splits["val"]:
+            splits["train"], splits["val"] = hold_out(splits["train"], self.val_fraction, self.seed)
+            if not splits["val"]:
+                raise InputError(f"data.val_fraction={self.val_fraction} holds out no clips: increase it or set 0")
+        self.clips = splits
+        if self.unlabelled:
+            held_out, length = [*splits["val"], *splits["test"]], self.clip_samples / self.sample_rate
+            self.clips["unlabelled"] = unlabelled_clips(Path(self.unlabelled), held_out, length, self.read_durations)
+
+    def readable(self, splits: dict[str, list[Clip]]) -> dict[str, list[Clip]]:
+        """The clips whose files can be read; for the others see `missing`.
+
+        Raises:
+            InputError: those of a class to train on are unreadable, or those of a split.
+        """
+        paths = dict.fromkeys(clip.path for clip in chain.from_iterable(splits.values()))
+        self.durations |= self.read_durations([path for path in paths if path not in self.durations])
+        present = {split: [clip for clip in clips if clip.path in self.durations] for split, clips in splits.items()}
+        for split, clips in splits.items():
+            lost = {clip.label for clip in clips} - {clip.label for clip in present[split]}
+            if lost and (split in ("train", "") or not present[split]):
+                what = f"all {split} clips of".replace("  ", " ")
+                raise InputError(
+                    f"{self.root}: {what} {', '.join(sorted(lost))} are missing or unreadable: replace them"
+                )
+        return present
+
+    def seconds_of(self, clip: Clip) -> float:
+        """Duration of a clip in seconds."""
+        return self.durations[clip.path]
+
+    def read_durations(self, paths: list[Path]) -> dict[Path, float]:
+        """Seconds of the files that can be read, from the cache or from their headers; for the others see `missing`.
+
+        Raises:
+            InputError: counts the unreadable files and names the first, and their list.
+        """
+        files = [path for path in paths if path.is_file()]
+        if self.cache and files:
+            cached = cache_path(self.cache_dir, {}, files, [audio, media])
+            seconds = load_or_compute(cached, (len(files),), np.float64, lambda: [np.array(audio.durations(files))])
+            durations = dict(zip(files, seconds.tolist(), strict=True))
+        else:
+            durations = dict(zip(files, audio.durations(files), strict=True))
+        faults = {path: f"{path} does not exist" for path in paths if path not in durations}
+        for path in [path for path in files if math.isnan(durations[path])]:
+            try:
+                durations[path] = audio.duration(path)  # its permissions may have changed since
+            except InputError as error:
+                faults[path] = str(error)
+                del durations[path]
+        if faults:
+            self.unreadable += faults
+            first, listed = next(iter(faults.values())), list_in_run(self.unreadable)
+            what = f"{len(faults)} of {len(paths)} recordings are missing or unreadable ({first}){listed}"
+            if self.missing == "error":
+                raise InputError(f"{what}: complete or remove them, or leave them out with data.missing=skip")
+            print(f"{what}: left out", file=sys.stderr)
+        return durations
 
     def check_length(self, samples: int) -> None:
         """Reject clips shorter than `samples`, one window of the frontend: repeating them would make a tone.
@@ -373,6 +423,17 @@ class SceneData(LightningDataModule):
         return self.loader("test")
 
     predict_dataloader = test_dataloader
+
+
+def list_in_run(paths: Sequence[Path]) -> str:
+    """Write these paths, one a line, to unreadable.txt in the run's directory; "" without one, else words that tell."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return ""
+    file = Path(HydraConfig.get().runtime.output_dir) / "unreadable.txt"
+    file.write_bytes(b"".join(os.fsencode(path) + b"\n" for path in paths))
+    return f", listed in {file}"
 
 
 def next_batch(trainer: Trainer) -> Batch:

@@ -3,14 +3,23 @@
 import inspect
 import sys
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from asc.data.datamodule import SceneData
 from asc.data.lists import Clip
-from asc.data.recordings import clip_length, cut_all, divide, leaks, notes, read_folder
+from asc.data.recordings import (
+    Folder,
+    check_classes,
+    clip_length,
+    cut_all,
+    divide,
+    leaks,
+    notes,
+    read_folder,
+    same_sources,
+)
 from asc.errors import InputError
 from asc.settings import Seed, checked
 
@@ -44,34 +53,42 @@ class FolderScenes(SceneData):
         if not self.cv and self.fold != 1:
             raise InputError(f"invalid data.fold={self.fold}: set data.cv too, the number of folds")
         self.test_fraction, self.split_seed = test_fraction, split_seed
-        self.durations: dict[Path, float] = {}  # seconds of the recordings
 
     def identity(self, clip: Clip) -> tuple:
         return clip.location, clip.path.name, clip.start
 
-    def setup(self, stage: str | None = None) -> None:
-        if self.clips:
-            return
-        super().setup(stage)
+    def use(self, splits: dict[str, list[Clip]]) -> None:
+        super().use(splits)
         labelled = {split: clips for split, clips in self.clips.items() if split != "unlabelled"}
-        for sentence in leaks(labelled, self.root):
+        for sentence in [*leaks(labelled, self.root), *same_sources(labelled, self.root)]:
             print(f"warning: {sentence}", file=sys.stderr)
 
-    def read_split(self) -> tuple[list[Clip], list[Clip]]:
+    def read_splits(self) -> dict[str, list[Clip]]:
         found = read_folder(self.root)
+        check_classes(found, self.root)
+        clips = self.cut(found)
+        return clips if self.cv else divide(clips, self.test_fraction, self.split_seed, self.root)
+
+    def read_only(self, split: str) -> list[Clip]:
+        found = read_folder(self.root)
+        if not {clip.label for clip in chain.from_iterable(found.recordings.values())} & set(self.labels):
+            check_classes(found, self.root)  # for its remedies
+        clips = self.cut(found)
+        if split == "all":
+            return list(chain.from_iterable(clips.values()))
+        return divide(clips, self.test_fraction, self.split_seed, self.root).get(split, [])
+
+    def cut(self, found: Folder) -> dict[str, list[Clip]]:
+        """The clips of a folder's readable recordings."""
         for sentence in notes(found, self.root):
             print(sentence, file=sys.stderr)
-        paths = [recording.path for recording in chain.from_iterable(found.recordings.values())]
-        self.durations = dict(zip(paths, self.read_durations(paths), strict=True))
+        recordings = self.readable(found.recordings)
         self.clip_seconds = self.clip_seconds or clip_length(self.durations.values())
-        clips = cut_all(found.recordings, self.durations, self.clip_seconds)
-        if self.cv:
-            return list(chain.from_iterable(clips.values())), []
-        return divide(clips, self.test_fraction, self.split_seed, self.root)
+        return cut_all(recordings, self.durations, self.clip_seconds)
 
-    def seconds_of(self, clips: list[Clip]) -> list[float]:
-        assert self.clip_seconds is not None  # set by `read_split`
-        return [min(self.clip_seconds, self.durations[clip.path] - clip.start) for clip in clips]
+    def seconds_of(self, clip: Clip) -> float:
+        assert self.clip_seconds is not None  # set by `cut`
+        return min(self.clip_seconds, self.durations[clip.path] - clip.start)
 
 
 def scene_data(saved: dict[str, Any], given: dict[str, Any] | None = None, kind: type[SceneData] | None = None) -> Any:

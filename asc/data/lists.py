@@ -89,15 +89,45 @@ def read_lists(root: Path, names: Sequence[str]) -> list[list[Clip]]:
     Raises:
         InputError: a list or meta.csv is missing or no such table, or has a fault.
     """
-    rows = meta_rows(root)
-    raise_first(name_faults(root / "meta.csv", [row["filename"] for row in rows]))
-    meta = {row["filename"]: row for row in rows}
+    meta = {row["filename"]: row for row in checked_meta(root)}
     lists = []
     for name in names:
         listed = read_table(root / name, ["filename"])
         raise_first(list_faults(root / name, listed, meta))
         lists.append(clips_in(root, listed, meta))
     return lists
+
+
+def read_labelled(path: Path, root: Path) -> list[Clip]:
+    """The clips of a list that needs no meta.csv: it has labels, and perhaps locations; else each file is one.
+
+    Raises:
+        InputError: the list is missing, no such table, or has a fault.
+    """
+    rows = read_table(path, ["filename", "scene_label"])
+    raise_first(name_faults(path, [row["filename"] for row in rows]))
+    return [Clip(root / row["filename"], row["scene_label"], row.get("identifier") or row["filename"]) for row in rows]
+
+
+def read_all(root: Path) -> list[Clip]:
+    """The clips of meta.csv.
+
+    Raises:
+        InputError: it is missing or no such table, or has a fault.
+    """
+    rows = checked_meta(root)
+    return clips_in(root, rows, {row["filename"]: row for row in rows})
+
+
+def checked_meta(root: Path) -> list[dict[str, str]]:
+    """The rows of meta.csv, without faults in their file names.
+
+    Raises:
+        InputError: as in `meta_rows`, or a name has a fault.
+    """
+    rows = meta_rows(root)
+    raise_first(name_faults(root / "meta.csv", [row["filename"] for row in rows]))
+    return rows
 
 
 def list_faults(path: Path, rows: Sequence[dict[str, str]], meta: dict[str, dict[str, str]]) -> Iterator[str]:
@@ -127,7 +157,11 @@ def meta_rows(root: Path) -> list[dict[str, str]]:
         raise InputError(f"data.root={root} is not a directory: give the folder that contains meta.csv and audio/")
     path = root / "meta.csv"
     if not path.exists():
-        raise InputError(f"{path} does not exist: check data.root, or set data=folder if it has one folder per class")
+        download = f"python -m asc.download DATASET {root} --meta-only"
+        remedy = f"set data=folder if it has one folder per class, or get the lists of TAU by {download}"
+        if inner := sorted(root.glob("*/meta.csv")):  # archives may be unpacked one folder too deep
+            remedy = f"set data.root={inner[0].parent}"
+        raise InputError(f"{path} does not exist: {remedy}")
     return read_table(path, ["filename", "scene_label", "identifier"])
 
 

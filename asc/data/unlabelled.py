@@ -12,7 +12,7 @@ from asc.errors import InputError
 
 
 def unlabelled_clips(
-    folder: Path, held_out: Sequence[Clip], length: float, durations_of: Callable[[list[Path]], list[float]]
+    folder: Path, held_out: Sequence[Clip], length: float, durations_of: Callable[[list[Path]], dict[Path, float]]
 ) -> list[Clip]:
     """The clips of `length` seconds of all recordings below a folder, but for copies of validation and test recordings.
 
@@ -20,14 +20,15 @@ def unlabelled_clips(
         folder: a folder of recordings, at any depth.
         held_out: the validation and test clips; a recording with the samples of one of theirs is left out.
         length: seconds.
-        durations_of: seconds of these files.
+        durations_of: seconds of those of these files that can be read.
 
     Raises:
         InputError: the folder contains no other recordings.
     """
     files = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES]
     known = list(dict.fromkeys(clip.path for clip in held_out))
-    seconds = dict(zip([*files, *known], durations_of([*files, *known]), strict=True))
+    seconds = durations_of([*files, *known])
+    files = [path for path in files if path in seconds]
     lengths = {seconds[path] for path in files} & {seconds[path] for path in known}
     digests = {samples_digest(path) for path in known if seconds[path] in lengths}
     copies = {path for path in files if seconds[path] in lengths and samples_digest(path) in digests}
