@@ -7,7 +7,9 @@ accuracy_by_group.png.
 Examples:
   python -m asc.evaluate RUN/checkpoints/best.ckpt                             the run's own test clips
   python -m asc.evaluate RUN/checkpoints/best.ckpt --split val                 its validation clips
-  python -m asc.evaluate RUN/int8.ckpt data=dcase data.root=DIR                other recordings
+  python -m asc.evaluate RUN/int8.ckpt data=dcase data.root=DIR                the test list of other recordings
+  python -m asc.evaluate RUN/int8.ckpt data=folder data.root=DIR --split all   all recordings in class folders
+  python -m asc.evaluate RUN/int8.ckpt --list FILE                             those that a list names
   python -m asc.evaluate RUN/model.onnx data=tau2020_3class data.root=DIR      an ONNX file
 """
 
@@ -32,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's .ckpt, or its .onnx file")
     settings_help = "data settings of train.py: data=dcase data.root=DIR data.fold=2; default: the checkpoint's own"
     add("setting", nargs="*", default=[], metavar="SETTING", help=settings_help)
-    add("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--split", choices=("test", "val", "train", "all"), default="test", help="default: test; all: every recording"
+    )
+    list_help = "a list with the columns filename (below data.root, by default the list's folder) and scene_label"
+    which.add_argument("--list", type=Path, metavar="FILE", help=list_help)
     add("--output", type=Path, default="evaluation", metavar="DIR", help="folder to write, default: evaluation")
     add("--json", action="store_true", help="print evaluation.json instead of tables")
     add("--worst", type=int, default=10, metavar="N", help="mistakes to list, default: 10")

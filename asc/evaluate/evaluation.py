@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 from asc.data import SceneData, scene_data
-from asc.data.lists import TAU_NAME, Clip, shorten
+from asc.data.lists import TAU_NAME, Clip, read_labelled, shorten
 from asc.errors import InputError, WriteError
 from asc.evaluate.output import plot_groups, plot_reliability
 from asc.files import atomic_write
@@ -42,12 +42,10 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: the data or the output folder do not fit, or a probability is not a number.
     """
-    directory, split = arguments.output, arguments.split
+    directory, split = arguments.output, "list" if arguments.list else arguments.split
     classifier = load_classifier(arguments.checkpoint, arguments.trusted)
-    data, labels = evaluation_data(arguments.checkpoint, classifier, arguments.setting), classifier.labels
-    clips = data.clips[split]
-    if not clips:
-        raise InputError(f"invalid --split={split}: expected one with clips; data.val_fraction holds out val clips")
+    data = evaluation_data(arguments.checkpoint, classifier, arguments.setting, split, arguments.list)
+    clips, labels = data.clips[split], classifier.labels
     if (directory / "results.json").exists():
         raise InputError(f"invalid --output={directory}: expected a folder other than a run's")
     try:
@@ -82,22 +80,30 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return evaluation
 
 
-def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequence[str]) -> SceneData:
-    """The data after `setup`, with the classifier's sample rate, channel, clip length and order of labels.
+def evaluation_data(
+    checkpoint: Path, classifier: Classifier, overrides: Sequence[str], split: str, list_file: Path | None = None
+) -> SceneData:
+    """The data with the clips of `split`, and the classifier's sample rate, channel, clip length and labels.
 
     Args:
         checkpoint: a checkpoint, which names its own data, or an ONNX file, which does not.
         classifier: the classifier to evaluate.
         overrides: for Hydra, such as data=dcase data.root=DIR; without data=, they apply to the checkpoint's data.
+        split: "train", "val", "test" or "all"; with `list_file`, any name.
+        list_file: a list of names and labels instead.
 
     Raises:
-        InputError: the checkpoint does not name its data, or the dataset has labels that the classifier does not know.
+        InputError: the checkpoint does not name its data, there are no such clips, or the classifier does not know
+            their labels.
     """
     from_classifier = {
         "sample_rate": classifier.sample_rate,
         "channel": classifier.channel,
         "clip_seconds": classifier.clip_samples / classifier.sample_rate,
+        "labels": classifier.labels,
     }
+    if list_file:
+        overrides = ["data=dcase", f"data.root={list_file.absolute().parent}", *overrides]
     if any(item.startswith("data=") for item in overrides):
         data = instantiate(compose_settings("train", overrides).data, **from_classifier)
     else:
@@ -111,14 +117,16 @@ def evaluation_data(checkpoint: Path, classifier: Classifier, overrides: Sequenc
         untaught = {"teacher": None, "unlabelled": None}
         data = scene_data(saved, {"batch_size": BATCH_SIZE, **given, **from_classifier, **untaught})
     data.prepare_data()
-    data.setup()
-    unknown = sorted(set(data.labels) - set(classifier.labels))
-    if unknown:
+    if list_file:
+        data.use({split: read_labelled(list_file, data.root)})
+    elif split in ("train", "val") or (data.cv and split == "test"):
+        data.setup()
+    else:
+        data.use({split: data.read_only(split)})
+    if not data.clips.get(split):
         raise InputError(
-            f"invalid data.root={data.root}: expected the labels {shorten(classifier.labels, 10)}, as in {checkpoint}, "
-            f"not {shorten(unknown)}"
+            f"invalid --split={split}: {data.root} has no such clips; data.val_fraction holds out val clips"
         )
-    data.labels = classifier.labels
     data.check_length(classifier.min_samples)
     return data
 
