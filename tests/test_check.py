@@ -122,10 +122,17 @@ def test_a_fault_is_reported_with_status_1(root, capsys, fault):
     assert len(report["sounds"]) == 36 - (fault in ("missing", "cut off", "text", "nan", "unlisted"))
 
 
-def test_all_faults_are_reported_at_once(root, capsys):
+def test_all_faults_are_reported_at_once_with_all_names(root, capsys):
     for fault in ("cut off", "label", "location"):
         FAULTS[fault][0](root)
-    assert len(check(root, capsys)[1]["faults"]) == 3
+    gone = [f"audio/outdoor-oslo-10{place}-{part}-a.wav" for place in range(4) for part in range(2)]
+    for name in gone:
+        (root / name).unlink()
+    _, report = check(root, capsys)
+    assert len(report["faults"]) == 4
+    assert report["unreadable"] == [FILE]
+    (sentence,) = (fault for fault in report["faults"] if "missing" in fault)
+    assert report["names"][sentence] == gone
 
 
 def test_suspect_sounds_are_warnings(root, capsys):

@@ -140,6 +140,61 @@ def test_folders_train_and_test_are_the_split(own, tmp_path):
     assert not places(folds[0]) & places(folds[1]), "in cross-validation, the same name is the same location"
 
 
+def folders(root: Path, *names: str) -> Path:
+    """Each of these folders with two recordings of 2 s."""
+    for number, name in enumerate(names):
+        for part in range(2):
+            write(root / name / f"{part}.wav", 2, seed=10 * number + part)
+    return root
+
+
+def of_each(*splits: str) -> list[str]:
+    return [f"{split}/{label}" for split in splits for label in ("rain", "street")]
+
+
+def test_a_folder_of_validation_clips_is_the_validation_set(tmp_path):
+    root = folders(tmp_path, *of_each("Training", "valid", "Test"))
+    data = scenes(root, val_fraction=0.5)
+    assert {split: len(clips) for split, clips in data.clips.items()} == {"train": 4, "val": 4, "test": 4}
+    assert all(clip.path.is_relative_to(root / "valid") for clip in data.clips["val"])
+    assert data.labels == ["rain", "street"]
+    assert len(scenes(root, cv=2).clips["test"]) == 6
+
+
+def test_a_class_may_be_named_train(tmp_path):
+    assert scenes(folders(tmp_path, "train", "tram", "bus/monday", "bus/tuesday")).labels == ["bus", "train", "tram"]
+    assert scenes(folders(tmp_path, "train/monday")).labels == ["bus", "train", "tram"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (of_each("train", "val"), r"are splits \(train, val\), but there is no test"),
+        (of_each("Test"), "no train"),
+        (("train", "val"), "train, val are names of splits"),
+        (("train", "test"), "test, train are names of splits"),
+        (("fold1", "fold2", "fold10"), "fold1, fold10, fold2 are names of .*folds, not of classes"),
+        (of_each("fold1", "fold2"), "names of .*folds"),
+        (of_each("mine"), "mine contains the class folders, set data.root to it"),
+    ],
+    ids=str,
+)
+def test_folders_that_are_not_classes_are_rejected(tmp_path, names, words):
+    root = folders(tmp_path, *names)
+    with pytest.raises(InputError, match=words):
+        scenes(root)
+
+
+def test_a_dataset_unpacked_too_deep_or_without_its_lists_keeps_its_layout(tiny, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/TAU").symlink_to(tiny)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/audio").symlink_to(tiny / "audio")
+    for kind in (FolderScenes, SceneData):
+        for name, words in (("deep", f"data.root={tmp_path}/deep/TAU"), ("bare", "--meta-only")):
+            assert words in str(pytest.raises(InputError, kind(str(tmp_path / name), cache=False).setup).value)
+
+
 def test_a_run_resumes_on_the_same_clips_only(own):
     state = scenes(own).state_dict()
     scenes(own).load_state_dict(state)
@@ -216,6 +271,55 @@ def test_the_same_recording_on_both_sides_is_told(root, capsys):
     told = capsys.readouterr().err
     assert "warning: " in told
     assert f"the same recordings in train and test: 1 (indoor/{first.name} = indoor/" in told
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_told"),
+    [
+        ("1-{}-{}-0.wav", True),  # ESC-50: clip and take, then the class
+        ("{}-3-0-{}.wav", True),  # UrbanSound8K
+        ("20240512{}_0600{}.WAV", True),  # AudioMoth
+        ("{}/{}.wav", False),
+        ("{}{}.wav", False),
+        ("rain_{}{}.wav", False),
+    ],
+)
+def test_parts_of_a_source_on_both_sides_are_told(tmp_path, capsys, pattern, is_told):
+    for number, (label, source) in enumerate(itertools.product(("rain", "street"), (10, 11, 12, 13))):
+        for take in range(3):
+            write(tmp_path / label / pattern.format(source, take), 2, seed=10 * number + take)
+    scenes(tmp_path)
+    told = capsys.readouterr().err
+    assert ("whose names differ in the last part alone" in told) == is_told
+    assert ("warning" in told) == is_told
+
+
+def test_folders_of_operating_systems_are_ignored(root):
+    before = scenes(root).clips
+    for name in ("lost+found", "System Volume Information", "$RECYCLE.BIN", "__MACOSX", "indoor/@eaDir"):
+        write(root / name / "found/0.wav", 2)
+    assert scenes(root).clips == before
+
+
+def test_unreadable_recordings_are_refused_or_skipped_and_listed(root, tmp_path, capsys):
+    before = scenes(root, split_seed=1).clips
+    broken = [root / "indoor/an empty.wav", root / "indoor/header.wav", root / "outdoor/visit/zeros.wav"]
+    for path, content in zip(
+        broken, [b"", broken[0].with_name("walk0.wav").read_bytes()[:44], bytes(10000)], strict=True
+    ):
+        path.write_bytes(content)
+    cache = f"data.cache_dir={tmp_path}/cache"
+    message = call("data=folder", f"data.root={root}", cache, f"hydra.run.dir={tmp_path}/run")
+    assert f"3 of 18 recordings are missing or unreadable ({broken[0]} is" in message
+    assert f"listed in {tmp_path}/run/unreadable.txt" in message
+    assert "data.missing=skip" in message
+    assert (tmp_path / "run/unreadable.txt").read_text().splitlines() == list(map(str, broken))
+    for _ in range(2):  # then from the cache
+        assert scenes(root, split_seed=1, missing="skip", cache=True, cache_dir=f"{tmp_path}/cache").clips == before
+        assert "3 of 18 recordings" in capsys.readouterr().err
+    for path in (root / "outdoor").rglob("*.*"):
+        path.write_bytes(b"")
+    assert "all clips of outdoor are missing or unreadable" in rejection(root, missing="skip")
 
 
 # Checkpoints

@@ -15,7 +15,7 @@ import pandas as pd
 from asc.check.dataset import Dataset, read_dataset
 from asc.check.sounds import analyze_all
 from asc.cli import exit_on_input_error
-from asc.data.lists import TAU_NAME
+from asc.data.lists import TAU_NAME, Fault
 from asc.errors import printable
 from asc.files import expand_home
 from asc.table import text_table
@@ -43,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         default = f"evaluation_setup/fold{{fold}}_{name}.csv"
         add(f"--{split}-list", metavar="LIST", default=default, help="default: %(default)s")
     add("--teacher", metavar="FILE", help="pretrained network, .pt of EfficientAT or .onnx: list the labels it doubts")
-    add("--json", action="store_true", help="for programs: one JSON object, with all files")
+    add("--json", action="store_true", help="for programs: one JSON object, with all file names")
     arguments = parser.parse_args(argv)
     with exit_on_input_error():
         names = [name.replace("{fold}", arguments.fold) for name in (arguments.train_list, arguments.test_list)]
         dataset = read_dataset(expand_home(arguments.root).resolve(), *names)
-        sounds, errors = analyze_all(dataset.files())
+        files = dataset.files()
+        sounds, errors = analyze_all(files)
         dataset.add_sounds(sounds, errors)
         summary = summarize(dataset, sounds)
         text = tables(summary)
@@ -62,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.json:
             sounds["level"] = sounds.level.astype(object).where(sounds.level > -math.inf, None)
             sounds.insert(0, "file", [str(path.relative_to(dataset.root)) for path in sounds.index])
-            text = json.dumps({**summary, "sounds": sounds.to_dict("records")}, allow_nan=False)
+            unreadable = [path.relative_to(dataset.root) for path in files if path not in sounds.index]
+            found = [*dataset.faults, *dataset.warnings]
+            named = {str(sentence): sentence.names for sentence in found if isinstance(sentence, Fault)}
+            lists = {"names": named, "unreadable": list(map(str, unreadable)), "sounds": sounds.to_dict("records")}
+            text = json.dumps({**summary, **lists}, allow_nan=False)
         print(text, flush=True)
     sys.exit(1 if dataset.faults else 0)
 

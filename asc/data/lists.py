@@ -181,10 +181,18 @@ def is_inside(name: str) -> bool:
     return not path.anchor and ".." not in path.parts
 
 
-def fault(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[str]:
+class Fault(str):
+    """A sentence about names, and all of them."""
+
+    names: Sequence[str]
+
+
+def fault(where: Path | str, what: str, names: Sequence[str], remedy: str = "correct the list") -> Iterator[Fault]:
     """A sentence with the count and the first few names, if there are any."""
     if names:
-        yield f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}"
+        sentence = Fault(f"{where}: {what}: {len(names)} ({shorten(names)}); {remedy}")
+        sentence.names = names
+        yield sentence
 
 
 def raise_first(faults: Iterator[str]) -> None:

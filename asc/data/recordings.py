@@ -261,8 +261,8 @@ def same_sources(splits: dict[str, list[Clip]], root: Path) -> Iterator[str]:
                 first[source[1]].setdefault(split, path)
         pairs = (list(paths.values())[:2] for paths in first.values() if len(paths) > 1)
         names += [" and ".join(str(path.relative_to(root)) for path in pair) for pair in pairs]
-    what = f"recordings in two of {', '.join(splits)} whose names differ in the last part alone"
-    yield from fault(root, what, names, "if they are parts of one, put the parts of each into a subfolder of their own")
+    what = "recordings in different splits whose names differ in the last part alone"
+    yield from fault(root, what, names, "if they are parts of one source, put each source into a subfolder")
 
 
 def matches(one: Sequence[Clip], other: Sequence[Clip], key: Callable[[Clip], Hashable]) -> list[tuple[Clip, Clip]]:
