@@ -214,6 +214,53 @@ def test_other_lengths_and_orders_of_labels_are_accepted_and_other_labels_reject
     assert not (tmp_path / "none").exists()  # a failure leaves nothing
 
 
+def test_a_test_set_needs_no_training_list_and_any_list_will_do(tiny, tmp_path, capsys):
+    checkpoint = str(save(classifier(), tmp_path / "alone.ckpt"))
+
+    def evaluated(*words: str) -> tuple[str, int, list[int]]:
+        """The split, and numbers of clips and of those of each class."""
+        main([checkpoint, *map(str, words), "--output", str(tmp_path / "out"), "--json"])
+        told = json.loads(capsys.readouterr().out)
+        return told["split"], told["clips"], [sum(row) for row in told["test"]["confusion_matrix"]]
+
+    root = tmp_path / "test only"
+    (root / "evaluation_setup").mkdir(parents=True)
+    (root / "audio").symlink_to(tiny / "audio")
+    rows = [f"audio\\indoor-oslo-{place}-0-a.wav;indoor" for place in range(3)]
+    write_list(root / "evaluation_setup/fold1_evaluate.csv", "filename;scene_label", rows)
+    assert evaluated("data=dcase", f"data.root={root}") == ("test", 3, [3, 0, 0])
+    assert evaluated("data=dcase", f"data.root={root}", "--split", "all") == ("all", 3, [3, 0, 0])
+    assert evaluated("data=dcase", f"data.root={tiny}", "--split", "all") == ("all", 36, [12, 12, 12])
+    write_list(
+        root / "mine, all.csv", "filename,scene_label,identifier", ["audio/outdoor-oslo-100-0-a.wav,outdoor,here"]
+    )
+    assert evaluated("--list", root / "mine, all.csv") == ("list", 1, [0, 1, 0])
+    (root / "mine, all.csv").rename(tmp_path / "elsewhere.csv")
+    assert evaluated("--list", tmp_path / "elsewhere.csv", f"data.root={tiny}") == ("list", 1, [0, 1, 0])
+    with pytest.raises(SystemExit, match="1 of 1 recordings are missing .*: check data.root="):
+        main([checkpoint, "--list", str(tmp_path / "elsewhere.csv")])
+
+
+def test_all_recordings_of_a_folder_or_of_a_class_are_evaluated(tiny, tmp_path, capsys):
+    checkpoint, root = str(save(classifier(), tmp_path / "alone.ckpt")), tmp_path / "data"
+    for path in tiny.glob("audio/*-0-a.wav"):
+        copy = root / path.name.partition("-")[0] / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(path)
+    words = [checkpoint, "data=folder", f"data.root={root}", "--output", str(tmp_path / "out")]
+    main([*words, "--split", "all"])
+    assert f"on all clips of {root}: 72 clips from 18 locations" in capsys.readouterr().out
+    main(words)
+    assert "of 18 recordings are test recordings: --split all evaluates all" in capsys.readouterr().out
+    for label in ("outdoor", "transportation"):
+        (root / label).rename(tmp_path / label)
+    (root / "indoor").rename(tmp_path / "indoor")
+    (root / "test").mkdir()
+    (tmp_path / "indoor").rename(root / "test/indoor")  # a test folder alone, with one class
+    main(words)
+    assert f"on the test clips of {root}: 24 clips from 6 locations" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["data=nothing"], ["data=dcase"], ["nothing"], ["--worst", "-1"]], ids=str)
 def test_bad_arguments_get_one_sentence_and_leave_nothing(trained, tmp_path, words):
     checkpoint, alone = trained[0] / "checkpoints/best.ckpt", save(classifier(), tmp_path / "alone.ckpt")

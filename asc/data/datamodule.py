@@ -178,11 +178,14 @@ class SceneData(LightningDataModule):
         Raises:
             InputError: the list is missing or invalid.
         """
+        has_meta, lists = (self.root / "meta.csv").exists(), self.lists[1:]
         if split == "all":
-            return read_all(self.root)
-        if (self.root / "meta.csv").exists():
-            return read_lists(self.root, self.lists[1:])[0]
-        return read_labelled(self.root / self.lists[1], self.root)
+            if has_meta:
+                return read_all(self.root)
+            lists = [name for name in self.lists if (self.root / name).exists()] or lists
+        if has_meta:
+            return read_lists(self.root, lists)[0]
+        return [clip for name in lists for clip in read_labelled(self.root / name, self.root)]
 
     def use(self, splits: dict[str, list[Clip]]) -> None:
         """Check the clips of these splits and set `clips`; without "train", `labels` and `clip_seconds` must be set.
@@ -258,7 +261,8 @@ class SceneData(LightningDataModule):
             first, listed = next(iter(faults.values())), list_in_run(self.unreadable)
             what = f"{len(faults)} of {len(paths)} recordings are missing or unreadable ({first}){listed}"
             if self.missing == "error":
-                raise InputError(f"{what}: complete or remove them, or leave them out with data.missing=skip")
+                remedy = "complete or remove them, or leave them out with data.missing=skip"
+                raise InputError(f"{what}: {remedy if durations else f'check data.root={self.root}'}")
             print(f"{what}: left out", file=sys.stderr)
         return durations
 

@@ -49,7 +49,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         names = list(table.fieldnames or [])
         rows = [row for row in table if any(map("".join, row.values()))]  # Excel saves empty rows
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist, but the TAU layout needs it: check data.root and data.fold") from None
+        raise InputError(f"{path} does not exist: check its name, data.root and data.fold") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a table: {one_line(error)}; save it as CSV in UTF-8") from error
     if lacking := [column for column in columns if column not in names]:

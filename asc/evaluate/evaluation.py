@@ -46,6 +46,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     classifier = load_classifier(arguments.checkpoint, arguments.trusted)
     data = evaluation_data(arguments.checkpoint, classifier, arguments.setting, split, arguments.list)
     clips, labels = data.clips[split], classifier.labels
+    notes, used = notes_on(data, clips, classifier), len({clip.path for clip in clips})
+    if split == "test" and used < len(data.durations) and any(item.startswith("data=") for item in arguments.setting):
+        notes.append(f"{used} of {len(data.durations)} recordings are test recordings: --split all evaluates all")
     if (directory / "results.json").exists():
         raise InputError(f"invalid --output={directory}: expected a folder other than a run's")
     try:
@@ -65,7 +68,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         "cv": data.cv,
         "fold": data.fold,
         "labels": labels,
-        "notes": notes_on(data, clips, classifier),
+        "notes": notes,
         **evaluation_figures(
             clip_table(clips, data.root, labels, probabilities), labels, arguments.seed, arguments.worst
         ),
@@ -124,9 +127,8 @@ def evaluation_data(
     else:
         data.use({split: data.read_only(split)})
     if not data.clips.get(split):
-        raise InputError(
-            f"invalid --split={split}: {data.root} has no such clips; data.val_fraction holds out val clips"
-        )
+        hint = "; data.val_fraction holds some out" if split == "val" else ""
+        raise InputError(f"invalid --split={split}: expected one with clips in {data.root}{hint}")
     data.check_length(classifier.min_samples)
     return data
 

@@ -22,11 +22,14 @@ def evaluation_tables(evaluation: dict[str, Any]) -> str:
     """All tables of an evaluation."""
     test, interval = evaluation["test"], evaluation["interval"]
     stage = f" ({evaluation['stage']})" if evaluation["stage"] else ""
+    which = {"all": "all clips", "list": "the listed clips"}.get(
+        evaluation["split"], f"the {evaluation['split']} clips"
+    )
     figures = {"macro-average accuracy": "macro_accuracy", "accuracy": "accuracy", "log loss": "log_loss"}
     rows = [[name, f"{test[key]:.3f}", bounds(interval[key])] for name, key in figures.items()]
     blocks = [
         f"{printable(evaluation['checkpoint'])}{stage}\n"
-        f"on the {evaluation['split']} clips of {printable(evaluation['data'])}: "
+        f"on {which} of {printable(evaluation['data'])}: "
         f"{evaluation['clips']:,} clips from {evaluation['locations']:,} locations",
         *(printable(f"note: {note}") for note in evaluation["notes"]),
         text_table(rows, ["", "value", INTERVAL]),
