@@ -322,6 +322,13 @@ def test_unreadable_recordings_are_refused_or_skipped_and_listed(root, tmp_path,
     assert "all clips of outdoor are missing or unreadable" in rejection(root, missing="skip")
 
 
+def test_recordings_shorter_than_a_window_are_named_below_the_folder(root):
+    for label in ("indoor", "outdoor"):
+        write(root / label / "short.wav", 0.01)
+    with pytest.raises(InputError, match=r"clips shorter than one window .*: 2 \(.*indoor/short.wav.*; remove them"):
+        scenes(root).check_length(RATE // 10)
+
+
 # Checkpoints
 
 

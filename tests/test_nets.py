@@ -68,6 +68,9 @@ def test_pooling_needs_exactly_5_bins_and_25_frames():
             net.blocks(torch.randn(1, 1, bins, frames))
         with pytest.raises(InputError, match=f"{bins} x {frames}"):
             net(torch.randn(1, 1, bins, frames))
+    with pytest.raises(InputError, match="frontend.hop_length to 62 %"):  # 1 s at 16 kHz: of 1024, 634
+        net(torch.randn(1, 1, 128, 1 + 16000 // 1024))
+    net(torch.randn(1, 1, 128, 1 + 16000 // 634))
 
 
 @pytest.mark.parametrize(("pooling", "columns"), [("average", 256), ("mean_std", 512)])

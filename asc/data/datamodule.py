@@ -258,7 +258,7 @@ class SceneData(LightningDataModule):
                 del durations[path]
         if faults:
             self.unreadable += faults
-            first, listed = next(iter(faults.values())), list_in_run(self.unreadable)
+            first, listed = next(iter(faults.values())), list_in_run("unreadable.txt", self.unreadable)
             what = f"{len(faults)} of {len(paths)} recordings are missing or unreadable ({first}){listed}"
             if self.missing == "error":
                 remedy = "complete or remove them, or leave them out with data.missing=skip"
@@ -275,8 +275,10 @@ class SceneData(LightningDataModule):
         seconds = samples / self.sample_rate
         if self.clip_samples < samples:
             raise InputError(f"clips are shorter than one window: set data.clip_seconds to at least {seconds:.3f}")
-        short = [clip.path.name for clip in self.seconds if self.seconds[clip] < seconds]
-        raise_first(fault(self.root, f"clips shorter than one window ({seconds:.3f} s)", short, "remove them"))
+        short = [clip for clip in self.seconds if self.seconds[clip] < seconds]
+        listed = list_in_run("too_short.txt", [clip.path for clip in short]) if short else ""
+        what, names = f"clips shorter than one window ({seconds:.3f} s)", [clip.name(self.root) for clip in short]
+        raise_first(fault(self.root, what, names, f"remove them{listed}"))
 
     def cached_clips(self) -> list[Clip]:
         """The clips of all splits in the order of the cache's rows, which does not depend on the split."""
@@ -429,13 +431,13 @@ class SceneData(LightningDataModule):
     predict_dataloader = test_dataloader
 
 
-def list_in_run(paths: Sequence[Path]) -> str:
-    """Write these paths, one a line, to unreadable.txt in the run's directory; "" without one, else words that tell."""
+def list_in_run(name: str, paths: Sequence[Path]) -> str:
+    """Write these paths, one a line, to a file in the run's directory; the words that say so, "" outside a run."""
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
         return ""
-    file = Path(HydraConfig.get().runtime.output_dir) / "unreadable.txt"
+    file = Path(HydraConfig.get().runtime.output_dir) / name
     file.write_bytes(b"".join(os.fsencode(path) + b"\n" for path in paths))
     return f", listed in {file}"
 

@@ -26,7 +26,7 @@ SPLITS = {
     "evaluation": "test",
 }
 SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
-SEPARATOR = "[-_ .]"  # of the parts of a name
+SEPARATOR = "[-_ ]"  # of the parts of a name
 FOLD = re.compile(r"(fold|split)[ _-]?\d+")  # in lower case
 # what Windows, Linux, macOS and Synology leave on disks and in archives
 SYSTEM = {"System Volume Information", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini", "lost+found", "__MACOSX", "@eaDir"}

@@ -99,8 +99,9 @@ class PhamCNN(nn.Module):
         """
         bins, frames = x.shape[-2:]
         if bins < 5 or frames < 25:
+            percent = 100 * (frames - 1) // 24  # of the hop, for 25 frames
             raise InputError(
                 f"invalid features of {bins} x {frames}: expected at least 5 bins and 25 frames for PhamCNN's pooling; "
-                "give longer clips, a smaller frontend.hop_length or a larger frontend.frames"
+                f"give longer clips, reduce frontend.hop_length to {percent} %, or enlarge frontend.frames"
             )
         return self.dense(self.blocks(x).flatten(1))
