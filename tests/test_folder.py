@@ -159,6 +159,8 @@ def test_a_folder_of_validation_clips_is_the_validation_set(tmp_path):
     assert all(clip.path.is_relative_to(root / "valid") for clip in data.clips["val"])
     assert data.labels == ["rain", "street"]
     assert len(scenes(root, cv=2).clips["test"]) == 6
+    write(root / "valid/snow/0.wav", 2)
+    assert "unknown label: 1 (0.wav snow)" in rejection(root)
 
 
 def test_a_class_may_be_named_train(tmp_path):
@@ -319,7 +321,7 @@ def test_unreadable_recordings_are_refused_or_skipped_and_listed(root, tmp_path,
         assert "3 of 18 recordings" in capsys.readouterr().err
     for path in (root / "outdoor").rglob("*.*"):
         path.write_bytes(b"")
-    assert "all clips of outdoor are missing or unreadable" in rejection(root, missing="skip")
+    assert "all the clips of outdoor are missing or unreadable" in rejection(root, missing="skip")
 
 
 def test_recordings_shorter_than_a_window_are_named_below_the_folder(root):

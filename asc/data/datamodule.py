@@ -195,7 +195,7 @@ class SceneData(LightningDataModule):
         """
         splits = {"train": [], "val": [], **splits}
         listed = [*splits["train"], *splits["val"]]
-        self.labels = self.labels or sorted({clip.label for clip in listed})
+        self.labels = self.labels or sorted({clip.label for clip in splits["train"]})
         if len(self.labels) < 2:
             raise InputError(f"{self.root}: all clips are {self.labels[0]}: a classifier needs at least two labels")
         others = [clip for split, clips in splits.items() if split not in ("train", "val") for clip in clips]
@@ -226,10 +226,8 @@ class SceneData(LightningDataModule):
         for split, clips in splits.items():
             lost = {clip.label for clip in clips} - {clip.label for clip in present[split]}
             if lost and (split in ("train", "") or not present[split]):
-                what = f"all {split} clips of".replace("  ", " ")
-                raise InputError(
-                    f"{self.root}: {what} {', '.join(sorted(lost))} are missing or unreadable: replace them"
-                )
+                what = f"all {split or 'the'} clips of {', '.join(sorted(lost))} are missing or unreadable"
+                raise InputError(f"{self.root}: {what}: replace them")
         return present
 
     def seconds_of(self, clip: Clip) -> float:
