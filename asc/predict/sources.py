@@ -42,7 +42,10 @@ def find_sound_files(word: str) -> list[Path]:
     visible = [match for match in matches if match == path or not match.name.startswith(".")]
     files = [file for match in visible for file in (sound_files_below(match) if match.is_dir() else [match])]
     if not files:
-        raise InputError(f"{word} has no sound files, such as .wav, .mp3 or .m4a: check the folder, or the pattern and its upper and lower case")
+        raise InputError(
+            f"{word} has no sound files, such as .wav or .m4a: check the folder, or the pattern and its case"
+        )
+
     return files
 
 
