@@ -177,8 +177,8 @@ def test_training_with_a_teacher_prints_its_accuracy(job, lesson, unlabelled, tm
     assert results(tmp_path)["stage"] == "float"
 
 
-def test_half_of_an_epoch_is_labelled(tiny, lesson, tmp_path):
-    """Of 24 training clips and 96 unlabelled ones: the same four clips in 24 files each."""
+def test_a_quarter_of_an_epoch_is_labelled(tiny, lesson, tmp_path):
+    """Of 24 training clips and 96 unlabelled ones: two clips in 48 files each."""
     waves = [soundfile.read(path) for path in sorted((tiny / "audio").glob("*-oslo-0-*.wav"))[:2]]
     for number in range(48):
         for name, (wave, rate) in zip("ab", waves, strict=True):
@@ -189,13 +189,27 @@ def test_half_of_an_epoch_is_labelled(tiny, lesson, tmp_path):
     data.setup()
     found = data.learn_targets()
     targets = torch.cat([batch.target for batch in data.train_dataloader()])
-    assert targets.shape == (96 + 4 * 24, 3)
+    assert targets.shape == (96 + 24, 3)
     torch.testing.assert_close(targets.sum(1), torch.ones(len(targets)))
     classes = torch.tensor([data.labels.index(clip.label) for clip in data.clips["train"]])
     expected = 0.25 * torch.eye(3)[classes] + 0.75 * torch.tensor(found.labelled, dtype=torch.float32)
     ours = data.dataset("train").targets
-    torch.testing.assert_close(ours[24:48], expected)
-    torch.testing.assert_close(ours[96:], torch.tensor(found.unlabelled, dtype=torch.float32))
+    torch.testing.assert_close(ours[:24], expected)
+    torch.testing.assert_close(ours[24:], torch.tensor(found.unlabelled, dtype=torch.float32))
+
+
+def test_data_with_variants_trains_on_them(tiny, lesson):
+    node = {"_target_": "asc.teachers.OnnxTeacher", "weights": lesson[1].partition("=")[2]}
+    settings = {"sample_rate": 16_000, "num_workers": 0, "cache": False, "batch_size": 16}
+    data = SceneData(str(tiny), teacher=node, variants=2, **settings)
+    data.setup()
+    assert [len(data.clips[split]) for split in ("train", "unlabelled")] == [24, 48]
+    targets = data.learn_targets()
+    assert targets.unlabelled.shape == (48, 3)
+    waves = torch.cat([batch.wave for batch in data.train_dataloader()])
+    assert waves.shape == (24 + 48, 32_000)
+    original = soundfile.read(data.clips["train"][0].path, dtype="float32")[0]
+    assert sum(torch.equal(wave, torch.from_numpy(original)) for wave in waves) == 1
 
 
 def test_compression_learns_the_same_targets(taught, tmp_path, capsys):

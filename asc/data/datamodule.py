@@ -24,6 +24,7 @@ from tqdm import tqdm
 import asc.frontend
 from asc import audio, media
 from asc.data import datasets
+from asc.data import variants as variants_of
 from asc.data.cache import cache_path, load_or_compute
 from asc.data.datasets import Batch, BatchSampler, FeatureBatch, FeatureDataset, WaveDataset, class_indices
 from asc.data.lists import Clip, fault, raise_first, read_all, read_labelled, read_lists
@@ -38,6 +39,7 @@ from asc.teachers import Teacher
 from asc.teachers.targets import Targets, teach
 
 BLOCK = 4  # clips whose features are computed at a time
+SOUND_CODE = [datasets, variants_of, audio, media]  # on which the waveforms depend
 PREFETCH = 2  # batches that each worker prefetches
 
 
@@ -64,7 +66,8 @@ class SceneData(LightningDataModule):
         seed: seed of the validation split and the order of the clips.
         teacher: Hydra node of a `Teacher`, for `learn_targets`; None: the targets are the labels.
         unlabelled: folder of recordings without labels, for the teacher to label. An epoch contains each of their clips
-            once, and the labelled ones as often as makes half of it.
+            once, and the labelled ones as often as makes a quarter of it.
+        variants: altered copies of each training and unlabelled clip, for the teacher to label (`asc.data.variants`).
         label_weight: weight of the label in the target of a labelled clip; the rest is the teacher's prediction.
 
     After `setup`: `labels`, `clip_samples` and `clips`, a dictionary of the splits "train", "val", "test" and, if set,
@@ -92,13 +95,13 @@ class SceneData(LightningDataModule):
         seed: Seed = 0,
         teacher: dict[str, Any] | None = None,
         unlabelled: str | None = None,
+        variants: NonNegativeInt = 0,
         label_weight: UnitInterval = 0.5,
     ):
         super().__init__()
-        if unlabelled and not teacher:
-            raise InputError(
-                f"data.unlabelled={unlabelled} needs a teacher: set teacher=efficientat teacher.weights=FILE"
-            )
+        if (unlabelled or variants) and not teacher:
+            setting = f"data.unlabelled={unlabelled}" if unlabelled else f"data.variants={variants}"
+            raise InputError(f"{setting} needs a teacher: set teacher=efficientat teacher.weights=FILE")
         unlabelled = unlabelled and str(expand_home(unlabelled).resolve())
         if cv:
             check_number("data.fold", fold, int, 1, cv)
@@ -117,17 +120,21 @@ class SceneData(LightningDataModule):
         self.durations: dict[Path, float] = {}  # seconds of the files
         self.unreadable: list[Path] = []
         self.teacher, self.unlabelled, self.label_weight = teacher, unlabelled, label_weight
+        self.variants = variants
         self.soft_targets: Tensor | None = None  # of training clips and unlabelled clips, after `learn_targets`
         self.features: np.ndarray | Tensor | None = None  # of all clips, in the order of `cached_clips`
         self.start = (0, 0)  # epoch and batch at which training starts
 
     def state_dict(self) -> dict[str, Any]:
         """Values that must not change when a run resumes, and `start`: the (epoch, batch) at which it resumes."""
-        splits = ("train", "val", "unlabelled") if self.unlabelled else ("train", "val")
-        clips = {split: [self.identity(clip) for clip in self.clips[split]] for split in splits}
-        digest = {split: hashlib.sha256(repr(rows).encode()).hexdigest() for split, rows in clips.items()}
+        splits = [split for split in ("train", "val", "unlabelled") if split in self.clips]
+        digest: dict[str, str] = {}
+        for split in splits:
+            rows = [self.identity(clip) for clip in self.clips[split]]
+            digest[split] = hashlib.sha256(repr(rows).encode()).hexdigest()
         if self.teacher:
-            digest |= {"teacher": repr(self.teacher), "data.label_weight": str(self.label_weight)}
+            digest["teacher"] = repr(self.teacher)
+            digest["data.label_weight"], digest["data.variants"] = str(self.label_weight), str(self.variants)
         start = next_batch(self.trainer) if self.trainer else (0, 0)
         return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest, "start": start}
 
@@ -213,6 +220,10 @@ class SceneData(LightningDataModule):
         if self.unlabelled:
             held_out, length = [*splits["val"], *splits["test"]], self.clip_samples / self.sample_rate
             self.clips["unlabelled"] = unlabelled_clips(Path(self.unlabelled), held_out, length, self.read_durations)
+        if self.variants and splits["train"]:
+            others = self.clips.get("unlabelled", [])
+            clips = [*splits["train"], *others]
+            self.clips["unlabelled"] = [*others, *variants_of.variants(clips, self.variants, self.seed)]
 
     def readable(self, splits: dict[str, list[Clip]]) -> dict[str, list[Clip]]:
         """The clips whose files can be read; for the others see `missing`.
@@ -280,7 +291,8 @@ class SceneData(LightningDataModule):
 
     def cached_clips(self) -> list[Clip]:
         """The clips of all splits in the order of the cache's rows, which does not depend on the split."""
-        return sorted(chain.from_iterable(self.clips.values()), key=lambda clip: (str(clip.path), clip.start))
+        clips = chain.from_iterable(self.clips.values())
+        return sorted(clips, key=lambda clip: (str(clip.path), clip.start, clip.variant.seed if clip.variant else -1))
 
     def cache_path(self, settings: dict, frontend: Frontend) -> Path:
         """The cache file of the features that this frontend, built from `settings`, computes."""
@@ -288,7 +300,8 @@ class SceneData(LightningDataModule):
         settings = settings | {"rate": self.sample_rate, "channel": self.channel, "samples": self.clip_samples}
         if any(clip.start for clip in clips):
             settings["starts"] = [clip.start for clip in clips]
-        code = [sys.modules[type(frontend).__module__], asc.frontend, datasets, audio, media]
+        settings |= variant_settings(clips)
+        code = [sys.modules[type(frontend).__module__], asc.frontend, *SOUND_CODE]
         return cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
 
     def cache_features(self, settings: dict, frontend: Frontend, device: torch.device) -> Path:
@@ -338,7 +351,7 @@ class SceneData(LightningDataModule):
         embeddings = self.embeddings(teacher, [*train, *unlabelled])
         labelled, others = embeddings[: len(train)], embeddings[len(train) :]
         places, n_classes = [clip.location for clip in train], len(self.labels)
-        targets = teach(labelled, classes.numpy(), places, others, n_classes)
+        targets = teach(labelled, classes.numpy(), places, others, n_classes, [clip.location for clip in unlabelled])
         one_hot = torch.eye(n_classes)[classes]
         mixed = torch.lerp(torch.tensor(targets.labelled, dtype=torch.float32), one_hot, self.label_weight)
         self.soft_targets = torch.cat([mixed, torch.tensor(targets.unlabelled, dtype=torch.float32)])
@@ -355,7 +368,8 @@ class SceneData(LightningDataModule):
             width = embedding(torch.zeros(1, samples)).shape[1]
         dataset = WaveDataset(clips, torch.zeros(len(clips)), rate, samples, "mean")
         settings = {"teacher": teacher.digest(), "starts": [clip.start for clip in clips], "samples": samples}
-        code = [sys.modules[type(teacher).__module__], datasets, audio, media]
+        settings |= variant_settings(clips)
+        code = [sys.modules[type(teacher).__module__], *SOUND_CODE]
         path = cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
         compute = partial(self._compute, embedding, dataset)
         if not self.cache:
@@ -368,7 +382,7 @@ class SceneData(LightningDataModule):
         targets = class_indices(clips, self.labels)
         if split == "train" and self.soft_targets is not None:
             unlabelled = self.clips.get("unlabelled", [])
-            copies = max(1, round(len(unlabelled) / len(clips)))
+            copies = max(1, round(len(unlabelled) / len(clips) / 3))
             labelled, others = self.soft_targets[: len(clips)], self.soft_targets[len(clips) :]
             clips, targets = [*clips * copies, *unlabelled], torch.cat([labelled.repeat(copies, 1), others])
         if self.features is None:
@@ -427,6 +441,12 @@ class SceneData(LightningDataModule):
         return self.loader("test")
 
     predict_dataloader = test_dataloader
+
+
+def variant_settings(clips: Sequence[Clip]) -> dict[str, list[str]]:
+    """What the cache's key needs to know of variants."""
+    found = [repr(clip.variant) for clip in clips]
+    return {"variants": found} if any(clip.variant for clip in clips) else {}
 
 
 def list_in_run(name: str, paths: Sequence[Path]) -> str:

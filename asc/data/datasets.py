@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from asc.audio import Sound, fit_length, open_sound, read_excerpt
 from asc.data.lists import Clip
+from asc.data.variants import alter
 from asc.errors import InputError
 
 Batch = tuple[int, int]  # index of an epoch, and of a batch within it
@@ -96,12 +97,18 @@ class WaveDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, indices: list[int]) -> WaveBatch:
-        waves = []
-        for clip in (self.clips[index] for index in indices):
-            start = round(clip.start * self.rate)
-            wave = read_excerpt(self.sound(clip.path), clip.path, self.rate, self.channel, self.samples, start)
-            waves.append(torch.from_numpy(fit_length(wave, self.samples)))
+        waves = [torch.from_numpy(self.wave(self.clips[index])) for index in indices]
         return WaveBatch(torch.stack(waves), self.targets[indices])
+
+    def wave(self, clip: Clip) -> np.ndarray:
+        """The waveform (samples,) of a clip."""
+        start = round(clip.start * self.rate)
+        wave = read_excerpt(self.sound(clip.path), clip.path, self.rate, self.channel, self.samples, start)
+        wave = fit_length(wave, self.samples)
+        if clip.variant is None:
+            return wave
+        other = clip.variant.other
+        return alter(wave, self.rate, clip.variant, None if other is None else self.wave(other))
 
     def sound(self, path: Path) -> Sound:
         """The file, opened unless it was the last one."""

@@ -27,10 +27,19 @@ class Clip:
     label: str
     location: str
     start: float = 0.0
+    variant: "Variant | None" = None
 
     def name(self, root: Path) -> str:
         """The file's path below `root`, with "#t=SECONDS" (a media fragment) for a clip from within the file."""
         return str(self.path.relative_to(root)) + (f"#t={self.start:.10g}" if self.start else "")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a clip is altered (see `asc.data.variants`): a seed, and perhaps a clip that is mixed into it."""
+
+    seed: int
+    other: Clip | None
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -117,7 +117,7 @@ def evaluation_data(
         settings = compose_settings("compress", ["checkpoint=given", *overrides])
         node: Any = OmegaConf.to_container(settings.data, resolve=True)
         given = {name: value for name, value in node.items() if value is not None}
-        untaught = {"teacher": None, "unlabelled": None}
+        untaught = {"teacher": None, "unlabelled": None, "variants": 0}
         data = scene_data(saved, {"batch_size": BATCH_SIZE, **given, **from_classifier, **untaught})
     data.prepare_data()
     if list_file:
