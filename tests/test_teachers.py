@@ -1,8 +1,10 @@
 """Teachers: EfficientAT against the original's outputs, ONNX files against arithmetic, targets against scikit-learn."""
 
 import hashlib
+import io
 import json
 import shutil
+from contextlib import redirect_stderr
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from mobilenet import published
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 from tiny import SETTINGS
+from tqdm import tqdm
 
 from asc import InputError
 from asc.audio import read_wave
@@ -175,6 +178,18 @@ def test_training_with_a_teacher_prints_its_accuracy(job, lesson, unlabelled, tm
     assert "teacher     OnnxTeacher, 100.0 % by cross-validation; 2 unlabelled clips" in captured.out.splitlines()
     assert "2 validation or test recordings are left out (2.wav, lossless.flac)" in captured.err
     assert results(tmp_path)["stage"] == "float"
+
+
+def test_what_can_take_seconds_has_a_bar_on_a_terminal(job, lesson, unlabelled, taught, tmp_path, monkeypatch):
+    init = tqdm.__init__
+    monkeypatch.setattr(tqdm, "__init__", lambda bar, *args, **options: init(bar, *args, **{**options, "delay": 0}))
+    terminal = type("Terminal", (io.StringIO,), {"isatty": lambda stream: True})
+    words = [*job, *lesson, f"data.unlabelled={unlabelled}", "frontend.standardize=true", f"hydra.run.dir={tmp_path}"]
+    with redirect_stderr(terminal()) as shown:
+        assert call(*words) is None
+    stages = ["looking for copies", "checking the cache", "choosing the penalty", "mean and deviation"]
+    for stage in [*stages, "recalibrating batch norms"]:
+        assert f"{stage}: " in shown.getvalue()
 
 
 def test_a_quarter_of_an_epoch_is_labelled(tiny, lesson, tmp_path):

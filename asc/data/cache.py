@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from asc.errors import InputError, WriteError
 from asc.files import atomic_write
@@ -98,7 +99,8 @@ def is_intact(path: Path) -> bool:
         return False
     checksum = 0
     with open(path, "rb") as file:
-        while part := file.read(CHUNK):
+        parts, total = iter(lambda: file.read(CHUNK), b""), path.stat().st_size // CHUNK + 1
+        for part in tqdm(parts, "checking the cache", total, leave=False, disable=None, delay=1):
             checksum = zlib.crc32(part, checksum)
     if checksum != RESIDUE:
         print(f"{path} is damaged: computing it again", file=sys.stderr)

@@ -17,6 +17,7 @@ import soundfile
 from filelock import FileLock
 from scipy.fft import irfft, rfft, rfftfreq
 from scipy.signal.windows import tukey
+from tqdm import tqdm
 
 from asc.data.datamodule import SceneData
 from asc.errors import InputError, WriteError
@@ -135,7 +136,7 @@ def write_dataset(
     meta = ["filename\tscene_label\tidentifier\tsource_label"]
     train, evaluate = ["filename\tscene_label"], ["filename\tscene_label"]
     locations = train_locations + test_locations
-    for number, (name, scene) in enumerate(SCENES.items()):
+    for number, (name, scene) in enumerate(tqdm(SCENES.items(), "generating scenes", leave=False, disable=None)):
         for site in range(locations):
             location = draw_location(np.random.default_rng([seed, number, site]))
             identifier = f"{CITIES[site % len(CITIES)]}-{number * locations + site}"

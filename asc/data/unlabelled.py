@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from asc.audio import SUFFIXES, open_sound, read_pieces
 from asc.data.lists import Clip, shorten
 from asc.data.recordings import cut_all, files_below
@@ -30,8 +32,11 @@ def unlabelled_clips(
     seconds = durations_of([*files, *known])
     files = [path for path in files if path in seconds]
     lengths = {seconds[path] for path in files} & {seconds[path] for path in known}
-    digests = {samples_digest(path) for path in known if seconds[path] in lengths}
-    copies = {path for path in files if seconds[path] in lengths and samples_digest(path) in digests}
+    alike = dict.fromkeys(path for path in [*known, *files] if seconds[path] in lengths)
+    comparing = tqdm(alike, "looking for copies", unit="file", leave=False, disable=None, delay=1)
+    digests = {path: samples_digest(path) for path in comparing}
+    held_out_digests = {digests[path] for path in known if path in digests}
+    copies = {path for path in files if digests.get(path) in held_out_digests}
     if copies:
         names = shorten(sorted(path.name for path in copies))
         print(f"{folder}: {len(copies)} validation or test recordings are left out ({names})", file=sys.stderr)

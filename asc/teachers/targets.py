@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from asc.errors import InputError
 
@@ -74,7 +75,7 @@ def teach(
         return probabilities
 
     found = []
-    for penalty in PENALTIES:
+    for penalty in tqdm(PENALTIES, "choosing the penalty", leave=False, disable=None):
         held_out = np.zeros((len(labelled), n_classes))
         for fitted, held in splits:
             held_out[held] = predict(penalty, fitted, labelled[held])

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.accelerators import CUDAAccelerator
+from tqdm import tqdm
 
 from asc.classifier import SceneClassifier
 from asc.complexity import KB
@@ -192,7 +193,8 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
             f"which you may delete at any time:\n            {path.parent}"
         )
     if fit_frontend and frontend.standardized:
-        frontend.fit(data.spectrograms(frontend, device))
+        batches = data.spectrograms(frontend, device)
+        frontend.fit(tqdm(batches, "mean and deviation", unit="batch", leave=False, disable=None, delay=1))
     if trainer.is_global_zero:
         print("\n".join(lines) + "\n", flush=True)
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.ao.nn import quantized as nnq
 from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
 
 from asc.classifier import SceneClassifier
 from asc.data import SceneData
@@ -52,7 +53,8 @@ def recalibrate_batch_norm(model: SceneClassifier, data: SceneData) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over batches
         norm.train()
-    for batch in data.loader("train", whole=True) if norms else ():
+    batches = data.loader("train", whole=True) if norms else ()
+    for batch in tqdm(batches, "recalibrating batch norms", leave=False, disable=None, delay=1):
         features, _ = model.on_after_batch_transfer(model.transfer_batch_to_device(batch, model.device, 0), 0)
         model.net(features)
     for norm, momentum in zip(norms, momenta, strict=True):
