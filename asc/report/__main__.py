@@ -30,21 +30,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         from asc.report.page import write_page  # imported after --help, since torch takes seconds
         from asc.report.plot import plot_accuracy_over_size
-        from asc.report.runs import find_runs, group, read_run
+        from asc.report.runs import Task, find_runs, group, read_run
         from asc.report.table import as_plain_values, compare, measure_latency, report
+
+        def read(paths: Sequence[str]) -> list[Task]:
+            return group(map(read_run, tqdm(find_runs(paths), "reading", leave=False, disable=None, delay=1)))
 
         if arguments.compare:
             if len(arguments.run) != 2:
                 raise InputError(f"invalid --compare with {len(arguments.run)} directories: expected two")
-            print(compare(*(group(map(read_run, find_runs([path]))) for path in arguments.run)))
+            print(compare(*(read([path]) for path in arguments.run)))
             return
         check_number("--mistakes", arguments.mistakes, int, 0)
         picture = arguments.picture or (None if arguments.html or arguments.json else Path("report.png"))
         for option, path in (("--html", arguments.html), ("--picture", picture)):
             if path and not path.parent.is_dir():
                 raise InputError(f"invalid {option}={path}: expected a file in an existing directory")
-        directories = tqdm(find_runs(arguments.run), "reading", leave=False, disable=None, delay=2)
-        tasks = group(map(read_run, directories))
+        tasks = read(arguments.run)
         systems = [system for task in tasks for system in task.systems]
         latency = None if arguments.no_latency else measure_latency(systems)
         if picture:

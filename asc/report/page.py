@@ -16,6 +16,7 @@ import soundfile
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from tqdm import tqdm
 
 from asc.audio import fit_length, read_wave
 from asc.classifier import SceneClassifier
@@ -47,7 +48,7 @@ def write_page(
     sections = []
     for index, task in enumerate(tasks, start=1):
         systems, times = task.systems, latency or {}
-        worst = worst_mistakes(task, mistakes)
+        worst = tqdm(worst_mistakes(task, mistakes), "mistakes", leave=False, disable=None, delay=1)
         sections.append(
             {
                 "task": task,
