@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from asc.bundle.page import find_runtime
 from asc.cli import add_trusted_option, exit_on_input_error, silence_libraries
 from asc.errors import InputError, printable
@@ -55,7 +57,8 @@ def bundle(arguments: argparse.Namespace) -> None:
     results = read_results(home) if (home / "results.json").exists() else None
     if results and (results.stage, results.labels) != (model.stage, model.labels):  # those of another model
         results = None
-    measured = write_bundle(model, folder, results, runtime, arguments.force)
+    with tqdm(desc="writing the bundle and measuring its example", bar_format="{desc}", leave=False, disable=None):
+        measured = write_bundle(model, folder, results, runtime, arguments.force)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if arguments.json:
         print(json.dumps({"folder": str(folder), "checkpoint": str(checkpoint), "files": sizes, **measured}))

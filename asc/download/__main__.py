@@ -102,7 +102,7 @@ def download(root: Path, origin: str, missing: list[File], args: argparse.Namesp
     try:
         with (
             FileLock(state / ".lock", timeout=0),
-            tqdm(total=total(missing), initial=here, desc="download", unit="B", unit_scale=True, disable=None) as bar,
+            tqdm(None, "download/unpack", total(missing), initial=here, unit="B", unit_scale=True, disable=None) as bar,
         ):
             for file, why in fetch(root, missing, ResumingDownloader(args.retries, args.timeout, bar.update)):
                 failed += [file.name] if why else []
