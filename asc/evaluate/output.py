@@ -81,7 +81,7 @@ def reliability_sentence(reliability: dict[str, Any], accuracy: float) -> str:
 def worst_table(mistakes: Sequence[dict[str, Any]]) -> str:
     """The worst mistakes."""
     if not mistakes:
-        return "no mistakes"
+        return "no mistakes to list"
     rows = []
     for name, true, guess, of_true, of_guess, _ in (mistake.values() for mistake in mistakes):
         short = name if len(name) <= MAX_NAME else "..." + name[3 - MAX_NAME :]
