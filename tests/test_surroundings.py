@@ -43,14 +43,14 @@ def test_openmp_threads_sleep_while_they_wait_unless_set_otherwise(policy, spin)
 
 
 def test_a_killed_worker_process_is_one_sentence(quick, tmp_path, monkeypatch):
-    here, read_wave = os.getpid(), datasets.read_wave
+    here, read_excerpt = os.getpid(), datasets.read_excerpt
 
     def read_or_die(*arguments: object) -> object:
         if os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_wave(*arguments)
+        return read_excerpt(*arguments)
 
-    monkeypatch.setattr(datasets, "read_wave", read_or_die)
+    monkeypatch.setattr(datasets, "read_excerpt", read_or_die)
     message = call(*quick, "data.num_workers=2", "data.cache=false")
     assert message.startswith("error: DataLoader worker (pid")
     assert not list((tmp_path / "run").rglob("*.ckpt"))
