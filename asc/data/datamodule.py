@@ -453,9 +453,10 @@ def list_in_run(name: str, paths: Sequence[Path]) -> str:
     """Write these paths, one a line, to a file in the run's directory; the words that say so, "" outside a run."""
     from hydra.core.hydra_config import HydraConfig
 
-    if not HydraConfig.initialized():
+    directory = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
+    if directory is None or not directory.is_dir():  # in a notebook, perhaps after a run
         return ""
-    file = Path(HydraConfig.get().runtime.output_dir) / name
+    file = directory / name
     file.write_bytes(b"".join(os.fsencode(path) + b"\n" for path in paths))
     return f", listed in {file}"
 
