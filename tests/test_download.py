@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -264,6 +265,9 @@ def test_archive_put_there_beforehand_is_checked_and_not_downloaded(dataset, roo
     (folder / "tiny.meta.zip.part").write_bytes(ZIPS["tiny.meta.zip"])
     (root / "meta.csv").mkdir()  # in place of a file
     assert "meta.csv cannot be written" in failure(capsys, dataset, root)
+    for thread in threading.enumerate():  # those of the command, which end with its process
+        if thread.name.endswith("(worker)"):
+            thread.join(30)
     (root / "meta.csv").rmdir()
     main([dataset, str(root)])
     assert FIRST not in [name for name, _ in site.requests]
