@@ -41,8 +41,6 @@ class Media:
         InputError: there is no sound in the file, FFmpeg cannot decode it, or it is truncated.
     """
 
-    extra_info = ""
-
     def __init__(self, path: Path):
         self.path = path
         self.open()

@@ -1,4 +1,4 @@
-"""Variants of recordings: more sounds for a teacher to label, which sees what the student sees."""
+"""Variants of recordings: more sounds for a teacher to label. It hears each variant as the student does."""
 
 import random
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def variants(clips: Sequence[Clip], count: int, seed: int) -> list[Clip]:
 def alter(wave: np.ndarray, rate: int, variant: Variant, other: np.ndarray | None) -> np.ndarray:
     """The variant of wave (samples,) at `rate` Hz, with a peak of 0.9; the same sound at any rate.
 
-    It starts anywhere, is played faster or slower, as from another microphone, and over `other` (samples,).
+    It begins at another moment and has another speed and frequency response; `other` (samples,) is mixed into it.
     """
     rng = np.random.default_rng(variant.seed)
     samples = len(wave)
