@@ -116,22 +116,25 @@ def data_offset(path: Path) -> int:
         return file.tell()
 
 
-def duration(path: Path) -> float:
-    """Duration of a sound file in seconds, from its header.
+def duration(path: Path, whole: bool = False) -> float:
+    """Duration of a sound file in seconds, from its header; `whole`: decode it all, which finds damage anywhere.
 
     Raises:
-        InputError: as in `open_sound`.
+        InputError: as in `open_sound`, and for `whole` as in `decode`.
     """
     with open_sound(path) as sound:
+        if whole:
+            for _ in read_pieces(sound, sound.frames, "mean", path):
+                pass
         return sound.frames / sound.samplerate
 
 
-def durations(paths: Sequence[Path]) -> list[float]:
-    """Durations of all files in seconds; NaN for those that cannot be read."""
+def durations(paths: Sequence[Path], whole: bool = False) -> list[float]:
+    """Durations of all files in seconds, as in `duration`; NaN for those that cannot be read."""
     seconds = []
-    for path in tqdm(paths, "headers", unit="file", leave=False, disable=None, delay=1):
+    for path in tqdm(paths, "reading" if whole else "headers", unit="file", leave=False, disable=None, delay=1):
         try:
-            seconds.append(duration(path))
+            seconds.append(duration(path, whole))
         except InputError:
             seconds.append(nan)
     return seconds

@@ -324,6 +324,18 @@ def test_unreadable_recordings_are_refused_or_skipped_and_listed(root, tmp_path,
     assert "all the clips of outdoor are missing or unreadable" in rejection(root, missing="skip")
 
 
+def test_a_recording_damaged_within_is_skipped(root, capsys):
+    before = scenes(root).clips
+    damaged = root / "indoor/damaged.flac"
+    write(damaged, 4)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
+    damaged.write_bytes(content)
+    assert damaged in {clip.path for clip in itertools.chain(*scenes(root).clips.values())}  # its header is valid
+    assert scenes(root, missing="skip").clips == before
+    assert "1 of 16 recordings are missing or unreadable" in capsys.readouterr().err
+
+
 def test_recordings_shorter_than_a_window_are_named_below_the_folder(root):
     for label in ("indoor", "outdoor"):
         write(root / label / "short.wav", 0.01)

@@ -59,7 +59,8 @@ class SceneData(LightningDataModule):
             training clips.
         batch_size: clips in a batch, in each process.
         val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
-        missing: "error" rejects missing and unreadable recordings, "skip" leaves them out.
+        missing: "error" rejects missing and unreadable recordings, "skip" leaves them out, and damaged ones, too:
+            it decodes each recording once before the first run.
         num_workers: processes that decode clips; None: one for each core, at most 8.
         cache: compute features once and cache them on disk.
         cache_dir: folder of the cache; default: the environment variable ASC_CACHE.
@@ -246,22 +247,25 @@ class SceneData(LightningDataModule):
         return self.durations[clip.path]
 
     def read_durations(self, paths: list[Path]) -> dict[Path, float]:
-        """Seconds of the files that can be read, from the cache or from their headers; for the others see `missing`.
+        """Seconds of the files that can be read, from the cache or by `audio.durations`; for the others see `missing`.
 
         Raises:
             InputError: counts the unreadable files and names the first, and their list.
         """
         files = [path for path in paths if path.is_file()]
+        whole = self.missing == "skip"  # damage within a recording, else found when its clip is read, also leaves it out
         if self.cache and files:
-            cached = cache_path(self.cache_dir, {}, files, [audio, media])
-            seconds = load_or_compute(cached, (len(files),), np.float64, lambda: [np.array(audio.durations(files))])
+            cached = cache_path(self.cache_dir, {"whole": whole}, files, [audio, media])
+            seconds = load_or_compute(
+                cached, (len(files),), np.float64, lambda: [np.array(audio.durations(files, whole))]
+            )
             durations = dict(zip(files, seconds.tolist(), strict=True))
         else:
-            durations = dict(zip(files, audio.durations(files), strict=True))
+            durations = dict(zip(files, audio.durations(files, whole), strict=True))
         faults = {path: f"{path} does not exist" for path in paths if path not in durations}
         for path in [path for path in files if math.isnan(durations[path])]:
             try:
-                durations[path] = audio.duration(path)  # its permissions may have changed since
+                durations[path] = audio.duration(path, whole)  # its permissions may have changed since
             except InputError as error:
                 faults[path] = str(error)
                 del durations[path]
