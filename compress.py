@@ -62,7 +62,7 @@ def compress(cfg: DictConfig) -> float | None:
         objective = validation_accuracy(tester, model, data)
         tester.save_checkpoint(checkpoint, weights_only=True)
         file = export_or_checkpoint(model, directory, checkpoint)
-        results = write_results(directory, checkpoint, file, model, data, history.totals())
+        results = write_results(directory, checkpoint, file, model, data, history.totals(trainer.precision))
         print(results_table(results) + f"\nrun    {directory}")
         log_results(logger, results, directory / "confusion_matrix.png")
     check_size(model.complexity().size_kb, cfg.max_size_kb)

@@ -68,7 +68,7 @@ def train(cfg: DictConfig) -> float | None:
         tester.test(model, data, verbose=False)
         objective = validation_accuracy(tester, model, data)
         file = export_or_checkpoint(model, directory, best)
-        results = write_results(directory, best, file, model, data, history.totals())
+        results = write_results(directory, best, file, model, data, history.totals(trainer.precision))
         print(results_table(results) + f"\nrun    {directory}")
         log_results(logger, results, directory / "confusion_matrix.png")
     return objective

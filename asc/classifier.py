@@ -154,7 +154,7 @@ class SceneClassifier(pl.LightningModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """KL divergence between targets and predictions (report, section 3); the optimizer adds L2."""
         x, target = batch
-        loss = self.loss(self.net(x), target)
+        loss = self.loss(self.net(x).float(), target)
         self.train_losses.update(loss.detach().expand(len(x)))
         return loss
 

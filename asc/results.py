@@ -41,11 +41,12 @@ class Costs(BaseModel):
 
 
 class Training(BaseModel):
-    """Duration of the training in epochs and seconds, and its speed in clips per second."""
+    """Duration of the training in epochs and seconds, its speed in clips per second, and Lightning's `precision`."""
 
     epochs: NonNegativeInt
     seconds: NonNegative
     clips_per_second: NonNegative
+    precision: str = "32-true"
 
 
 class Results(BaseModel):
@@ -107,7 +108,7 @@ def unreadable(file: Path, error: Exception) -> InputError:
 
 
 def write_results(
-    directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, data: SceneData, training: dict[str, float]
+    directory: Path, checkpoint: Path, file: Path, model: SceneClassifier, data: SceneData, training: dict[str, Any]
 ) -> Results:
     """Write predictions.csv, confusion_matrix.png and results.json of the tested model; return results.json's content.
 

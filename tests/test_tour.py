@@ -14,7 +14,7 @@ READMES = sorted(file for where in ("", "*/", "asc/*/") for file in REPOSITORY.g
 DIFFERING = {  # between machines
     r"(?<!\S)/\S+": "/",
     r"audio/\S+": "audio/",
-    r"(?<=one thread of ).*": "",
+    r"(?<=one thread of ).*|(?<=precision   ).*": "",
     r"\b(indoor|outdoor|transportation)\b|\b(over|under)(?=confident)": "",
     r"\d[\d.,:]*(e-\d+)?[kMGT]?": "0",
     r"[ -]+": " ",

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from command import call, results, rows, run, start, weights
 from tiny import PLAIN
 
+from asc import SceneClassifier
 from asc.data import SceneData
 
 
@@ -33,9 +35,31 @@ def test_a_run_writes_what_the_contract_names(trained):
     assert list(table[0]) == ["epoch", "train/loss", "val/loss", "val/acc", "lr", "seconds", "clips_per_second"]
     seconds = sum(float(row["seconds"]) for row in table)
     speed = pytest.approx(18 * 20 / seconds, rel=1e-6)
-    assert found["training"] == {"epochs": 20, "seconds": pytest.approx(seconds), "clips_per_second": speed}
+    measured = {"epochs": 20, "seconds": pytest.approx(seconds), "clips_per_second": speed}
+    assert found["training"] == {**measured, "precision": native_precision()}
     for picture in ("confusion_matrix.png", "training_curves.png"):
         assert (directory / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def native_precision() -> str:
+    """What a processor of this machine trains fastest in, by the flags that its kernel lists."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        pytest.skip("this system does not list the processor's instructions")
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32-true"
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_either_precision_learns_and_is_tested_in_float32(precision, job, tiny, tmp_path):
+    assert call(*job, "data.cache=false", f"trainer.precision={precision}", f"hydra.run.dir={tmp_path}") is None
+    found = results(tmp_path)
+    assert found["training"]["precision"] == precision
+    assert found["test"]["macro_accuracy"] >= 0.9
+    model = SceneClassifier.load_from_checkpoint(tmp_path / "checkpoints/best.ckpt")
+    for row in rows(tmp_path / "predictions.csv"):
+        expected = {label: float(row[label]) for label in model.labels}
+        assert model.classify(tiny / row["filename"]) == pytest.approx(expected, abs=2e-5)
 
 
 def test_plain_scenes_are_learned(trained):

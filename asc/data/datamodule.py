@@ -253,7 +253,7 @@ class SceneData(LightningDataModule):
             InputError: counts the unreadable files and names the first, and their list.
         """
         files = [path for path in paths if path.is_file()]
-        whole = self.missing == "skip"  # damage within a recording, else found when its clip is read, also leaves it out
+        whole = self.missing == "skip"  # else damage within a recording is found when its clip is read
         if self.cache and files:
             cached = cache_path(self.cache_dir, {"whole": whole}, files, [audio, media])
             seconds = load_or_compute(

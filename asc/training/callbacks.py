@@ -116,11 +116,12 @@ class History(pl.Callback):
         with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=120)
 
-    def totals(self) -> dict[str, float]:
-        """Epochs, seconds and clips per second of the run: `training` in results.json."""
+    def totals(self, precision: str) -> dict[str, Any]:
+        """Epochs, seconds and clips per second of the run, and its precision: `training` in results.json."""
         seconds = sum(row["seconds"] for row in self.rows)
         clips = sum(row["seconds"] * row["clips_per_second"] for row in self.rows)
-        return {"epochs": len(self.rows), "seconds": seconds, "clips_per_second": clips / seconds}
+        measured = {"epochs": len(self.rows), "seconds": seconds, "clips_per_second": clips / seconds}
+        return {**measured, "precision": precision}
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -88,6 +88,8 @@ def make_trainer(settings: DictConfig, **others: Any) -> pl.Trainer:
     chosen = others.get("accelerator", settings.accelerator)
     gpus = {"gpu": "cuda", "auto": "cuda" if CUDAAccelerator.is_available() else "cpu"}
     others = {"plugins": [AtomicCheckpointIO()], **others, "accelerator": gpus.get(chosen, chosen)}
+    if others.get("precision", settings.precision) == "auto":
+        others["precision"] = "bf16-mixed" if computes_bfloat16(others["accelerator"]) else "32-true"
     trainer = instantiate(settings, **others)
     device = trainer.strategy.root_device
     try:
@@ -98,6 +100,22 @@ def make_trainer(settings: DictConfig, **others: Any) -> pl.Trainer:
             f"{device} cannot compute ({reason}): set trainer.accelerator=cpu, or install a driver and a torch for it"
         ) from error
     return trainer
+
+
+def computes_bfloat16(accelerator: str) -> bool:
+    """Whether the processor, "cpu" or "cuda", has instructions for bfloat16, so that it is faster than float32."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def reason_for(precision: str, device: torch.device) -> str:
+    """Why trainer.precision=auto chooses this precision on the device; "" if it would choose another."""
+    is_native = computes_bfloat16(device.type)
+    if is_native != precision.startswith("bf16"):
+        return ""
+    return f": the {device.type} {'has' if is_native else 'lacks'} instructions for bfloat16"
 
 
 def check_compiler(mode: str, device: torch.device) -> None:
@@ -179,8 +197,8 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
         data: the data, after `setup`.
         fit_frontend: compute mean and standard deviation if the frontend standardizes.
     """
-    lines = [summary(data, model)]
     frontend, device = model.frontend, trainer.strategy.root_device
+    lines = [summary(data, model), f"precision   {trainer.precision}{reason_for(trainer.precision, device)}"]
     if data.teacher:
         name, targets = data.teacher["_target_"].rpartition(".")[2], data.learn_targets()
         others = f"; {len(targets.unlabelled):,} unlabelled clips" if len(targets.unlabelled) else ""

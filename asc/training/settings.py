@@ -68,7 +68,7 @@ class Trainer(Settings):
 
     max_epochs: PositiveInt
     accelerator: Literal["auto", "cpu", "gpu", "cuda"]
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16]
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16]
     devices: PositiveInt | Literal["auto"] | list[NonNegativeInt] = 1
     strategy: Literal["auto", "ddp"] = "auto"  # spawned or forked processes do not return results
     fast_dev_run: Literal[False] = False  # it writes no checkpoint to test

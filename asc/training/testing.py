@@ -31,6 +31,7 @@ def make_tester(settings: DictConfig, **changes: Any) -> pl.Trainer:
         "devices": 1,
         "num_nodes": 1,
         "plugins": [LightningEnvironment(), AtomicCheckpointIO()],
+        "precision": "32-true",  # as the network will be used
         **changes,
     }
     return make_trainer(settings, **single, logger=False, enable_checkpointing=False, callbacks=[progress_bar()])
