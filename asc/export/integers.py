@@ -24,7 +24,7 @@ class QuantParams:
     """Scale and zero point of a quantized value.
 
     Attributes:
-        integers: name of the integer value, after `apply`.
+        integers: name of the integer value; "" before `apply`.
     """
 
     def __init__(self, graph: Graph, scale: float, zero_point: int):
@@ -96,8 +96,11 @@ def add_integer(
     """
     if isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout2d):
         return params
-    if isinstance(params, Accumulator):
+    if isinstance(params, Accumulator) or (params and not params.integers):
         add_range_free(graph, layer, x)
+        if isinstance(params, QuantParams):  # else ONNX Runtime would move the rounding back
+            graph.append("Div", params.names[0])
+            return params.apply(graph, in_steps=True)
         return params.apply(graph)
     if isinstance(layer, nnq.Quantize):
         params = QuantParams(graph, float(layer.scale), int(layer.zero_point))
@@ -120,6 +123,8 @@ def add_integer(
     elif isinstance(layer, nnq.BatchNorm2d):
         add_batch_norm(graph, layer)
         params = QuantParams(graph, float(layer.scale), int(layer.zero_point))  # type: ignore[arg-type]
+        if is_pooled:  # rounding commutes with max pooling, and ONNX Runtime pools floats many times as fast
+            return params
     elif isinstance(layer, Add):
         graph.append("Add", *others)
         if layer.with_relu:
