@@ -10,7 +10,7 @@ from asc.errors import InputError, check_choice, check_number
 from asc.files import atomic_write
 from asc.machine import processor
 
-PARTS = ("frontend", "training", "inference", "epoch", "integers")
+PARTS = ("frontend", "training", "inference", "epoch", "integers", "prediction")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,11 +24,12 @@ import torch
 from tabulate import tabulate
 
 from asc.benchmark import candidates
-from asc.benchmark.candidates import CLASSES, MATRIX, RATE, SECONDS, pytorch, step
+from asc.benchmark.candidates import CLASSES, FILES, MATRIX, RATE, SECONDS, pytorch, step
 from asc.errors import InputError
 from asc.machine import peak_gpu_memory, peak_memory
 from asc.timing import median_seconds
 
+PRECISIONS = {"": torch.float32, ", bfloat16": torch.bfloat16}
 Candidates = Mapping[str, Callable[[], Callable[[], object]]]  # by their names in the table
 
 
@@ -52,13 +53,16 @@ def measure(part: str, device: str, threads: int, batch: int, rounds: int) -> li
         case "training":
             own = {
                 f"training, batch {batch}{note}": partial(pytorch, threads, candidates.training, device, batch, dtype)
-                for note, dtype in (("", torch.float32), (", bfloat16", torch.bfloat16))
+                for note, dtype in PRECISIONS.items()
             }
             peer = {"Keras": partial(candidates.keras_training, threads, batch)} if keras else {}
             # forward, gradients of inputs, gradients of weights
             return compare(rounds, batch, own, peer, products, 3 * scale * batch)
         case "inference":
-            own = {f"inference, batch {batch}": partial(pytorch, threads, candidates.inference, device, batch)}
+            own = {
+                f"inference, batch {batch}{note}": partial(pytorch, threads, candidates.inference, device, batch, dtype)
+                for note, dtype in PRECISIONS.items()
+            }
             peer = {"Keras": partial(candidates.keras_inference, threads, batch)} if keras else {}
             return compare(rounds, batch, own, peer, products, scale * batch)
         case "integers":
@@ -67,6 +71,19 @@ def measure(part: str, device: str, threads: int, batch: int, rounds: int) -> li
             peer = {"TensorFlow Lite": candidates.tflite_integers} if keras else {}
             bound = {"matrix products": partial(pytorch, 1, candidates.products, "cpu")}
             return compare(rounds, 1, own, peer, bound, scale)
+        case "prediction":
+            makers = {"a checkpoint": candidates.integers, "ONNX": candidates.onnx_classifier}
+            own = {
+                f"files, from {name}": partial(pytorch, 1, candidates.prediction, threads, make)
+                for name, make in makers.items()
+            }
+            peer = {"librosa": partial(candidates.librosa_prediction, threads)} if find_spec("librosa") else {}
+            steps: Candidates = {
+                "decoding, 1 thread": candidates.decoding,
+                "resampling, 1 thread": candidates.resampling,
+                "frontend, 1 thread, ONNX Runtime": candidates.onnx_frontend,
+            }
+            return compare(rounds, FILES, own, peer, {}) + compare(rounds, 1, steps, {}, {})
     settings = (f"trainer.accelerator={device}", f"trainer.max_epochs={1 + rounds}")  # the first epoch warms up
     return [
         {"what": f"epoch, {name}", "clips": clips, **time_epochs(clips, threads, f"experiment={name}", *settings)}
@@ -83,7 +100,7 @@ def compare(
 
     Returns:
         A row for each of our own: `what`, `clips`, `seconds` of each round, peak `memory` in bytes (of the GPU, if it
-        computes there), name and seconds of the alternative (`peer`, `peer_seconds`) and of the bound.
+        computes there), name and seconds of the alternative (`peer`, `peer_seconds`) and of the bound, if it has them.
     """
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -93,9 +110,9 @@ def compare(
             processes[name].submit(set_up, make).result()
         turns = [[process.submit(timed).result() for process in processes.values()] for _ in range(1 + rounds)]
     seconds = {name: [turn[index][0] for turn in turns[1:]] for index, name in enumerate(processes)}
-    (bound_name,), peer_name = bound, "".join(peer)
+    peer_name, bound_name = "".join(peer), "".join(bound)
     others = {"peer": peer_name, "peer_seconds": seconds.get(peer_name, [])}
-    others |= {"bound": bound_name, "bound_seconds": [scale * value for value in seconds[bound_name]]}
+    others |= {"bound": bound_name, "bound_seconds": [scale * value for value in seconds.get(bound_name, [])]}
     return [
         {"what": name, "clips": clips, "seconds": seconds[name], "memory": turns[-1][index][1], **others}
         for index, name in enumerate(own)

@@ -1,24 +1,30 @@
 """What is timed: each function does the set-up, in a process of its own, and returns the function to time."""
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from torch import Tensor
 
+from asc.audio import read_wave, resample_stream
 from asc.classifier import SceneClassifier
 from asc.compress import QAT
-from asc.export import export
+from asc.export import export, export_frontend
+from asc.inference import Classifier, OnnxClassifier, predict_files
 from asc.machine import keep_freed_memory
 from asc.session import open_session
 
 RATE, SECONDS, CLASSES = 44100, 10, 3
+FILES = 24  # recordings to predict
 WINDOW, HOP, BINS, FRAMES = 2048, 1024, 128, 428  # the frontend's defaults
 MATRIX = 2048  # rows and columns of the matrices whose product bounds the arithmetic
 BLOCKS = [  # Table 2 of the report: filters, kernel, pooling and its padding, dropout
@@ -89,9 +95,10 @@ def training(device: str, batch: int, dtype: torch.dtype = torch.float32) -> Cal
     return partial(step(model, dtype), noise(batch, device), torch.rand(batch, CLASSES, device=device).softmax(-1))
 
 
-def inference(device: str, batch: int) -> Callable[[], Tensor]:
-    """Logits of a batch of features."""
-    return torch.inference_mode()(partial(classifier().folded().net.to(device), noise(batch, device)))
+def inference(device: str, batch: int, dtype: torch.dtype = torch.float32) -> Callable[[], Tensor]:
+    """Logits of a batch of features; bfloat16 by autocast."""
+    precision = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    return torch.inference_mode()(precision(partial(classifier().folded().net.to(device), noise(batch, device))))
 
 
 def integers() -> SceneClassifier:
@@ -112,6 +119,69 @@ def onnx_integers() -> Callable[[], list]:
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(export(integers(), Path(folder, "model.onnx")), threads=1)
     return partial(session.run, None, {"features": noise(1).numpy()})
+
+
+@cache
+def recordings() -> tuple[Path, list[Path]]:
+    """A folder, removed with this process, and recordings in it: noise at 48 kHz, stereo, 24 bits."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    files = [folder / f"{number}.wav" for number in range(FILES)]
+    for file in files:
+        noise = 0.05 * np.random.default_rng(0).standard_normal((48000 * SECONDS, 2))
+        soundfile.write(file, noise, 48000, subtype="PCM_24")
+    return folder, files
+
+
+def onnx_classifier() -> OnnxClassifier:
+    """The report's system in 8 bits, exported."""
+    folder, _ = recordings()
+    model = integers()
+    export_frontend(model, folder / "frontend.onnx")
+    return OnnxClassifier(export(model, folder / "model.onnx"), threads=1)
+
+
+def prediction(threads: int, make: Callable[[], Classifier]) -> Callable[[], list]:
+    """All recordings to probabilities, as asc.predict computes them."""
+    _, files = recordings()
+    classifier = make()
+    return lambda: list(predict_files(classifier, files, threads=threads))
+
+
+def librosa_prediction(threads: int) -> Callable[[], None]:
+    """All recordings to probabilities, by the script that one would write."""
+    import librosa
+
+    _, files = recordings()
+    path = onnx_classifier().path
+    sessions = [open_session(file, threads) for file in (path.with_name("frontend.onnx"), path)]
+
+    def run() -> None:
+        for file in files:
+            wave, _ = librosa.load(file, sr=RATE)
+            x = wave[None]
+            for session in sessions:
+                (x,) = session.run(None, {session.get_inputs()[0].name: x})
+
+    return run
+
+
+def decoding() -> Callable[[], np.ndarray]:
+    """A recording to the samples of its first channel."""
+    _, (file, *_) = recordings()
+    return partial(read_wave, file, 48000)
+
+
+def resampling() -> Callable[[], list[np.ndarray]]:
+    """The samples of a recording to the network's rate."""
+    wave = decoding()()
+    return lambda: list(resample_stream([wave], 48000, RATE))
+
+
+def onnx_frontend() -> Callable[[], list]:
+    """Features of one clip by ONNX Runtime."""
+    session = onnx_classifier().sessions[0]
+    return partial(session.run, None, {"wave": 0.05 * torch.randn(1, RATE * SECONDS).numpy()})
 
 
 def gammatone(clips: int) -> Callable[[], None]:
