@@ -82,18 +82,16 @@ def test_scale_of_zero_gives_the_shift_and_finite_gradients():
 
 
 @pytest.mark.usefixtures("part")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
-def test_rounding_is_no_worse_than_that_of_the_layers(dtype, tolerance):
+def test_rounding_is_no_worse_than_that_of_the_layers():
     """In float32 the layers' own sums over a batch are wrong in the fourth digit."""
     net, x = layers(filters=32).to(memory_format=torch.channels_last), torch.randn(4, 1, 32, 48)
     exact = results(net.double(), x.double(), False)
     net.float()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        ours, theirs = (results(net, x, at_once) for at_once in (True, False))
+    ours, theirs = (results(net, x, at_once) for at_once in (True, False))
     for name, value in exact.items():
         scale = value.double().abs().max()
         error, other = ((result[name].double() - value).abs().max() / scale for result in (ours, theirs))
-        assert error <= max(tolerance, 1.5 * other), name
+        assert error <= max(1e-4, 1.5 * other), name
         assert ours[name].dtype == theirs[name].dtype, name
 
 
@@ -147,6 +145,11 @@ def test_other_layers_run_one_by_one(change):
     assert is_fusible(x, *net)
     change(net)
     assert not is_fusible(x, *net)
+
+
+def test_layers_in_bfloat16_run_one_by_one():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_fusible(torch.randn(2, 1, 8, 8), *layers())
 
 
 @pytest.mark.nightly
