@@ -142,7 +142,8 @@ def test_first_convolution_in_float_arithmetic_gives_the_integers_of_its_8_bit_k
         steps = (scales / torch.tensor(conv.scale, dtype=torch.float32)).view(-1, 1, 1)
         rounded = (sums.float() * steps).round().clamp(0, 255)  # half to even
     assert conv.zero_point == 0
-    np.testing.assert_array_equal(ours, pool(rounded).numpy())
+    assert ours.shape[1] % 4 == 0
+    np.testing.assert_array_equal(ours[:, : conv.out_channels], pool(rounded).numpy())
     assert len(np.unique(ours)) > 50
 
 
