@@ -61,9 +61,10 @@ class Media:
         except (av.FFmpegError, OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or one_line(error)
             raise InputError(f"{self.path} is not a sound file: {reason}; replace or remove it") from error
-        if not self.container.streams.audio:
-            raise InputError(f"{self.path} has no sound; replace or remove it")
-        self.stream = self.container.streams.audio[0]
+        streams = [stream for stream in self.container.streams.audio if stream.codec_context]
+        if not streams:
+            raise InputError(f"{self.path} has no sound in a known codec; convert it to WAV or FLAC, or remove it")
+        self.stream = streams[0]
         codec = self.stream.codec_context
         codec.thread_count = 1  # files are read in parallel
         self.samplerate, self.channels = codec.sample_rate or 0, codec.channels

@@ -309,6 +309,13 @@ def test_a_truncated_recording_of_a_phone_is_reported(tmp_path):
         error_of(path)
 
 
+def test_a_codec_that_nothing_decodes_is_reported(tmp_path):
+    content = bytearray(wav(tmp_path / "a.wav", bytes(LENGTH), LENGTH).read_bytes())
+    content[20:22] = b"\x99\x99"  # the codec
+    (tmp_path / "a.wav").write_bytes(content)
+    assert "known codec" in error_of(tmp_path / "a.wav")
+
+
 def test_what_is_no_sound_opens_no_other_file(tmp_path):
     """A playlist would name others, at any address."""
     encode(tmp_path / "a.mp3", TONE, 48000)
