@@ -32,7 +32,8 @@ MALFORMED = 3  # libsndfile's error for a known format with an invalid header, s
 MAX_MISSING = 1024  # bytes: some recorders count the header as data
 # what programs declare that write to a pipe and cannot return: ffmpeg all ones, sox and arecord about 2 GiB
 PLACEHOLDERS = tuple(range(end - 2**13, end + 1) for end in (2**31, 2**32))
-AFTER_DATA = r"Unknown chunk marker \(\w+\) at position (\d+)"
+# what libsndfile meets after the data: samples if the length is 0 or too small; zeros may also fill up a finished file
+AFTER_DATA = r"(?:Unknown chunk marker \(\w+\)|data : 0\nHave 0 marker) at position (\d+)"
 SUFFIXES = frozenset(
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
     + (".au", ".snd", ".caf", ".w64", ".rf64", ".mp2", ".aac", ".ac3", ".amr", ".wma", ".wv")

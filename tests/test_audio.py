@@ -230,6 +230,21 @@ def test_a_wav_reads_whole_whatever_length_its_header_states(tmp_path, stated, r
     np.testing.assert_array_equal(read_wave(path, RATE), (samples / 2**15).astype(np.float32))
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_an_unfinished_wav_that_begins_in_silence_reads_whole(tmp_path, subtype):
+    samples = noise(2 * RATE)
+    samples[:100] = 0
+    path = write(tmp_path / "a.wav", samples, subtype=subtype)
+    expected, finished = read_wave(path, RATE), path.read_bytes()
+    unfinished = bytearray(finished)
+    data = finished.index(b"data")
+    unfinished[4:8] = unfinished[data + 4 : data + 8] = bytes(4)
+    path.write_bytes(unfinished)
+    np.testing.assert_array_equal(read_wave(path, RATE), expected)
+    path.write_bytes(finished + bytes(10**6))  # a file that is filled up with zeros
+    np.testing.assert_array_equal(read_wave(path, RATE), expected)
+
+
 def test_a_wav_of_more_than_4_gib_reads_whole(tmp_path):
     """Its length does not fit into the header, which has all ones or the remainder; the file is sparse."""
     size = 5_000_000_000
