@@ -82,7 +82,7 @@ def open_by_header(path: Path) -> Sound:
         raise InputError(f"{path} is truncated: {cut[2]} of {cut[1]} bytes; replace or remove it")
     if re.search(r"Ogg ?: (Last page lacks|Junk after)", log):
         raise InputError(f"{path} is truncated within its last Ogg page; replace or remove it")
-    if sound.frames > 2**48:  # a FLAC stream
+    if sound.frames > 2**48 or not sound.seekable() or sound.subtype.startswith("MPEG"):  # a FLAC stream, GSM, MP3
         return Media(path)
     unknown = re.search(AFTER_DATA, log)
     # the header of a WAV states 0 or little if it was never finished, and the length modulo 4 GiB if it is longer

@@ -316,6 +316,18 @@ def test_an_excerpt_from_the_middle_of_a_long_file_is_in_place(tmp_path, name):
         assert name != "a.mp3" or shifts[24] == 0
 
 
+@pytest.mark.parametrize("codec", ["gsm", "mp3"])
+def test_an_excerpt_of_a_voice_recorders_wav_equals_that_of_the_whole(tmp_path, codec):
+    path = tmp_path / "a.wav"
+    if codec == "gsm":
+        write(path, TONE[0], 48000, subtype="GSM610")
+    else:
+        encode(path, TONE, 48000, "libmp3lame")
+    whole = read_wave(path, 48000)
+    assert len(whole) == pytest.approx(TONE.size, abs=2500)
+    np.testing.assert_allclose(read_wave(path, 48000, 0, 4800, 100_000), whole[100_000:104_800], atol=1e-4)
+
+
 def test_a_truncated_recording_of_a_phone_is_reported(tmp_path):
     for name in ("a.m4a", "a.webm"):
         path = encode(tmp_path / name, TONE, 48000, **PHONE.get(name, {}))
