@@ -37,7 +37,7 @@ AFTER_DATA = r"(?:Unknown chunk marker \(\w+\)|data : 0\nHave 0 marker) at posit
 SUFFIXES = frozenset(
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
     + (".au", ".snd", ".caf", ".w64", ".rf64", ".mp2", ".aac", ".ac3", ".amr", ".wma", ".wv")
-    + (".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".3g2", ".webm", ".mka", ".mkv")
+    + (".m4a", ".m4b", ".mp4", ".mov", ".qta", ".3gp", ".3g2", ".3ga", ".webm", ".mka", ".mkv")
 )
 Sound: TypeAlias = soundfile.SoundFile | Media
 

@@ -56,6 +56,16 @@ def places(clips: list[Clip]) -> set[str]:
     return {clip.location for clip in clips}
 
 
+# Find
+
+
+@pytest.mark.parametrize("name", ["a.WAV", "New Recording 2.m4a", "New Recording 2.qta", "Voice 001.3ga", "VID_1.MP4"])
+def test_recordings_of_phones_are_found(tmp_path, name):
+    (tmp_path / "rain").mkdir()
+    (tmp_path / "rain" / name).touch()
+    assert [clip.path.name for clip in read_folder(tmp_path).recordings[""]] == [name]
+
+
 # Cut
 
 
