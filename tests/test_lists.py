@@ -42,13 +42,14 @@ EXCEL = LABELLED.replace("\t", ";").replace("\n", ";\n") + ";;\n"
         LABELLED.replace("\n", "\r").encode("utf-16"),
         LABELLED.replace("\t", ",").encode(),
         LABELLED.replace("\t", ", ").encode(),
+        LABELLED.replace("\t", " , ").replace("\n", " \n").encode(),
         EXCEL.encode("utf-8-sig"),
         QUOTED.encode(),
         QUOTED.replace("\t", ";").encode("utf-16"),
         LABELLED.replace("audio/", "audio\\").encode(),
         LABELLED.replace("audio/", "./audio/").encode(),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_tables_of_any_program_read_the_same(tmp_path, content):
     table = tmp_path / "list.csv"
@@ -104,6 +105,12 @@ def test_what_a_list_leaves_out_comes_from_meta(tmp_path, text):
         Clip(tmp_path / "audio/bus-oslo-1-2-a.wav", "transportation", "oslo-1"),
         Clip(tmp_path / "audio/park-oslo-2-3-a.wav", "outdoor", "oslo-2"),
     ]
+
+
+def test_a_space_at_the_end_makes_no_location_of_its_own(tmp_path):
+    """On which a split by location would divide a place."""
+    found = read(tmp_path, BARE, META.replace("oslo-1\t", "oslo-1 \t"))
+    assert [clip.location for clip in found] == ["oslo-1", "oslo-2"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Variant:
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a table with a header, separated by tabs, commas or semicolons: the first of them in the header.
 
-    File names get slashes for backslashes, and lose a leading "./".
+    Values lose spaces at their ends, and file names a leading "./"; they get slashes for backslashes.
 
     Raises:
         InputError: the file is missing, empty or not such a table, or lacks a column or a value.
@@ -55,7 +55,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         lines = list(io.StringIO(text, newline=None))  # any line ends
         separator = next((character for character in "".join(lines[:1]) if character in "\t,;"), "\t")
         table = csv.DictReader(lines, restval="", delimiter=separator, skipinitialspace=True, strict=True)
-        names = list(table.fieldnames or [])
+        table.fieldnames = names = [name.strip() for name in table.fieldnames or []]
         rows = [row for row in table if any(map("".join, row.values()))]  # Excel saves empty rows
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check its name, data.root and data.fold") from None
@@ -70,6 +70,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise InputError(f"{path} has a header but no rows: add a row for each clip")
     for number, row in enumerate(rows, 1):
         excess: Sequence[str] = row.pop(None, [])  # type: ignore[call-overload]
+        row |= {name: value.strip() for name, value in row.items()}
         if any(excess) or not all(row[column] for column in columns):
             what = f"{len(names)} values, {', '.join(columns)} among them"
             raise InputError(f"{path}, row {number} after the header: expected {what}; quote those with a separator")
