@@ -136,7 +136,8 @@ class Spectrogram(Frontend):
                 f"invalid frontend.n_bins={n_bins}: expected n_fft // 2 + 1 = {n_fft // 2 + 1} without a filterbank"
             )
         check_number("frontend.f_max", f_max, float, 0, sample_rate / 2)
-        check_number("frontend.f_min", f_min, float, 0, f_max)
+        if f_min >= f_max:
+            raise InputError(f"invalid frontend.f_min={f_min:g}: expected less than frontend.f_max={f_max:g}")
         window_values = window_function(window, win_length)
         self.sample_rate, self.n_fft, self.win_length, self.hop_length = sample_rate, n_fft, win_length, hop_length
         self.power, self.log, self.eps, self.frames = power, log, eps, frames

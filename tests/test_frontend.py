@@ -238,6 +238,13 @@ def test_a_window_longer_than_the_fft_is_rejected():
         Spectrogram(44100, win_length=4097)
 
 
+@pytest.mark.parametrize("f_min", [8000, 9000])
+def test_a_filterbank_has_a_range(f_min):
+    """Else all bands are alike."""
+    with pytest.raises(InputError, match=f"f_min={f_min}: expected less than frontend.f_max=8000"):
+        Spectrogram(sample_rate=16000, f_min=f_min)
+
+
 def test_an_unknown_filterbank_is_rejected():
     with pytest.raises(InputError, match="bark"):
         Spectrogram(44100, filterbank="bark")
