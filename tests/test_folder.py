@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from command import call, results
-from tiny import RATE, sound
+from tiny import RATE, SETTINGS, sound
 
 from asc import InputError
 from asc.data import FolderScenes, SceneData, scene_data
@@ -344,6 +344,28 @@ def test_a_recording_damaged_within_is_skipped(root, capsys):
     assert damaged in {clip.path for clip in itertools.chain(*scenes(root).clips.values())}  # its header is valid
     assert scenes(root, missing="skip").clips == before
     assert "1 of 16 recordings are missing or unreadable" in capsys.readouterr().err
+
+
+def test_other_test_clips_than_those_of_the_run_are_told(root, tmp_path, capsys):
+    """A new recording changes which are drawn for the test: some of them were trained on."""
+    own = ["data=folder", f"data.root={root}", f"data.cache_dir={tmp_path}/cache", *SETTINGS, "trainer.max_epochs=1"]
+    assert call(*own, f"hydra.run.dir={tmp_path}/run") is None
+    best = str(tmp_path / "run/checkpoints/best.ckpt")
+    commands = [
+        ([best, "--output", f"{tmp_path}/evaluation"], "asc.evaluate"),
+        (
+            [f"checkpoint={best}", "phase=prune", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/pruned"],
+            "compress.py",
+        ),
+    ]
+    capsys.readouterr()
+    for is_told in (False, True):
+        for words, script in commands:
+            assert call(*words, script=script) is None
+            assert ("may have been trained on" in capsys.readouterr().err) == is_told
+        shutil.rmtree(tmp_path / "pruned")
+        for number in range(8):
+            write(root / f"indoor/new {number}.wav", 2, seed=number)
 
 
 def test_recordings_shorter_than_a_window_are_named_below_the_folder(root):

@@ -128,7 +128,7 @@ class SceneData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Values that must not change when a run resumes, and `start`: the (epoch, batch) at which it resumes."""
-        splits = [split for split in ("train", "val", "unlabelled") if split in self.clips]
+        splits = [split for split in ("train", "val", "test", "unlabelled") if split in self.clips]
         digest: dict[str, str] = {}
         for split in splits:
             rows = [self.identity(clip) for clip in self.clips[split]]
@@ -149,12 +149,27 @@ class SceneData(LightningDataModule):
         Raises:
             InputError: names the values that differ.
         """
-        names = {"train": "training clips", "val": "validation clips", "unlabelled": "unlabelled clips"}
+        names = {"train": "training clips", "val": "validation clips"}
+        names |= {split: f"{split} clips" for split in ("test", "unlabelled")}
         now = self.state_dict()
         differing = [names.get(key, key) for key in now if key != "start" and state_dict.get(key) != now[key]]
         if differing:
             raise InputError(f"the checkpoint's run used different {', '.join(differing)}: resume with its settings")
         self.start = state_dict.get("start", self.start)
+
+    def draws_test(self) -> bool:
+        """Whether the test clips are drawn from all recordings, so that they depend on every one of them."""
+        return bool(self.cv)
+
+    def compare_test(self, checkpoint: dict[str, Any]) -> None:
+        """Warn if the test clips are drawn and are not those of the checkpoint's run."""
+        before = checkpoint.get(type(self).__qualname__, {}).get("test")
+        if before and self.draws_test() and before != self.state_dict()["test"]:
+            print(
+                f"warning: {self.root} has other test clips than the checkpoint's run had, since recordings were added "
+                "or removed, or settings differ: it may have been trained on some of them",
+                file=sys.stderr,
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the lists and the headers of all files, before training starts.

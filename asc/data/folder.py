@@ -19,6 +19,7 @@ from asc.data.recordings import (
     notes,
     read_folder,
     same_sources,
+    split_folders,
 )
 from asc.errors import InputError
 from asc.settings import Seed, checked
@@ -55,7 +56,10 @@ class FolderScenes(SceneData):
         self.test_fraction, self.split_seed = test_fraction, split_seed
 
     def identity(self, clip: Clip) -> tuple:
-        return clip.location, clip.path.name, clip.start
+        return clip.location, clip.path.name, round(clip.start, 2)  # the length of clips may be rounded to samples
+
+    def draws_test(self) -> bool:
+        return super().draws_test() or self.root in split_folders(self.root)
 
     def use(self, splits: dict[str, list[Clip]]) -> None:
         super().use(splits)

@@ -107,11 +107,12 @@ def evaluation_data(
     }
     if list_file:
         overrides = ["data=dcase", f"data.root={list_file.absolute().parent}", *overrides]
+    content: dict[str, Any] = {}
     if any(item.startswith("data=") for item in overrides):
         data = instantiate(compose_settings("train", overrides).data, **from_classifier)
     else:
-        is_onnx = checkpoint.suffix == ".onnx"
-        saved = {} if is_onnx else read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
+        content = {} if checkpoint.suffix == ".onnx" else read_checkpoint(checkpoint)
+        saved = content.get("datamodule_hyper_parameters", {})
         if "root" not in saved:
             raise InputError(f"{checkpoint} does not name its data: add data=dcase data.root=DIR")
         settings = compose_settings("compress", ["checkpoint=given", *overrides])
@@ -126,6 +127,8 @@ def evaluation_data(
         data.setup()
     else:
         data.use({split: data.read_only(split)})
+    if split == "test":
+        data.compare_test(content)
     if not data.clips.get(split):
         hint = "; data.val_fraction holds some out" if split == "val" else ""
         raise InputError(f"invalid --split={split}: expected one with clips in {data.root}{hint}")

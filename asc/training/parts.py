@@ -74,6 +74,7 @@ def load_trained(cfg: DictConfig) -> tuple[list[SceneClassifier], SceneData]:
             f"trained on, not of {', '.join(data.labels)}"
         )
     data.labels = model.labels
+    data.compare_test(checkpoints[0])
     return models, data
 
 
