@@ -194,6 +194,7 @@ FAULTS = {  # the words of the command line, and a part of its error
     ),
     "quantized already": (["checkpoint={int8}"], "quantized"),
     "half precision": (["checkpoint={float}", "trainer.precision=bf16-mixed"], "trainer.precision"),
+    "another network": (["checkpoint={float}", "net=cp_mobile"], "invalid net"),
     "no checkpoint": ([], "checkpoint"),
     "other labels": (["checkpoint={float}", "data.root={other}"], "park"),
     "a run is there": (["checkpoint={float}", "hydra.run.dir={run}"], "hydra.run.dir"),

@@ -261,7 +261,9 @@ def test_all_recordings_of_a_folder_or_of_a_class_are_evaluated(tiny, tmp_path, 
     assert f"on the test clips of {root}: 24 clips from 6 locations" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["data=nothing"], ["data=dcase"], ["nothing"], ["--worst", "-1"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["data=nothing"], ["data=dcase"], ["nothing"], ["seed=3"], ["--worst", "-1"]], ids=str
+)
 def test_bad_arguments_get_one_sentence_and_leave_nothing(trained, tmp_path, words):
     checkpoint, alone = trained[0] / "checkpoints/best.ckpt", save(classifier(), tmp_path / "alone.ckpt")
     for arguments in ([checkpoint, *words], [alone], [checkpoint, "--output", trained[0]]):

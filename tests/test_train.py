@@ -132,6 +132,7 @@ FAULTS = {  # words of the command line, and of its message
     "data=synthetic": ["data=dcase"],
     "data.clip_seconds=0.1": ["1600 samples", "window"],
     "optimizer.learning_rate=1": ["learning_rate"],
+    "scheduler=one_cycle +scheduler.foo=1": ["OneCycleLR", "foo"],
     "optimizer.lr=fast": ["optimizer.lr=fast", "number"],
     "optimizer._target_=torch.optim.SGD optimizer.lr=100": ["diverged in epoch", "not finite", "optimizer.lr"],
     "trainer.precision=bf16-true": ["trainer.precision=bf16-true", "bf16-mixed"],

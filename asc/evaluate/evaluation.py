@@ -99,6 +99,8 @@ def evaluation_data(
         InputError: the checkpoint does not name its data, there are no such clips, or the classifier does not know
             their labels.
     """
+    if others := [item for item in overrides if not item.lstrip("+~").startswith(("data=", "data."))]:
+        raise InputError(f"invalid {others[0]}: expected settings of the data, data=... or data.NAME=VALUE")
     from_classifier = {
         "sample_rate": classifier.sample_rate,
         "channel": classifier.channel,

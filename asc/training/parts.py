@@ -174,7 +174,9 @@ def check_parts(
             f"invalid callbacks.checkpoint.monitor={best.monitor}: expected val/acc, unless validation clips are held "
             "out by data.val_fraction"
         )
-    build(model.hparams["optimizer"], params=model.parameters())
+    optimizer = build(model.hparams["optimizer"], params=model.parameters())
+    if model.hparams["scheduler"]:
+        build(model.hparams["scheduler"], optimizer=optimizer, total_steps=100)
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if is_sweep and trainer.world_size > 1:  # Lightning would start its processes with the sweep's command line
         raise SweepError(

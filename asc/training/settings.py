@@ -110,6 +110,10 @@ def check_settings(cfg: DictConfig) -> None:
     """
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     is_compression = "phase" in settings
+    if is_compression and settings["net"] and "net" not in settings["phase"]:
+        raise InputError(
+            "invalid net: expected null, for the network of the checkpoint; only phase=distill trains another"
+        )
     groups: dict[str, type[Settings]] = {
         "": Compression if is_compression else Training,
         "trainer": FineTuner if is_compression else Trainer,
