@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asc.errors import InputError, check_number
+from asc.parallel import in_parallel
 from asc.settings import SampleRate, checked
 from asc.torch_pair import torchaudio
 
@@ -212,7 +213,7 @@ class Spectrogram(Frontend):
         padded = F.pad(wave.unsqueeze(1), (half, half), mode="reflect").squeeze(1)[:, left:]
         frames = padded.unfold(1, self.win_length, self.hop_length)[:, : min(count, self.frames or count)]
         step = max(1, CACHED_FRAMES // len(wave)) if wave.device.type == "cpu" else count
-        return torch.cat([self.filtered(part) for part in frames.split(step, 1)], 1).mT.contiguous()
+        return torch.cat(in_parallel(self.filtered, frames.split(step, 1)), 1).mT.contiguous()
 
     def filtered(self, frames: Tensor) -> Tensor:
         """(batch, frames, win_length) -> (batch, frames, n_bins)."""

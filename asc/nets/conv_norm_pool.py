@@ -20,20 +20,19 @@ variance of r over clips, height and width, inverse = 1 / sqrt(variance + eps), 
   times a clip, which takes long on a busy machine.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from asc.parallel import in_parallel
+
 PART = 2**19  # values of y in a part: 2 MB in float32
 
 Index = tuple[slice, ...]
 Part = tuple[Index, Index]  # clips and rows of the padded x, and of the z that is computed from them
-Result = TypeVar("Result")
 
 
 def is_fusible(x: Tensor, convolution: Any, relu: Any, norm: Any, pool: Any) -> bool:
@@ -205,18 +204,6 @@ class ConvNormPool(torch.autograd.Function):
                 dx[in_x] += values  # neighbouring parts share rows
         *dkernel, dbias = torch.stack(dweights).sum(0)
         return dx, torch.stack(dkernel, 1).view_as(kernel), dbias, dscale, dshift, None, None
-
-
-def in_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """`function` of each part, in as many threads as torch has, each of which computes alone."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return list(map(function, parts))
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, parts))
-    finally:
-        torch.set_num_threads(threads)  # threads that are yet to start take the last number set
 
 
 def product_weights(kernel: Tensor, bias: Tensor) -> Tensor:
