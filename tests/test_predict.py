@@ -192,6 +192,14 @@ def test_invalid_options_are_reported_in_one_sentence(words, named, run, folder,
     assert named in err.splitlines()[-1]
 
 
+def test_a_run_is_not_taken_for_recordings(folder, capsys):
+    (folder / "run").mkdir()
+    (folder / "run/results.json").write_text("{}")
+    status, out, err = predict(capsys, folder / "run", folder / "sounds")
+    assert (status, out) == (1, "")
+    assert "run/int8.ckpt" in err
+
+
 def windows(*values: tuple[float, float, float]) -> list[Window]:
     return [Window(start, end, np.array([first, 1 - first])) for start, end, first in values]
 

@@ -172,7 +172,8 @@ class EpochTimer(pl.Callback):
         if not self.batches:
             return
         self.seconds.append(time.perf_counter() - self.start)
-        bare_step = step(deepcopy(model).train())
+        is_bfloat16 = model.trainer.precision.startswith("bf16")
+        bare_step = step(deepcopy(model).train(), torch.bfloat16 if is_bfloat16 else torch.float32)
         start = time.perf_counter()
         for x, target in self.batches:
             bare_step(x, target)

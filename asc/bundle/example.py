@@ -60,6 +60,8 @@ def windows(path, rate, samples, shortest, channel):
 
 if __name__ == "__main__":
     sys.tracebacklimit = 0  # an error is one line
+    if len(sys.argv) < 2:
+        sys.exit("usage: python example.py RECORDING... (WAV, FLAC, Ogg or MP3)")
     classifier = Classifier(Path(__file__).parent)
     for name in sys.argv[1:]:
         print(name, *(f"{label} {value:.3f}" for label, value in classifier.classify(name).items()), sep="  ")

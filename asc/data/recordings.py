@@ -130,11 +130,14 @@ def remedy(found: Folder, root: Path) -> str:
     if metas := sorted([*root.glob("meta.csv"), *root.glob("*/meta.csv")]):
         return f"{metas[0]} has labels, so set data=dcase data.root={metas[0].parent}"
     recordings = [recording for group in found.recordings.values() for recording in group]
-    if recordings and all(TAU_NAME.fullmatch(recording.path.stem) for recording in recordings):
+    labels = {recording.label for recording in recordings}
+    if labels == {"audio"} and all(TAU_NAME.fullmatch(recording.path.stem) for recording in recordings):
         return f"for TAU's lists, python -m asc.download DATASET {root} --meta-only; then set data=dcase"
-    tops = {root / recording.label for recording in recordings}
+    tops = {root / label for label in labels}
     if len(tops) == 1 and any(path.is_dir() for path in visible(*tops)):
         return f"if {min(tops)} contains the class folders, set data.root to it"
+    if len(labels) == 1:
+        return "a classifier needs two classes or more: add a folder with recordings of another"
     return "put the recordings of each class into a folder with its name"
 
 

@@ -49,6 +49,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     notes, used = notes_on(data, clips, classifier), len({clip.path for clip in clips})
     if split == "test" and used < len(data.durations) and any(item.startswith("data=") for item in arguments.setting):
         notes.append(f"{used} of {len(data.durations)} recordings are test recordings: --split all evaluates all")
+    if split == "all" and trained_on(arguments.checkpoint, data.root):
+        notes.append("among these are the clips that the classifier was trained on: it has less accuracy on others")
     if (directory / "results.json").exists():
         raise InputError(f"invalid --output={directory}: expected a folder other than a run's")
     try:
@@ -136,6 +138,12 @@ def evaluation_data(
         raise InputError(f"invalid --split={split}: expected one with clips in {data.root}{hint}")
     data.check_length(classifier.min_samples)
     return data
+
+
+def trained_on(checkpoint: Path, root: Path) -> bool:
+    """Whether a checkpoint was trained on data in this folder; unknown of an ONNX file."""
+    saved = {} if checkpoint.suffix == ".onnx" else read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {})
+    return "root" in saved and Path(saved["root"]).resolve() == root.resolve()
 
 
 def notes_on(data: SceneData, clips: Sequence[Clip], classifier: Classifier) -> list[str]:

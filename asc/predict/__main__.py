@@ -55,11 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     has_checkpoint = bool(arguments.path) and Path(arguments.path[0]).suffix.lower() in (".ckpt", ".onnx")
     checkpoint = arguments.path.pop(0) if has_checkpoint else PRETRAINED
     if bool(arguments.path) == arguments.microphone:
-        parser.error("give at least one PATH, or --microphone")
+        parser.error("give PATHs or --microphone, not both" if arguments.path else "give a PATH, or --microphone")
     if arguments.microphone and arguments.picture:
         parser.error("--picture needs a PATH: the microphone records without end")
     silence_libraries()
     with exit_on_input_error():
+        if arguments.path and Path(arguments.path[0], "results.json").is_file():
+            run = arguments.path[0]
+            raise InputError(f"{run} is a run: give its network, such as {run}/int8.ckpt or {run}/model.onnx")
         if arguments.hop is not None:
             check_number("--hop", arguments.hop, float, 0.001, 1e6)
         check_number("--threads", arguments.threads, int, 1, 1000)

@@ -204,7 +204,7 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
     lines = [summary(data, model), f"precision   {trainer.precision}{reason_for(trainer.precision, device)}"]
     if data.teacher:
         name, targets = data.teacher["_target_"].rpartition(".")[2], data.learn_targets()
-        others = f"; {len(targets.unlabelled):,} unlabelled clips" if len(targets.unlabelled) else ""
+        others = f"; {len(targets.unlabelled):,} unlabelled clips and variants" if len(targets.unlabelled) else ""
         lines.append(f"teacher     {name}, {100 * targets.accuracy:.1f} % by cross-validation{others}")
     if data.cache:
         path = data.cache_features(model.hparams["frontend"], frontend, device)
