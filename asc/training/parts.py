@@ -204,7 +204,10 @@ def prepare_features(trainer: pl.Trainer, model: SceneClassifier, data: SceneDat
     lines = [summary(data, model), f"precision   {trainer.precision}{reason_for(trainer.precision, device)}"]
     if data.teacher:
         name, targets = data.teacher["_target_"].rpartition(".")[2], data.learn_targets()
-        others = f"; {len(targets.unlabelled):,} unlabelled clips and variants" if len(targets.unlabelled) else ""
+        unlabelled = data.clips.get("unlabelled", [])
+        variants = sum(clip.variant is not None for clip in unlabelled)
+        others = f"; {len(unlabelled) - variants:,} unlabelled clips" if unlabelled else ""
+        others += f", {variants:,} variants" if variants else ""
         lines.append(f"teacher     {name}, {100 * targets.accuracy:.1f} % by cross-validation{others}")
     if data.cache:
         path = data.cache_features(model.hparams["frontend"], frontend, device)
