@@ -214,6 +214,14 @@ def test_other_lengths_and_orders_of_labels_are_accepted_and_other_labels_reject
     assert not (tmp_path / "none").exists()  # a failure leaves nothing
 
 
+def test_clips_that_were_trained_on_are_told(trained, tiny, tmp_path, capsys):
+    words = ["data=dcase", f"data.root={tiny}", "--output", str(tmp_path / "out"), "--json"]
+    for split in ("test", "all"):
+        main([str(trained[0] / "checkpoints/best.ckpt"), *words, "--split", split])
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert any("trained on" in note for note in notes) == (split == "all")
+
+
 def test_a_test_set_needs_no_training_list_and_any_list_will_do(tiny, tmp_path, capsys):
     checkpoint = str(save(classifier(), tmp_path / "alone.ckpt"))
 

@@ -50,7 +50,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     if split == "test" and used < len(data.durations) and any(item.startswith("data=") for item in arguments.setting):
         notes.append(f"{used} of {len(data.durations)} recordings are test recordings: --split all evaluates all")
     if split == "all" and trained_on(arguments.checkpoint, data.root):
-        notes.append("among these are the clips that the classifier was trained on: it has less accuracy on others")
+        notes.append("the classifier was trained on some of these clips: on others its accuracy is lower")
     if (directory / "results.json").exists():
         raise InputError(f"invalid --output={directory}: expected a folder other than a run's")
     try:
