@@ -52,7 +52,8 @@ def native_precision() -> str:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
 def test_either_precision_learns_and_is_tested_in_float32(precision, job, tiny, tmp_path):
-    assert call(*job, "data.cache=false", f"trainer.precision={precision}", f"hydra.run.dir={tmp_path}") is None
+    settings = ["data.cache=false", "trainer.max_epochs=10", f"trainer.precision={precision}"]
+    assert call(*job, *settings, f"hydra.run.dir={tmp_path}") is None
     found = results(tmp_path)
     assert found["training"]["precision"] == precision
     assert found["test"]["macro_accuracy"] >= 0.9
