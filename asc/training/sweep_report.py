@@ -15,7 +15,7 @@ JOB_FILE = "job.json"
 REPEATS = ("seed", "data.fold")  # runs that differ only in these are repetitions, to be averaged
 MEASURED = ["val_macro_accuracy", "test_macro_accuracy", "test_log_loss", "size_kb"]
 FIXED = ["job", "status", *MEASURED, "macs", "file_bytes", "reason"]  # columns besides the settings
-MAX_ROWS, MAX_PANELS, MAX_CELL = 30, 5, 24
+MAX_ROWS, MAX_PANELS, MAX_TICKS, MAX_CELL = 30, 5, 8, 24
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
@@ -162,6 +162,8 @@ def plot_sweep(path: Path, tested: pd.DataFrame, names: list[str]) -> None:
             axes.tick_params(axis="x", labelrotation=30)
         elif x.min() > 0 and x.max() >= 10 * x.min():
             axes.set_xscale("log")
+        elif x.nunique() <= MAX_TICKS:
+            axes.set_xticks(sorted(x.unique()))  # there is no fold 1.5
         axes.scatter(x, accuracy, alpha=0.7)
         if metric == "validation":
             best = accuracy == accuracy.max()
