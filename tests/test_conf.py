@@ -40,6 +40,18 @@ def model_of(cfg, n_classes: int = 3) -> asc.SceneClassifier:
     return instantiate(cfg.model, labels=labels, clip_samples=2 * cfg.sample_rate)
 
 
+@pytest.mark.parametrize("recipe", ["small_data", "taught"])
+def test_the_network_in_the_package_is_a_start_for_other_labels(recipe):
+    packaged = asc.SceneClassifier.load_from_checkpoint(CONF.parent / "asc/pretrained/float.ckpt")
+    model = model_of(settings(f"experiment={recipe}"), n_classes=5)
+    model.start_from(packaged)
+    theirs, ours = packaged.net.state_dict(), model.net.state_dict()
+    *others, weight, bias = theirs
+    assert all(torch.equal(theirs[name], ours[name]) for name in others)
+    assert (theirs[weight].shape, ours[weight].shape) == ((3, 256), (5, 256))
+    assert (len(theirs[bias]), len(ours[bias])) == (3, 5)
+
+
 @pytest.mark.parametrize("choice", ["~experiment", *choices("experiment", "optimizer", "scheduler")])
 def test_every_recipe_builds_a_model(choice):
     assert model_of(settings(choice)).complexity().parameters > 0
