@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from asc.audio import windows
 from asc.complexity import Complexity, complexity
+from asc.data.datamodule import SceneData
 from asc.data.datasets import FeatureBatch, WaveBatch
 from asc.errors import InputError, one_line
 from asc.frontend import Frontend
@@ -44,6 +45,9 @@ class SceneClassifier(pl.LightningModule):
         quantization: arguments of `asc.quantization.prepare.prepare` after the network, for the last two stages.
         backbone_lr_scale: learning rate of all layers but the network's `head`, as a fraction of the optimizer's; less
             than 1 for transfer learning (see `start_from`).
+        logit_adjustment: from 0 to 1, how far to compensate for classes with more clips than others: training adds this
+            times log(prior) to the logits, prior being the mean of the targets (Menon et al., 2021, tau). At 1, the
+            predictions assume that all classes are equally frequent; at 0, as frequent as in training.
     """
 
     @checked("")
@@ -59,6 +63,7 @@ class SceneClassifier(pl.LightningModule):
         stage: Stage = "float",
         quantization: dict[str, Any] | None = None,
         backbone_lr_scale: UnitInterval = 1.0,
+        logit_adjustment: UnitInterval = 0.0,
     ):
         super().__init__()
         labels = list(labels)
@@ -78,7 +83,9 @@ class SceneClassifier(pl.LightningModule):
             if stage == "int8":
                 self.net = convert(self.net, quantization["engine"])
         self.confusion = MulticlassConfusionMatrix(len(labels), validate_args=False)
-        self.loss = kl_divergence  # loss(logits, target) in training; a phase may replace it
+        self.loss = self.adjusted_divergence  # loss(logits, target) in training; a phase may replace it
+        self.log_prior: Tensor
+        self.register_buffer("log_prior", torch.zeros(len(labels)), persistent=False)
         # metrics sync across processes; a check for NaN would wait for the GPU
         self.losses = CatMetric(nan_strategy="disable")  # log loss of each validation or test clip
         self.train_losses = CatMetric(nan_strategy="disable")  # loss of each clip in this epoch
@@ -150,6 +157,24 @@ class SceneClassifier(pl.LightningModule):
         x, target = batch
         spectrogram = x.float() if isinstance(batch, FeatureBatch) else self.frontend.spectrogram(x)
         return [self.frontend.standardize(spectrogram), target]
+
+    def on_fit_start(self) -> None:
+        """Measure how frequent the classes are, for `logit_adjustment`.
+
+        Raises:
+            InputError: the training clips are not those of a `SceneData`.
+        """
+        if not self.hparams["logit_adjustment"]:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, SceneData):
+            raise InputError("logit_adjustment counts the clips of each class: train on a SceneData, or set it to 0")
+        prior = soft_labels(data.dataset("train").targets, len(self.labels)).float().mean(0)
+        self.log_prior.copy_(prior.clamp_min(1e-6).log())
+
+    def adjusted_divergence(self, logits: Tensor, target: Tensor) -> Tensor:
+        """KL divergence between targets and predictions for classes as frequent as in training."""
+        return kl_divergence(logits + self.hparams["logit_adjustment"] * self.log_prior, target)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """KL divergence between targets and predictions (report, section 3); the optimizer adds L2."""

@@ -1,6 +1,7 @@
 """SceneClassifier: its loss, its checkpoints, and what it says of a file."""
 
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytorch_lightning as pl
 import soundfile
 import torch
 import torch.nn.functional as F
-from classifiers import lived_in, save
+from classifiers import fit, lived_in, save
 from command import call
-from tiny import RATE
+from tiny import RATE, write_list
+from torch import nn
 
 from asc import InputError, SceneClassifier
 from asc.compress import QAT
@@ -41,6 +43,38 @@ def test_the_loss_of_hard_targets_is_cross_entropy():
     x, target = torch.randn(4, 1, 128, 32), torch.tensor([0, 2, 1, 0])
     loss = model.training_step([x, target], 0)
     torch.testing.assert_close(loss, F.cross_entropy(model.net(x), target))
+
+
+class Constant(nn.Linear):
+    """A network that cannot tell clips apart: the best that it can predict is how frequent the classes are."""
+
+    def __init__(self, n_classes: int):
+        super().__init__(1, n_classes)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.zeros(len(features), 1))
+
+
+@pytest.mark.parametrize(("adjustment", "expected"), [(0, (4, 1, 1)), (0.5, (2, 1, 1)), (1, (1, 1, 1))])
+def test_logit_adjustment_compensates_for_frequent_classes(adjustment, expected, tiny, tmp_path):
+    """Of 8, 2 and 2 clips: predictions are in the ratio of these numbers to the power 1 - tau."""
+    names = sorted(path.name for path in (tiny / "audio").iterdir())
+    kept = [[f"audio/{name}\t{label}" for name in names if name.startswith(label)] for label in LABELS]
+    rows = [row for rows, count in zip(kept, (8, 2, 2), strict=True) for row in rows[:count]]
+    shutil.copytree(tiny, root := tmp_path / "unbalanced")
+    write_list(root / "evaluation_setup/fold1_train.csv", "filename\tscene_label", rows)
+    data = SceneData(str(root), sample_rate=RATE, num_workers=0, batch_size=12, cache=False)
+    data.setup()
+    optimizer = {"_target_": "torch.optim.Adam", "lr": 0.1}
+    model = classifier(net={"_target_": f"{__name__}.Constant"}, optimizer=optimizer, logit_adjustment=adjustment)
+    pl.Trainer(max_epochs=100, logger=False, barebones=True, accelerator="cpu").fit(model, data)
+    predicted = model.net(torch.zeros(1)).softmax(-1)[0]
+    torch.testing.assert_close(predicted, torch.tensor(expected) / sum(expected), rtol=0, atol=0.01)
+
+
+def test_logit_adjustment_needs_a_dataset_whose_classes_it_can_count():
+    with pytest.raises(InputError, match="logit_adjustment"):
+        fit(classifier(logit_adjustment=1))
 
 
 def test_weight_decay_is_the_reports_l2():

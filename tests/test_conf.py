@@ -159,7 +159,7 @@ def test_the_baselines_experiment_is_the_official_recipe():
 def test_small_data_is_the_default_and_its_file_names_all_its_deviations():
     small, report = settings(), settings("~experiment")
     text = (CONF / "experiment/small_data.yaml").read_text()
-    for name in ("frontend", "net", *RECIPE, "trainer", "data"):
+    for name in ("frontend", "net", *RECIPE, "logit_adjustment", "trainer", "data"):
         if small[name] != report[name]:
             assert re.search(rf"^(  - override /)?{name}:", text, re.M), name
     assert (small.net.pooling, small.net.dropout_scale, small.frontend.normalize) == ("average", 0, "level")

@@ -156,7 +156,7 @@ def test_training_equals_that_of_the_cpu(net, there, data):
     histories = []
     for device in (torch.device("cpu"), there[0]):
         torch.manual_seed(0)
-        model = classifier(NETS[net])
+        model = classifier(NETS[net], logit_adjustment=1)
         histories.append(fit(model, data, Marks(there[1]), [], device).rows)
         assert data.features.device == device if device.type != "cpu" else isinstance(data.features, np.ndarray)
     for row, expected in zip(*histories, strict=True):

@@ -69,7 +69,7 @@ def test_student_learns_its_teachers_predictions_not_the_labels():
     with torch.inference_mode():
         assert (student.net(torch.randn(8, 1, 32, 32)).argmax(1) == 2).all()
     assert student.stage == "float"
-    assert student.loss is own_loss
+    assert student.loss == own_loss
 
 
 def test_teachers_share_a_frontend_and_other_phases_have_one_source():

@@ -58,4 +58,4 @@ class Distill(Phase):
         return self.temperature**2 * kl_divergence(logits / self.temperature, target)
 
     def on_train_end(self, trainer: pl.Trainer, model: SceneClassifier) -> None:
-        model.loss = kl_divergence
+        model.loss = model.adjusted_divergence
