@@ -41,8 +41,8 @@ def accuracy(data: SceneData, frontend: Spectrogram, settings: dict) -> float:
         (torch.cat([band_statistics(batch) for batch, _ in loader]).numpy(), torch.cat([y for _, y in loader]).numpy())
         for loader in (data.loader("train"), data.loader("test"))
     )
-    regression = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5000)).fit(x, y)
-    return balanced_accuracy_score(test_y, regression.predict(test_x))
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=5000))
+    return balanced_accuracy_score(test_y, regression.fit(x, y).predict(test_x))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
