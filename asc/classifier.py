@@ -45,9 +45,9 @@ class SceneClassifier(pl.LightningModule):
         quantization: arguments of `asc.quantization.prepare.prepare` after the network, for the last two stages.
         backbone_lr_scale: learning rate of all layers but the network's `head`, as a fraction of the optimizer's; less
             than 1 for transfer learning (see `start_from`).
-        logit_adjustment: from 0 to 1, how far to compensate for classes with more clips than others: training adds this
-            times log(prior) to the logits, prior being the mean of the targets (Menon et al., 2021, tau). At 1, the
-            predictions assume that all classes are equally frequent; at 0, as frequent as in training.
+        logit_adjustment: from 0 to 1. At 1, predictions assume that all classes are equally frequent; at 0, that they
+            are as frequent as in training. Training adds this times log(prior) to the logits (tau of Menon et al.,
+            2021); the prior is the mean of the training targets.
     """
 
     @checked("")
@@ -170,7 +170,7 @@ class SceneClassifier(pl.LightningModule):
         if not isinstance(data, SceneData):
             raise InputError("logit_adjustment counts the clips of each class: train on a SceneData, or set it to 0")
         prior = soft_labels(data.dataset("train").targets, len(self.labels)).float().mean(0)
-        self.log_prior.copy_(prior.clamp_min(1e-6).log())
+        self.log_prior.copy_(prior.clamp_min(1e-6).log())  # a class may have no clips
 
     def adjusted_divergence(self, logits: Tensor, target: Tensor) -> Tensor:
         """KL divergence between targets and predictions for classes as frequent as in training."""
