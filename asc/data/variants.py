@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import soxr
+from scipy import fft
 
 from asc.audio import fit_length
 from asc.data.lists import Clip, Variant
@@ -36,8 +37,8 @@ def alter(wave: np.ndarray, rate: int, variant: Variant, other: np.ndarray | Non
     samples = len(wave)
     wave = np.roll(wave, int(rng.uniform() * samples))
     wave = fit_length(soxr.resample(wave, rate, rate * MAX_SPEED ** rng.uniform(-1, 1)), samples)
-    gain = np.interp(np.fft.rfftfreq(samples, 1 / rate), KNOTS, rng.uniform(-MAX_GAIN, MAX_GAIN, len(KNOTS)))
-    wave = unit(np.fft.irfft(np.fft.rfft(wave) * 10 ** (gain / 20), samples))
+    gain = np.interp(fft.rfftfreq(samples, 1 / rate), KNOTS, rng.uniform(-MAX_GAIN, MAX_GAIN, len(KNOTS)))
+    wave = unit(fft.irfft(fft.rfft(wave) * np.float32(10 ** (gain / 20)), samples))
     if other is not None:
         wave += 10 ** (rng.uniform(MIN_LEVEL, 0) / 20) * unit(np.roll(other, int(rng.uniform() * samples)))
     return (0.9 / np.abs(wave).max().clip(1e-9) * wave).astype(np.float32)
