@@ -47,6 +47,13 @@ def test_the_order_changes_with_the_epoch_and_repeats_with_the_seed(root):
     assert sorted(order(0, 1)) == list(range(24))
 
 
+@pytest.mark.parametrize("length", [7, 60])
+def test_an_epochs_length_is_that_of_training_alone(root, length):
+    data = scenes(root, val_fraction=0.25, epoch_clips=length)
+    assert sum(len(batch.target) for batch in data.train_dataloader()) == length
+    assert [sum(len(batch.target) for batch in data.loader(split)) for split in ("train", "val", "test")] == [18, 6, 12]
+
+
 def test_an_error_in_a_worker_process_keeps_its_sentence(root, tmp_path):
     data = scenes(root, num_workers=1, channel=0)
     data.clips["test"][0].path.rename(tmp_path / "away.wav")
@@ -62,6 +69,8 @@ def test_a_resumed_run_must_have_the_same_clips_and_batches(root):
     scenes(root, val_fraction=0.25, num_workers=1).load_state_dict(state)
     with pytest.raises(InputError, match="different training clips, validation clips"):
         scenes(root).load_state_dict(state)
+    with pytest.raises(InputError, match="different data.epoch_clips"):
+        scenes(root, val_fraction=0.25, epoch_clips=20).load_state_dict(state)
     with pytest.raises(InputError, match="different data.batch_size"):
         scenes(root, val_fraction=0.25, batch_size=7).load_state_dict(state)
 

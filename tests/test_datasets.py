@@ -16,9 +16,11 @@ LABELS = ["indoor", "outdoor", "transportation"]
 STATUS = Path("/proc/self/status")
 
 
-def shares(clips: int, processes: int, seed: int | None = 0, epoch: int = 0) -> list[list[list[int]]]:
+def shares(
+    clips: int, processes: int, seed: int | None = 0, epoch: int = 0, length: int | None = None
+) -> list[list[list[int]]]:
     """The batches of each process, of four clips each."""
-    samplers = [BatchSampler(clips, 4, seed, processes, rank) for rank in range(processes)]
+    samplers = [BatchSampler(clips, 4, seed, processes, rank, length=length) for rank in range(processes)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     lists = [list(sampler) for sampler in samplers]
@@ -56,6 +58,22 @@ def test_the_order_is_that_of_torchs_distributed_sampler():
             assert shares(26, 1, seed, epoch) == [[orders[-1][start : start + 4] for start in range(0, 26, 4)]]
     assert len({tuple(order) for order in orders[:3]}) == 3  # another one each epoch
     assert orders[0] != orders[3]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_an_epoch_of_a_given_length_draws_all_clips_alike(processes):
+    for length in range(3, 40):
+        epochs = []
+        for epoch in range(3):
+            lists = shares(10, processes, epoch=epoch, length=length)
+            epochs.append([clip for batches in lists for batch in batches for clip in batch])
+            assert len({len(batches) for batches in lists}) == 1, "a process would wait for the others for ever"
+        for drawn in epochs:
+            counts = np.bincount(drawn, minlength=10)
+            assert counts.sum() == length
+            assert counts.max() - counts.min() <= 1
+        if length % 10:
+            assert len({tuple(np.bincount(drawn, minlength=10)) for drawn in epochs}) > 1, "other clips in each epoch"
 
 
 def test_without_a_seed_the_order_is_the_lists():

@@ -58,6 +58,7 @@ class SceneData(LightningDataModule):
         clip_seconds: length of every clip; longer ones are cut, shorter ones repeated. None: the most common length of
             training clips.
         batch_size: clips in a batch, in each process.
+        epoch_clips: clips in an epoch of training, drawn anew for each; None: each training clip once.
         val_fraction: fraction of the training clips held out for validation, by location; 0 for none.
         missing: "error" rejects missing and unreadable recordings, "skip" leaves them out, and damaged ones, too:
             it decodes each recording once before the first run.
@@ -66,8 +67,8 @@ class SceneData(LightningDataModule):
         cache_dir: folder of the cache; default: the environment variable ASC_CACHE.
         seed: seed of the validation split and the order of the clips.
         teacher: Hydra node of a `Teacher`, for `learn_targets`; None: the targets are the labels.
-        unlabelled: folder of recordings without labels, for the teacher to label. An epoch contains each of their clips
-            once, and the labelled ones as often as makes a quarter of it.
+        unlabelled: folder of recordings without labels, for the teacher to label. The labelled clips are repeated until
+            they are a quarter of those to train on.
         variants: altered copies of each training and unlabelled clip, for the teacher to label (`asc.data.variants`).
         label_weight: weight of the label in the target of a labelled clip; the rest is the teacher's prediction.
 
@@ -88,6 +89,7 @@ class SceneData(LightningDataModule):
         channel: NonNegativeInt | Literal["mean"] = 0,
         clip_seconds: Annotated[float, Field(ge=0.001, le=600)] | None = None,
         batch_size: PositiveInt = 100,
+        epoch_clips: PositiveInt | None = None,
         val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0,
         missing: Literal["error", "skip"] = "error",
         num_workers: Annotated[int, Field(ge=0, le=128)] | None = None,
@@ -113,7 +115,8 @@ class SceneData(LightningDataModule):
         self.root, self.fold, self.cv, self.labels = Path(root), fold, cv, labels
         self.lists = [name.replace("{fold}", "1" if cv else str(fold)) for name in (train_list, test_list)]
         self.sample_rate, self.channel, self.clip_seconds = sample_rate, channel, clip_seconds
-        self.batch_size, self.val_fraction, self.missing = batch_size, val_fraction, missing
+        self.batch_size, self.epoch_clips = batch_size, epoch_clips
+        self.val_fraction, self.missing = val_fraction, missing
         self.num_workers = min(cores(), 8) if num_workers is None else num_workers
         self.cache, self.cache_dir, self.seed = cache, expand_home(cache_dir).absolute(), seed
         self.clips: dict[str, list[Clip]] = {}
@@ -137,7 +140,8 @@ class SceneData(LightningDataModule):
             digest["teacher"] = repr(self.teacher)
             digest["data.label_weight"], digest["data.variants"] = str(self.label_weight), str(self.variants)
         start = next_batch(self.trainer) if self.trainer else (0, 0)
-        return {"data.batch_size": str(self.batch_size), "data.seed": str(self.seed), **digest, "start": start}
+        settings = {"data.batch_size": str(self.batch_size), "data.epoch_clips": self.epoch_clips}
+        return {**settings, "data.seed": str(self.seed), **digest, "start": start}
 
     def identity(self, clip: Clip) -> tuple:
         """Key of a clip, independent of where the dataset is stored."""
@@ -420,7 +424,8 @@ class SceneData(LightningDataModule):
         """
         dataset, seed = self.dataset(split), self.seed if shuffle else None
         processes, rank = (1, 0) if whole or not self.trainer else (self.trainer.world_size, self.trainer.global_rank)
-        batches = BatchSampler(len(dataset), self.batch_size, seed, processes, rank, start)
+        length = self.epoch_clips if shuffle else None
+        batches = BatchSampler(len(dataset), self.batch_size, seed, processes, rank, start, length)
         return self._loader(dataset, batches, self.batch_size)
 
     def spectrograms(self, frontend: Frontend, device: torch.device) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Datasets of waveforms and of cached features, and a batch sampler for one or several processes."""
 
+import math
 import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class FeatureBatch(NamedTuple):
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Indices of the clips in each batch; across all processes, each clip once per epoch.
+    """Indices of the clips in each batch; across all processes, each clip once per epoch, unless `length` is set.
 
     The order depends only on seed and epoch, so a resumed run continues in the same order.
 
@@ -43,21 +44,30 @@ class BatchSampler(Sampler[list[int]]):
         seed: seed for shuffling; None: no shuffling.
         processes, rank: number of processes that share the clips, and the index of this one.
         start: epoch and batch at which a run resumes.
+        length: clips in an epoch: each of them as often as another or once more, chosen anew in each epoch. None: all.
 
     Raises:
         InputError: there are fewer clips than processes.
     """
 
     def __init__(
-        self, clips: int, size: int, seed: int | None = None, processes: int = 1, rank: int = 0, start: Batch = (0, 0)
+        self,
+        clips: int,
+        size: int,
+        seed: int | None = None,
+        processes: int = 1,
+        rank: int = 0,
+        start: Batch = (0, 0),
+        length: int | None = None,
     ):
-        if clips < processes:
-            raise InputError(f"{clips} clips cannot be shared by {processes} processes: reduce trainer.devices")
+        self.length = length or clips
+        if self.length < processes:
+            raise InputError(f"{self.length} clips cannot be shared by {processes} processes: reduce trainer.devices")
         self.clips, self.size, self.seed, self.processes, self.rank = clips, size, seed, processes, rank
         self.start, self.epoch = start, start[0]  # data workers fetch the first batches before `set_epoch`
         step = size * processes
-        self.starts = list(range(0, clips, step))
-        if clips - self.starts[-1] < processes:  # too few for every process: merge them into the batch before
+        self.starts = list(range(0, self.length, step))
+        if self.length - self.starts[-1] < processes:  # too few for every process: merge them into the batch before
             self.starts.pop()
 
     def set_epoch(self, epoch: int) -> None:
@@ -68,10 +78,12 @@ class BatchSampler(Sampler[list[int]]):
         return len(self.starts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.clips)
+        rounds = [torch.arange(self.clips)] * math.ceil(self.length / self.clips)
         if self.seed is not None:
-            order = torch.randperm(self.clips, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        batches = list(zip(self.starts, [*self.starts[1:], self.clips], strict=True))
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            rounds = [torch.randperm(self.clips, generator=generator) for _ in rounds]
+        order = torch.cat(rounds)
+        batches = list(zip(self.starts, [*self.starts[1:], self.length], strict=True))
         for start, end in batches[self.start[1] if self.epoch == self.start[0] else 0 :]:
             yield order[start + self.rank : end : self.processes].tolist()
 
