@@ -10,7 +10,7 @@ from typing import Annotated
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from asc.classifier import SceneClassifier, soft_labels
@@ -178,20 +178,18 @@ class RandomCrop(pl.Callback):
     """Shift each training clip circularly by a random number of frames, and crop it: a scene has no beginning.
 
     Args:
-        fraction: fraction of the frames to train on, at least 32 frames (0.7 s at the report's hop). Less than 1 gives
-            random excerpts and faster training.
+        fraction: fraction of the frames to train on. Less than 1 gives random excerpts and faster training.
+        min_frames: frames of an excerpt at least; 32 are 0.7 s at the report's hop. Shorter clips stay whole.
     """
 
-    MIN_FRAMES = 32
-
     @checked("augmentation.random_crop")
-    def __init__(self, fraction: Annotated[float, Field(gt=0, le=1)] = 1.0):
-        self.fraction = fraction
+    def __init__(self, fraction: Annotated[float, Field(gt=0, le=1)] = 1.0, min_frames: PositiveInt = 32):
+        self.fraction, self.min_frames = fraction, min_frames
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: SceneClassifier, batch: list, batch_idx: int) -> None:
         x = batch[0]
         shift = torch.randint(x.shape[-1], (len(x),), device=x.device)
-        batch[0] = roll(x, shift, crop=min(x.shape[-1], max(self.MIN_FRAMES, round(self.fraction * x.shape[-1]))))
+        batch[0] = roll(x, shift, crop=min(x.shape[-1], max(self.min_frames, round(self.fraction * x.shape[-1]))))
 
 
 class SpecAugment(pl.Callback):

@@ -148,9 +148,9 @@ def test_spec_augment_masks_one_band_and_one_span():
 
 
 @pytest.mark.parametrize(("frames", "kept"), [(428, 214), (216, 108), (44, 32), (20, 20)])
-def test_random_crop_keeps_the_fraction_but_at_least_32_frames(frames, kept):
+def test_random_crop_keeps_the_fraction_but_at_least_some_frames(frames, kept):
     batch = [torch.arange(4 * frames).view(4, 1, 1, frames).float(), None]
-    RandomCrop(fraction=0.5).on_train_batch_start(None, None, batch, 0)
+    RandomCrop(fraction=0.5, min_frames=32).on_train_batch_start(None, None, batch, 0)
     assert batch[0].shape[-1] == kept
     steps = batch[0].diff().squeeze()
     assert ((steps == 1) | (steps == 1 - frames)).all(), "frames of an excerpt follow each other, around the end"
@@ -253,6 +253,7 @@ def test_a_gain_of_features_equals_a_gain_of_the_waveform():
 def test_settings_out_of_range_are_rejected():
     for make, name in (
         (lambda: RandomCrop(fraction=0), "random_crop.fraction"),
+        (lambda: RandomCrop(min_frames=0), "random_crop.min_frames"),
         (lambda: FilterAugment(db=-1), "filter_augment.db"),
         (lambda: FilterAugment(knots=1), "filter_augment.knots"),
         (lambda: FreqMixStyle(p=1.5), "freq_mixstyle.p"),
