@@ -179,7 +179,7 @@ class RandomCrop(pl.Callback):
 
     Args:
         fraction: fraction of the frames to train on. Less than 1 gives random excerpts and faster training.
-        min_frames: frames of an excerpt at least; 32 are 0.7 s at the report's hop. Shorter clips stay whole.
+        min_frames: minimum length of an excerpt; 32 frames are 0.7 s at the report's hop. Shorter clips stay whole.
     """
 
     @checked("augmentation.random_crop")

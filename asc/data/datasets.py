@@ -44,7 +44,7 @@ class BatchSampler(Sampler[list[int]]):
         seed: seed for shuffling; None: no shuffling.
         processes, rank: number of processes that share the clips, and the index of this one.
         start: epoch and batch at which a run resumes.
-        length: clips in an epoch: each of them as often as another or once more, chosen anew in each epoch. None: all.
+        length: clips in an epoch. No clip is drawn a second time before all have been drawn once. None: each clip once.
 
     Raises:
         InputError: there are fewer clips than processes.
