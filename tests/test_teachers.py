@@ -97,7 +97,7 @@ def test_an_onnx_file_of_any_input_shape_is_a_teacher(shape, tmp_path):
 
 def test_an_onnx_file_that_cannot_teach_is_rejected(tmp_path):
     file = moments(tmp_path / "moments.onnx", ["batch", "samples"])
-    with pytest.raises(InputError, match=r"moments.onnx does not store its sample rate"):
+    with pytest.raises(InputError, match=r"moments.onnx does not store its sample_rate"):
         OnnxTeacher(file)
     with pytest.raises(InputError, match=r"^invalid teacher.output=vector: expected moments or power"):
         OnnxTeacher(file, sample_rate=16_000, output="vector")
@@ -105,6 +105,36 @@ def test_an_onnx_file_that_cannot_teach_is_rejected(tmp_path):
         OnnxTeacher(moments(tmp_path / "map.onnx", ["batch", 1, "samples"]), sample_rate=16_000)
     with pytest.raises(InputError, match=r"nowhere.onnx cannot be loaded"):
         OnnxTeacher(str(tmp_path / "nowhere.onnx"), sample_rate=16_000)
+
+
+def constant(path, value, **metadata: str) -> str:
+    """Write an ONNX file whose output is this constant, whatever its input."""
+    array = np.array(value, np.float32)
+    nodes = [helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(array))]
+    wave = helper.make_tensor_value_info("wave", TensorProto.FLOAT, ["samples"])
+    graph = helper.make_graph(
+        nodes, "constant", [wave], [helper.make_tensor_value_info("y", TensorProto.FLOAT, array.shape)]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("value", [1.0, [], [1.0, np.nan]])
+def test_an_output_that_is_no_vector_of_numbers_is_rejected(value, tmp_path):
+    teacher = OnnxTeacher(constant(tmp_path / "constant.onnx", value), sample_rate=16_000)
+    with pytest.raises(InputError, match=r"^invalid teacher.output=y: expected"):
+        teacher(torch.zeros(1, 100))
+
+
+def test_each_output_and_rate_has_embeddings_of_its_own_in_the_cache(tiny, tmp_path):
+    file = moments(tmp_path / "moments.onnx", ["batch", "samples"])
+    data = SceneData(str(tiny), cache_dir=str(tmp_path / "cache"), num_workers=0)
+    data.setup()
+    clips = data.clips["test"][:4]
+    teachers = [OnnxTeacher(file, 16_000), OnnxTeacher(file, 16_000, "power"), OnnxTeacher(file, 8_000, "power")]
+    both, power, slower = (data.embeddings(teacher, clips) for teacher in teachers)
+    np.testing.assert_array_equal(power, both[:, :1])
+    assert np.abs(slower / power - 1).max() > 0.01, "the sound above 4 kHz is missing"
 
 
 def clips(places: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -151,12 +181,15 @@ def lesson(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def unlabelled(tiny, tmp_path_factory):
-    """A folder with two training recordings, and with a test recording once copied and once as a FLAC file."""
+    """A folder with two new recordings, and copies of a training recording and of two test recordings, one in FLAC."""
     folder = tmp_path_factory.mktemp("unlabelled")
     train = sorted((tiny / "audio").glob("*-oslo-0-*.wav"))
     first, second, *_ = sorted((tiny / "audio").glob("*-oslo-105-*.wav"))  # a location of the test list
     (folder / "deep/er").mkdir(parents=True)
-    for number, path in enumerate([*train, first]):
+    for number, path in enumerate(train):
+        wave, rate = soundfile.read(path)
+        soundfile.write(folder / f"deep/er/{number}.wav", wave / 2, rate)
+    for number, path in enumerate([first, train[0]], len(train)):
         shutil.copy(path, folder / f"deep/er/{number}.wav")
     wave, rate = soundfile.read(second, dtype="int16")
     soundfile.write(folder / "lossless.flac", wave, rate)
@@ -176,7 +209,7 @@ def test_training_with_a_teacher_prints_its_accuracy(job, lesson, unlabelled, tm
     assert call(*job, *lesson, f"data.unlabelled={unlabelled}", f"hydra.run.dir={tmp_path}") is None
     captured = capsys.readouterr()
     assert "teacher     OnnxTeacher, 100.0 % by cross-validation; 2 unlabelled clips" in captured.out.splitlines()
-    assert "2 validation or test recordings are left out (2.wav, lossless.flac)" in captured.err
+    assert "3 of the labelled recordings are left out (2.wav, 3.wav, lossless.flac)" in captured.err
     assert results(tmp_path)["stage"] == "float"
 
 
@@ -234,6 +267,18 @@ def test_compression_learns_the_same_targets(taught, tmp_path, capsys):
     assert results(tmp_path)["stage"] == "int8"
 
 
+def test_compression_finds_the_teacher_from_another_folder(job, lesson, tmp_path, monkeypatch):
+    shutil.copy(lesson[1].partition("=")[2], tmp_path / "teacher.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert call(*job, *lesson, "teacher.weights=teacher.onnx", f"hydra.run.dir={tmp_path}/float") is None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = [f"checkpoint={tmp_path}/float/checkpoints/best.ckpt", "phase=prune", "trainer.max_epochs=1"]
+    assert call(*words, f"hydra.run.dir={tmp_path}/pruned", script="compress.py") is None
+    message = str(call(*words, "+teacher.weights=a.onnx", f"hydra.run.dir={tmp_path}/b", script="compress.py"))
+    assert message.startswith("error: invalid teacher=")
+
+
 def test_a_checkpoint_cannot_name_a_teacher_outside_the_package(taught, tmp_path):
     content = torch.load(taught / "checkpoints/best.ckpt", weights_only=True)
     content["datamodule_hyper_parameters"]["teacher"]["_target_"] = "os.system"
@@ -253,8 +298,9 @@ def test_evaluation_needs_neither_teacher_nor_unlabelled_recordings(taught, tmp_
 def test_unlabelled_recordings_need_a_teacher_and_a_folder_with_sound(job, lesson, tmp_path):
     message = str(call(*job, f"data.unlabelled={tmp_path}", f"hydra.run.dir={tmp_path}/a"))
     assert message.startswith(f"error: data.unlabelled={tmp_path} needs a teacher")
-    message = str(call(*job, *lesson, f"data.unlabelled={tmp_path}", f"hydra.run.dir={tmp_path}/b"))
-    assert message.startswith(f"error: invalid data.unlabelled={tmp_path}: expected")
+    for folder in (tmp_path, tmp_path / "nowhere", ""):
+        message = str(call(*job, *lesson, f"data.unlabelled={folder}", f"hydra.run.dir={tmp_path}/b"))
+        assert message.startswith(f"error: invalid data.unlabelled={folder}: expected")
 
 
 def test_a_folder_of_classes_has_unlabelled_recordings_too(tiny, lesson, unlabelled, tmp_path, capsys):
@@ -296,6 +342,8 @@ def test_check_lists_the_labels_that_a_teacher_doubts(tiny, lesson, tmp_path, ca
     assert found["teacher_accuracy"] == pytest.approx((12 / 13 + 1 + 1) / 3)
     assert call(str(tmp_path), *teacher, script="asc.check") == 0
     assert "indoor/wrong/1.wav" in capsys.readouterr().out.split("1 labels that the teacher doubts")[1]
+    assert str(call(str(tmp_path), "--teacher", "nowhere.onnx", script="asc.check")).startswith("error: nowhere.onnx")
+    assert "36 readable files" in capsys.readouterr().out, "the report needs no teacher"
 
 
 def test_the_published_file_is_known_by_its_hash(shared):

@@ -52,14 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         sounds, errors = analyze_all(files)
         dataset.add_sounds(sounds, errors)
         summary = summarize(dataset, sounds)
-        text = tables(summary)
+        if not arguments.json:
+            print(tables(summary), flush=True)
         if arguments.teacher and dataset.faults:
             print("correct the faults first, then the teacher can check the labels", file=sys.stderr)
         elif arguments.teacher:
             from asc.check.doubts import doubts, doubts_table  # torch takes seconds to import
 
             doubted = doubts(dataset, names, arguments.teacher)
-            summary, text = {**summary, **doubted}, f"{text}\n\n{doubts_table(doubted)}"
+            summary |= doubted
+            if not arguments.json:
+                print(f"\n{doubts_table(doubted)}", flush=True)
         if arguments.json:
             sounds["level"] = sounds.level.astype(object).where(sounds.level > -math.inf, None)
             sounds.insert(0, "file", [str(path.relative_to(dataset.root)) for path in sounds.index])
@@ -67,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = [*dataset.faults, *dataset.warnings]
             named = {str(sentence): sentence.names for sentence in found if isinstance(sentence, Fault)}
             lists = {"names": named, "unreadable": list(map(str, unreadable)), "sounds": sounds.to_dict("records")}
-            text = json.dumps({**summary, **lists}, allow_nan=False)
-        print(text, flush=True)
+            print(json.dumps({**summary, **lists}, allow_nan=False), flush=True)
     sys.exit(1 if dataset.faults else 0)
 
 

@@ -97,7 +97,7 @@ class SceneData(LightningDataModule):
         cache_dir: Annotated[str, Field(min_length=1)] = os.environ.get("ASC_CACHE", "~/.cache/asc"),
         seed: Seed = 0,
         teacher: dict[str, Any] | None = None,
-        unlabelled: str | None = None,
+        unlabelled: Annotated[str, Field(min_length=1)] | None = None,
         variants: NonNegativeInt = 0,
         label_weight: UnitInterval = 0.5,
     ):
@@ -106,6 +106,10 @@ class SceneData(LightningDataModule):
             setting = f"data.unlabelled={unlabelled}" if unlabelled else f"data.variants={variants}"
             raise InputError(f"{setting} needs a teacher: set teacher=efficientat teacher.weights=FILE")
         unlabelled = unlabelled and str(expand_home(unlabelled).resolve())
+        if teacher and "_target_" not in teacher:
+            raise InputError(f"invalid teacher={teacher}: expected teacher=efficientat (or onnx) teacher.weights=FILE")
+        if teacher and isinstance(teacher.get("weights"), str):
+            teacher = {**teacher, "weights": str(expand_home(teacher["weights"]).resolve())}
         if cv:
             check_number("data.fold", fold, int, 1, cv)
         if repeated := [label for label, count in Counter(labels or []).items() if count > 1]:
@@ -238,8 +242,8 @@ class SceneData(LightningDataModule):
                 raise InputError(f"data.val_fraction={self.val_fraction} holds out no clips: increase it or set 0")
         self.clips = splits
         if self.unlabelled:
-            held_out, length = [*splits["val"], *splits["test"]], self.clip_samples / self.sample_rate
-            self.clips["unlabelled"] = unlabelled_clips(Path(self.unlabelled), held_out, length, self.read_durations)
+            labelled, length = [*chain.from_iterable(splits.values())], self.clip_samples / self.sample_rate
+            self.clips["unlabelled"] = unlabelled_clips(Path(self.unlabelled), labelled, length, self.read_durations)
         if self.variants and splits["train"]:
             others = self.clips.get("unlabelled", [])
             clips = [*splits["train"], *others]
@@ -388,10 +392,10 @@ class SceneData(LightningDataModule):
             return teacher(wave / wave.abs().amax(1, keepdim=True).clamp_min(1e-6))
 
         with torch.inference_mode():
-            width = embedding(torch.zeros(1, samples)).shape[1]
+            width = embedding(torch.linspace(-1, 1, samples)[None]).shape[1]
         dataset = WaveDataset(clips, torch.zeros(len(clips)), rate, samples, "mean")
         settings = {"teacher": teacher.digest(), "starts": [clip.start for clip in clips], "samples": samples}
-        settings |= variant_settings(clips)
+        settings |= variant_settings(clips) | {"rate": rate}
         code = [sys.modules[type(teacher).__module__], *SOUND_CODE]
         path = cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
         compute = partial(self._compute, embedding, dataset)

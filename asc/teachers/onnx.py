@@ -41,15 +41,17 @@ class OnnxTeacher(Teacher):
             raise InputError(f"invalid teacher.output={output}: expected {' or '.join(outputs)}")
         self.input, self.output = inputs[0], output or outputs[0]
         stored = self.session.get_modelmeta().custom_metadata_map.get("sample_rate", "")
-        if sample_rate is None and not stored.isdigit():
-            raise InputError(f"{self.path} does not store its sample rate: give it as teacher.sample_rate=32000")
+        if sample_rate is None and not stored.strip("0").isdigit():
+            raise InputError(
+                f"{self.path} does not store its sample_rate in its metadata: train with teacher.sample_rate=32000"
+            )
         self.sample_rate = sample_rate or int(stored)
 
     def forward(self, wave: Tensor) -> Tensor:
         """Embeddings (batch, width) of wave (batch, samples), mono in [-1, 1] at `sample_rate`.
 
         Raises:
-            InputError: ONNX Runtime reports an error.
+            InputError: ONNX Runtime reports an error, or the output is not of finite numbers.
         """
         return torch.stack([self.embedding(clip.cpu().numpy()) for clip in wave])
 
@@ -60,4 +62,10 @@ class OnnxTeacher(Teacher):
             y = self.session.run([self.output], {self.input.name: x})[0]
         except Exception as error:  # onnxruntime's exceptions share no other base
             raise InputError(f"{self.path} failed in ONNX Runtime: {one_line(error)}") from error
+        if not (isinstance(y, np.ndarray) and y.ndim and y.size and y.dtype.kind in "fiu" and np.isfinite(y).all()):
+            raise InputError(f"invalid teacher.output={self.output}: expected an array (..., width) of finite numbers")
         return torch.from_numpy(y.reshape(-1, y.shape[-1]).mean(0, dtype=np.float32))
+
+    def digest(self) -> str:
+        """The hash of its file and the name of the output."""
+        return f"{super().digest()} {self.output}"

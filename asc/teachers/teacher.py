@@ -34,6 +34,6 @@ class Teacher(nn.Module, ABC):
         return embedding[:, :0]
 
     def digest(self) -> str:
-        """Identifies its embeddings, for the cache: the hash of its file."""
+        """Identifies its embeddings, for the cache: the hash of its file, and settings that change them."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
