@@ -5,7 +5,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from command import REPOSITORY, call
 from mobilenet import published
@@ -44,7 +46,7 @@ def own(tiny, place) -> Path:
 def filled_in(words: list[str], tiny: Path, own: Path, place: Path) -> list[str]:
     """A command of the README with this machine's folders, and without what takes a network or the whole challenge."""
     folder = own if "data=folder" in words or words[0] == "asc.check" else tiny
-    names = {"DIR": folder, "RECORDINGS": own, "MORE": own, "TEACHER": place}
+    names = {"DIR": folder, "RECORDINGS": own, "MORE": place / "more", "TEACHER": place}
     words = [re.sub(r"\b(DIR|RECORDINGS|MORE|TEACHER)\b", lambda found: str(names[found[0]]), word) for word in words]
     words = [word for word in words if word != "--web"]
     words = [re.sub(r"\bruns\b", str(place / "runs"), word) for word in words]
@@ -58,6 +60,8 @@ def filled_in(words: list[str], tiny: Path, own: Path, place: Path) -> list[str]
 def test_every_command_works(tiny, own, place, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     torch.save(published(0.1), place / "mn04_as_mAP_432.pt")
+    (place / "more").mkdir()
+    soundfile.write(place / "more/night.wav", np.random.default_rng(0).normal(0, 0.1, 4 * RATE), RATE)
     cache = tmp_path_factory.mktemp("cache")
     done = []
     for _, program, *words in commands():
