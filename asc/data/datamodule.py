@@ -394,8 +394,9 @@ class SceneData(LightningDataModule):
         with torch.inference_mode():
             width = embedding(torch.linspace(-1, 1, samples)[None]).shape[1]
         dataset = WaveDataset(clips, torch.zeros(len(clips)), rate, samples, "mean")
-        settings = {"teacher": teacher.digest(), "starts": [clip.start for clip in clips], "samples": samples}
-        settings |= variant_settings(clips) | {"rate": rate}
+        starts = [clip.start for clip in clips]
+        settings = {"teacher": teacher.digest(), "rate": rate, "samples": samples, "starts": starts}
+        settings |= variant_settings(clips)
         code = [sys.modules[type(teacher).__module__], *SOUND_CODE]
         path = cache_path(self.cache_dir, settings, [clip.path for clip in clips], code)
         compute = partial(self._compute, embedding, dataset)
